@@ -1,0 +1,227 @@
+"""Checkpoints in and out: DeepSeek's layout, transformers' layout, shipped names, hub ids."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    JanusConfig,
+    JanusForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+
+from model.deepseek import convert_config, convert_tensors, is_deepseek
+from model.errors import CheckpointError
+from model.janus import Janus
+from model.names import SHIPPED, shipped_names
+from model.params import SamplingParams
+from model.prompt import BEGIN_OF_IMAGE, IMAGE_PLACEHOLDER, SpecialIds, special_ids
+from model.weights import read_file, read_tensors
+
+Device = Literal["auto", "cpu", "cuda", "mps"] | str
+DType = Literal["auto", "source", "float32", "bfloat16", "float16"]
+RECIPE_FILE = "focusdiff.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer*"]
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    device: Device = "auto",
+    dtype: DType = "auto",
+    tokenizer: str | Path | None = None,
+    overlay: str | Path | None = None,
+    revision: str | None = None,
+) -> Janus:
+    """A Janus from a folder, a shipped name, or a hub id; DeepSeek's or transformers' layout.
+
+    Args:
+        path_or_name: folder, name of a shipped checkpoint, or hub id "owner/name".
+        device: "auto" takes cuda, then mps, then cpu.
+        dtype: "auto" is bfloat16 on cuda and float32 elsewhere; "source" is what the files hold.
+        tokenizer: folder or hub id to take the tokenizer from; needed where the checkpoint has none.
+        overlay: a .pt state dict whose tensors replace the checkpoint's (FocusDiff's training output).
+        revision: of the hub repository.
+
+    Raises:
+        CheckpointError: one line that names the file and what is missing or wrong.
+    """
+    folder = _find(str(path_or_name), revision)
+    config_file = folder / "config.json"
+    settings = _read_json(config_file)
+    deepseek = is_deepseek(settings)
+    if not deepseek and settings.get("model_type") != "janus":
+        raise CheckpointError(f"{config_file}: model_type is {settings.get('model_type')!r}, not a Janus")
+    config = convert_config(settings, file=str(config_file)) if deepseek else JanusConfig.from_pretrained(folder)
+    tensors = read_tensors(folder)
+    if overlay is not None:
+        tensors |= read_file(Path(overlay))
+    tensors = convert_tensors(tensors)
+    chosen = _choose_device(device)
+    held = tensors["lm_head.weight"].dtype if "lm_head.weight" in tensors else torch.float32
+    network = _build(config, tensors, chosen, _choose_dtype(dtype, chosen, held), source=str(folder))
+    words = _load_tokenizer(Path(tokenizer) if tokenizer else folder, required=tokenizer is not None)
+    ids = special_ids(words) if words else _ids_of_config(folder, config)
+    _complete_config(network, words, ids)
+    return Janus(folder.name, network, words, ids, _read_recipe(folder))
+
+
+def save(janus: Janus, folder: Path) -> None:
+    """Write a checkpoint in transformers' layout, with tokenizer, generation settings and recipe.
+
+    The folder appears complete or not at all; an existing one is refused.
+
+    Raises:
+        CheckpointError: the folder exists, or cannot be written (no room, no rights).
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists; choose a new folder")
+    partial: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        partial.chmod(0o755)
+        janus.network.save_pretrained(partial)
+        if janus.tokenizer is not None:
+            janus.tokenizer.save_pretrained(partial)
+        (partial / RECIPE_FILE).write_text(json.dumps({"sampling": janus.recipe.as_dict()}, indent=2) + "\n")
+        os.rename(partial, folder)
+    except (OSError, RuntimeError) as error:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"{folder} cannot be written: {error}") from None
+
+
+def _find(name: str, revision: str | None) -> Path:
+    if name in shipped_names():
+        return SHIPPED / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
+        return _download(name, revision)
+    if path.exists():
+        raise CheckpointError(f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)")
+    raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(shipped_names())}")
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise CheckpointError(f"{name}: neither a folder here nor to be had from the hub ({_first_line(error)})") from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(f"{name}: the hub refused ({_first_line(error)})") from None
+    except OSError as error:
+        raise CheckpointError(f"{name}: cannot be downloaded ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent}: no config.json") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is not a JSON object")
+    return content
+
+
+def _choose_device(device: str) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError:
+            raise CheckpointError(f"no device {device!r}: auto, cpu, cuda or mps") from None
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:
+    if dtype == "source":
+        return held
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    if chosen is None:
+        raise CheckpointError(f"no dtype {dtype!r}: auto, float32, bfloat16 or float16")
+    return chosen
+
+
+def _build(
+    config: JanusConfig, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype, *, source: str
+) -> JanusForConditionalGeneration:
+    """A network with exactly these tensors in it; every name and shape is checked first."""
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in JanusForConditionalGeneration(config).state_dict().items()}
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"{source}: tensor {name} is missing")
+        if tensors[name].shape != shape:
+            raise CheckpointError(f"{source}: tensor {name} has shape {list(tensors[name].shape)}, not {list(shape)}")
+    weights = {name: tensors[name] for name in expected}
+    network = JanusForConditionalGeneration.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+    network.eval().requires_grad_(False)
+    return network.to(device)
+
+
+def _load_tokenizer(folder: Path, *, required: bool) -> PreTrainedTokenizerBase | None:
+    local = folder.is_dir()
+    if local and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        if required:
+            raise CheckpointError(f"{folder}: no tokenizer.json")
+        return None
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the library raises anything at all on a damaged file
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({_first_line(error)})") from None
+    return tokenizer
+
+
+def _ids_of_config(folder: Path, config: JanusConfig) -> SpecialIds:
+    """Framing ids of a checkpoint without tokenizer: from its generation settings, else by convention."""
+    text = config.text_config
+    generation = folder / "generation_config.json"
+    kwargs = _read_json(generation).get("generation_kwargs", {}) if generation.exists() else {}
+    boi = kwargs.get("boi_token_id", (text.eos_token_id or 2) + 1)
+    return SpecialIds(bos=text.bos_token_id, pad=text.pad_token_id or 0, begin_of_image=boi)
+
+
+def _complete_config(network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None, ids: SpecialIds) -> None:
+    """What transformers' own generate needs to know: framing ids and the guidance scale."""
+    network.generation_config = GenerationConfig(
+        bos_token_id=ids.bos,
+        pad_token_id=ids.pad,
+        guidance_scale=5.0,
+        generation_kwargs={"boi_token_id": ids.begin_of_image},
+    )
+    if tokenizer is not None and IMAGE_PLACEHOLDER in (vocabulary := tokenizer.get_vocab()):
+        network.config.image_token_id = vocabulary[IMAGE_PLACEHOLDER]
+        assert ids.begin_of_image == vocabulary[BEGIN_OF_IMAGE]
+
+
+def _read_recipe(folder: Path) -> SamplingParams:
+    path = folder / RECIPE_FILE
+    if not path.exists():
+        return SamplingParams()
+    try:
+        return SamplingParams(**_read_json(path)["sampling"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: sampling settings do not fit ({error})") from None

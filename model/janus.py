@@ -1,0 +1,78 @@
+"""A loaded Janus: transformers' model, its tokenizer, and how it likes to be sampled."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
+
+from model.errors import PromptError
+from model.params import SamplingParams
+from model.prompt import SpecialIds, encode_prompt
+
+
+@dataclass(frozen=True)
+class Janus:
+    """Everything that makes pictures from prompts.
+
+    `ids` comes from the tokenizer, or from the configuration where a checkpoint has none; then
+    prompts must be token ids.
+    """
+
+    name: str
+    network: JanusForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase | None
+    ids: SpecialIds
+    recipe: SamplingParams = field(default_factory=SamplingParams)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def grid(self) -> int:
+        """Codes along one side of a picture."""
+        side: int = self.network.config.vq_config.num_patches
+        return side
+
+    @property
+    def image_tokens(self) -> int:
+        """Codes of one picture."""
+        return self.grid**2
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different codes, V."""
+        size: int = self.network.config.vq_config.num_embeddings
+        return size
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along one side of a picture."""
+        return self.grid * int(2 ** (len(self.network.config.vq_config.channel_multiplier) - 1))
+
+    def encode(self, prompt: str | list[int], *, name: str = "prompt") -> list[int]:
+        """Token ids of a prompt in its frame; ids are taken as they are.
+
+        Raises:
+            PromptError: see `model.prompt.encode_prompt`; or text without a tokenizer.
+        """
+        if not isinstance(prompt, str):
+            return prompt
+        if self.tokenizer is None:
+            raise PromptError(f"{name} is text, but {self.name} has no tokenizer; name one with --tokenizer")
+        return encode_prompt(self.tokenizer, prompt, name=name)
+
+    @torch.no_grad()
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """What the language model sees of pictures (understanding): [N, 3, H, W] in [−1, 1] → [N, T, hidden]."""
+        features: Tensor = self.network.model.get_image_features(pixels.to(self.device, self.dtype)).pooler_output
+        return features
+
+

@@ -1,0 +1,58 @@
+"""Counter-based Gumbel noise: the same on every device and in every batch."""
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
+    """Philox4x32-10 (Salmon et al. 2011): four 32-bit words for each counter.
+
+    Args:
+        counter: four int64 tensors of one broadcastable shape [...], values in [0, 2³²).
+        key: two int64 tensors, likewise.
+
+    Returns:
+        int64 [..., 4], values in [0, 2³²).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 × 32 bit product, in halves so that int64 never overflows."""
+    low = a * (b & 0xFFFF)
+    middle = a * (b >> 16) + (low >> 16)
+    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise for one code of each of N images.
+
+    Code j at position t takes word j mod 4 of the counter t · ⌈V/4⌉ + j div 4 under the image's
+    seed, so it depends on nothing else.
+
+    Args:
+        seeds: int64 [N], 0 … 2⁵³ − 1.
+        positions: int64 [N], index of the code in its image.
+        vocabulary: V, the number of codes.
+
+    Returns:
+        float32 [N, V].
+    """
+    blocks = -(-vocabulary // 4)
+    zero = torch.zeros((), dtype=torch.int64, device=seeds.device)
+    counter = positions[:, None] * blocks + torch.arange(blocks, device=seeds.device)[None]
+    words = philox4x32((counter, zero, zero, zero), (seeds[:, None] & _MASK, seeds[:, None] >> 32))
+    # small uniform values win the arg-max; log1p keeps their precision
+    uniform = (words.flatten(1)[:, :vocabulary].float() + 0.5) * 2.0**-32
+    return -torch.log(-torch.log1p(-uniform))

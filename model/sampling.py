@@ -1,0 +1,57 @@
+"""From logits to a code: guidance, filters, and the Gumbel arg-max."""
+
+import torch
+from torch import Tensor
+
+from model.noise import gumbel
+from model.params import SamplingParams
+
+
+def guide(conditional: Tensor, unconditional: Tensor, guidance_scale: float) -> Tensor:
+    """Classifier-free guidance, u + g (c − u), on logits [..., V] (Janus, section 2.3)."""
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Logits [..., V] with everything below the k-th largest at −∞; k = 0 or k ≥ V keeps all."""
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    smallest = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Logits [..., V] with everything past the smallest set that reaches probability p at −∞."""
+    if p >= 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+    dropped = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= p)
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def filtered(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Guided logits [..., V] as they are sampled: over temperature, then top-k, then top-p.
+
+    The temperature must be above 0.
+    """
+    return keep_top_p(keep_top_k(logits / params.temperature, params.top_k), params.top_p)
+
+
+def sample(logits: Tensor, params: SamplingParams, *, seeds: Tensor, positions: Tensor) -> Tensor:
+    """One code for each image from its guided logits.
+
+    Args:
+        logits: [N, V].
+        params: shared by all.
+        seeds: int64 [N].
+        positions: int64 [N], which code of its image is being drawn.
+
+    Returns:
+        int64 [N]; the lowest code wins a tie.
+    """
+    logits = logits.float()
+    if params.temperature == 0:
+        return logits.argmax(-1)
+    noise = gumbel(seeds, positions, logits.shape[-1])
+    return (filtered(logits, params) + noise).argmax(-1)

@@ -1,0 +1,73 @@
+"""The exact judge of the procedural world: does this picture show what this caption says?"""
+
+from collections.abc import Sequence
+from itertools import permutations
+from math import prod
+
+from PIL import Image
+
+from pairs.caption import CaptionError, Statement, parse
+from pairs.judge import Judgement
+from pairs.reading import ObjectReading, Reading, ramp, read
+from pairs.scene import Group, Relation
+
+
+class ExactJudge:
+    """Reads the picture, compares factor by factor, and multiplies the factors.
+
+    No model is involved, so a score means the same for every checkpoint. A prompt outside the
+    caption grammar cannot be judged: None.
+    """
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        """One judgement for each picture and its caption; pictures may have any size."""
+        judgements: list[Judgement | None] = []
+        for image, prompt in zip(images, prompts, strict=True):
+            try:
+                statement = parse(prompt)
+            except CaptionError:
+                judgements.append(None)
+                continue
+            judgements.append(compare(read(image), statement))
+        return judgements
+
+
+def compare(reading: Reading, statement: Statement) -> Judgement:
+    """Scores of each factor in [0, 1] and their product."""
+    scene = statement.scene
+    factors = {"backdrop": reading.backdrop, "clean": reading.clean}
+    if statement.names_tone:
+        factors["tone"] = reading.tones[scene.tone]
+    factors["count"] = float(len(reading.objects) == scene.object_count and (reading.board is None) == (scene.sign is None))
+    if scene.sign is not None and reading.board is not None:
+        factors["board"] = reading.board.shape
+        factors["board colour"] = reading.board.colours[scene.sign.colour]
+        factors["text"] = reading.board.spells(scene.sign.text)
+    wanted = [group for group in scene.groups for _ in range(group.count)]
+    if wanted and factors["count"] == 1.0:
+        factors |= max(
+            (_look(order, wanted, scene.relation) for order in permutations(reading.objects)),
+            key=lambda look: prod(look.values()),
+        )
+    return Judgement(prod(factors.values()), factors)
+
+
+def _look(objects: tuple[ObjectReading, ...], wanted: list[Group], relation: Relation | None) -> dict[str, float]:
+    pairs = list(zip(objects, wanted, strict=True))
+    look = {
+        "colour": min(o.colours[g.colour] for o, g in pairs),
+        "shape": min(o.shapes[g.shape] for o, g in pairs),
+        "fill": min(o.fills[g.fill] for o, g in pairs),
+        "drawn": min(o.drawn for o, _ in pairs),
+    }
+    if relation is not None:
+        look["position"] = _placed(objects[0], objects[1], relation)
+    return look
+
+
+def _placed(first: ObjectReading, second: ObjectReading, relation: Relation) -> float:
+    """How clearly the first object lies on the named side of the second."""
+    right, down = second.x - first.x, second.y - first.y
+    along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
+    across = abs(down) if relation in ("left of", "right of") else abs(right)
+    return ramp(along, 0.08, 0.2) * ramp(along - across, 0.0, 0.1)

@@ -1,0 +1,216 @@
+"""What a picture of the procedural world shows: background, objects and sign, read from its pixels.
+
+Everything is measured against the renderer's own geometry: an object's colour, then its silhouette,
+then the shape whose drawing fits that silhouette best, then how much of its edge and inside is as
+drawn. So a blurred, half-drawn or noisy object reads as a poor fit rather than as a good shape.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from pairs.render import INK, OUTLINE, PALETTE, Array, background, coverage, grid, shape_distance
+from pairs.scene import COLOURS, SHAPES, Colour, Fill, Shape, Tone
+from pairs.sign_reading import POST, BoardReading, read_board
+
+SIZE = 64  # pictures are read at this size
+_FOREGROUND = 55.0  # chroma distance from the background at which a pixel belongs to something
+_SMALLEST = 24  # pixels; the smallest object the world draws has about 60
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ObjectReading:
+    """One object: where it is, and how well each look describes it.
+
+    `colours`, `shapes` and `fills` map every possible value to a score in [0, 1]; `drawn` is how
+    much of the outline is as crisp and complete as the renderer draws it. `x`, `y` and `radius` are
+    in unit coordinates.
+    """
+
+    x: float
+    y: float
+    radius: float
+    colours: dict[Colour, float]
+    shapes: dict[Shape, float]
+    fills: dict[Fill, float]
+    drawn: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A picture's content; `backdrop` says how well the best `tone` explains the background."""
+
+    tones: dict[Tone, float]
+    backdrop: float
+    objects: tuple[ObjectReading, ...]
+    board: BoardReading | None
+    clean: float
+
+
+def ramp(value: float, low: float, high: float) -> float:
+    """0 at `low`, 1 at `high`, linear between; `low` may be the larger of the two."""
+    return float(np.clip((value - low) / (high - low), 0, 1))
+
+
+def to_array(image: Image.Image) -> Array:
+    """A picture of any size as [SIZE, SIZE, 3] float32 in 0–255."""
+    rgb = image.convert("RGB")
+    if rgb.size != (SIZE, SIZE):
+        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BOX)
+    return np.asarray(rgb, np.float32)
+
+
+def chroma(rgb: Array) -> Array:
+    """Two opponent channels, red − green and yellow − blue: [..., 3] → [..., 2]; grey is (0, 0)."""
+    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    return np.stack([r - g, (r + g) / 2 - b], axis=-1)
+
+
+def read(image: Image.Image) -> Reading:
+    """Read one picture."""
+    rgb = to_array(image)
+    tone, tones, backdrop = _read_tone(rgb)
+    sky = background(tone, SIZE)
+    shift = chroma(rgb) - chroma(sky)
+    strength = np.linalg.norm(shift, axis=-1)
+    darkness = np.clip((sky - rgb).mean(-1) / (sky.mean(-1) - np.mean(INK)), 0, 1) if tone == "sketch" else 0 * strength
+    post = np.abs(rgb - np.array(POST, np.float32)).max(-1) < 40
+    present = (strength > _FOREGROUND) | (darkness > 0.55)
+    explained = np.zeros((SIZE, SIZE), bool)
+    board = read_board(rgb, present & ~post, post, _hue_scores)
+    if board is not None:
+        explained |= board.region | _post_region(board)
+    objects = []
+    solid = ndimage.binary_closing(np.pad(present & ~explained, 2), np.ones((3, 3)))[2:-2, 2:-2]
+    labels, _ = ndimage.label(solid, np.ones((3, 3)))
+    for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels == index
+        if part.sum() < _SMALLEST:
+            continue
+        window = _around(rows), _around(columns)
+        found = _read_object(chroma(rgb)[window], shift[window], strength[window], darkness[window], part[window], window)
+        x, y = grid(SIZE)
+        explained |= np.hypot(x - found.x, y - found.y) < found.radius * 1.05 + 2.5 / SIZE
+        objects.append(found)
+    stray = float((present & ~explained).mean())
+    light = np.abs((rgb - sky).mean(-1)) > 90
+    smudge = float((light & ~explained).mean())
+    clean = ramp(stray, 0.025, 0.008) * ramp(smudge, 0.10, 0.05)
+    return Reading(tones, backdrop, tuple(objects), board, clean)
+
+
+def _around(span: slice, margin: int = 5) -> slice:
+    return slice(max(0, span.start - margin), min(SIZE, span.stop + margin))
+
+
+def _read_tone(rgb: Array) -> tuple[Tone, dict[Tone, float], float]:
+    """The tone whose background lies nearest to most pixels; its score falls with the distance left."""
+    distances: dict[Tone, float] = {
+        tone: float(np.median(np.abs(rgb - background(tone, SIZE)).max(-1))) for tone in ("day", "night", "sunset", "sketch")
+    }
+    best = min(distances, key=distances.__getitem__)
+    backdrop = ramp(distances[best], 40, 18)
+    tones = {tone: backdrop * ramp(distance - distances[best], 12, 0) for tone, distance in distances.items()}
+    return best, tones, backdrop
+
+
+def _post_region(board: BoardReading) -> Mask:
+    x, y = grid(SIZE)
+    region: Mask = (np.abs(x - board.x) < 0.028 + 1.6 / SIZE) & (y > board.y)
+    return region
+
+
+def _hue_scores(colours: Array) -> dict[Colour, float]:
+    """How far the hues of strongly coloured pixels [N, 2] agree with each palette colour."""
+    if len(colours) == 0:
+        return dict.fromkeys(COLOURS, 0.0)
+    palette = chroma(np.array([PALETTE[c] for c in COLOURS], np.float32))
+    angles = np.arctan2(colours[:, 1], colours[:, 0])[:, None] - np.arctan2(palette[:, 1], palette[:, 0])[None]
+    nearest = np.abs((angles + np.pi) % (2 * np.pi) - np.pi).argmin(1)
+    shares = np.bincount(nearest, minlength=len(COLOURS)) / len(nearest)
+    return {colour: ramp(float(share), 0.45, 0.75) for colour, share in zip(COLOURS, shares, strict=True)}
+
+
+def _read_object(
+    hue: Array, shift: Array, strength: Array, darkness: Array, part: Mask, window: tuple[slice, slice]
+) -> ObjectReading:
+    """Read the object that covers `part` of a window of the picture; arrays are [h, w] or [h, w, 2]."""
+    near = ndimage.binary_dilation(part, iterations=3)
+    strong = part & (strength > 0.6 * np.percentile(strength[part], 95)) & (strength > _FOREGROUND)
+    colours = _hue_scores(hue[strong])
+    # how much of each pixel is the object's own paint: along the line from background to its colour
+    paint = np.median(hue[strong], axis=0) if strong.any() else np.zeros(2, np.float32)
+    line = paint - (hue - shift)
+    own = np.clip((shift * line).sum(-1) / np.maximum((line * line).sum(-1), 1), 0, 1)
+    alpha = np.maximum(own, darkness) * near
+    silhouette = ndimage.binary_fill_holes((alpha > 0.5) & near)
+    pieces, n = ndimage.label(silhouette)
+    if n > 1:
+        silhouette = pieces == (np.bincount(pieces.ravel())[1:].argmax() + 1)
+    x, y = (axis[window] for axis in grid(SIZE))
+    fits = {shape: _fit(shape, silhouette, x, y) for shape in SHAPES}
+    best = max(fits, key=lambda shape: fits[shape].overlap)
+    fit = fits[best]
+    shapes = {s: ramp(f.overlap, 0.70, 0.83) * ramp(fit.overlap - f.overlap, 0.06, 0.015) for s, f in fits.items()}
+    distance = shape_distance(best, x - np.float32(fit.x), y - np.float32(fit.y), fit.radius)
+    inside = distance < -(OUTLINE + 0.5 / SIZE)
+    level, spread = (float(alpha[inside].mean()), float(alpha[inside].std())) if inside.any() else (1.0, 0.0)
+    fills: dict[Fill, float] = {
+        "solid": ramp(level, 0.72, 0.86),
+        "striped": ramp(level, 0.9, 0.78) * ramp(level, 0.22, 0.34) * ramp(spread, 0.14, 0.24),
+        "outlined": ramp(level, 0.5, 0.36),
+    }
+    return ObjectReading(fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_smear(alpha, distance), 1.15, 0.8))
+
+
+def _smear(alpha: Array, distance: Array) -> float:
+    """Width in pixels of what an edge lacks inside and spills outside, against the drawn edge.
+
+    The rim is painted whatever the fill, so the drawing is known from just inside it outwards.
+    """
+    rim = (distance < 3 / SIZE) & (distance > -1.2 / SIZE)
+    length = max(1.0, float((np.abs(distance) < 0.5 / SIZE).sum()))
+    return float(np.abs(alpha - coverage(distance, SIZE))[rim].sum()) / length
+
+
+@dataclass(frozen=True)
+class _Fit:
+    x: float
+    y: float
+    radius: float
+    overlap: float
+
+
+@lru_cache(maxsize=1)
+def _unit_moments() -> dict[Shape, tuple[float, float]]:
+    """Area and height of the centroid of each shape of radius 1."""
+    line = np.linspace(-1.2, 1.2, 481, dtype=np.float32)
+    x, y = np.meshgrid(line, line)
+    cell = float(line[1] - line[0]) ** 2
+    moments = {}
+    for shape in SHAPES:
+        inside = shape_distance(shape, x, y, 1.0) < 0
+        moments[shape] = (float(inside.sum()) * cell, float(y[inside].mean()))
+    return moments
+
+
+def _fit(shape: Shape, silhouette: Mask, x: Array, y: Array) -> _Fit:
+    """The placing of a shape that overlaps a silhouette most, from its area and centroid."""
+    if not silhouette.any():
+        return _Fit(float(x.mean()), float(y.mean()), 0.1, 0.0)
+    unit_area, unit_y = _unit_moments()[shape]
+    radius = float(np.sqrt(silhouette.sum() / SIZE**2 / unit_area))
+    cx, cy = float(x[silhouette].mean()), float(y[silhouette].mean()) - unit_y * radius
+    best = _Fit(cx, cy, radius, 0.0)
+    for scale in (0.95, 1.0, 1.05):
+        for dy in (-0.6, 0.0, 0.6):
+            drawn = coverage(shape_distance(shape, x - np.float32(cx), y - np.float32(cy + dy / SIZE), radius * scale), SIZE)
+            overlap = float(np.minimum(drawn, silhouette).sum() / np.maximum(drawn, silhouette).sum())
+            if overlap > best.overlap:
+                best = _Fit(cx, cy + dy / SIZE, radius * scale, overlap)
+    return best

@@ -1,0 +1,223 @@
+"""Pictures of scenes, drawn from signed distances: anti-aliased, shaded, at any size."""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pairs.glyphs import segments
+from pairs.layout import GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, Placed, arrange
+from pairs.scene import Colour, Scene, Shape, Tone
+
+Array = NDArray[np.float32]
+
+PALETTE: dict[Colour, tuple[int, int, int]] = {
+    "red": (222, 38, 48),
+    "orange": (247, 124, 10),
+    "yellow": (252, 218, 40),
+    "green": (40, 158, 66),
+    "blue": (40, 104, 236),
+    "purple": (150, 58, 196),
+}
+SKY: dict[Tone, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+    "day": ((186, 222, 248), (240, 246, 250)),
+    "night": ((14, 18, 50), (44, 48, 92)),
+    "sunset": ((196, 172, 214), (255, 216, 182)),
+    "sketch": ((246, 240, 226), (246, 240, 226)),
+}
+INK = (52, 50, 56)
+WHITE = (252, 252, 252)
+STROKE = 0.019  # half the width of a glyph's line
+OUTLINE = 0.04  # width of an outlined shape's line
+STRIPE = 0.125  # period of stripes: a code cell of an 8 × 8 grid, and in phase with it
+
+
+@lru_cache(maxsize=8)
+def grid(size: int) -> tuple[Array, Array]:
+    """Pixel centres in unit coordinates: x and y, each [size, size]."""
+    line = (np.arange(size, dtype=np.float32) + 0.5) / size
+    x, y = np.meshgrid(line, line)
+    return x, y
+
+
+def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
+    """Signed distance to a shape centred on the origin, negative inside, y downwards.
+
+    Args:
+        shape: one of `SHAPES`.
+        x: [...] horizontal offsets from the centre, in the unit of `radius`.
+        y: [...] vertical offsets.
+        radius: of the circle around the shape.
+    """
+    x, y = x / radius, y / radius
+    if shape == "circle":
+        distance = np.hypot(x, y) - 0.96
+    elif shape == "square":
+        qx, qy = np.abs(x) - 0.78, np.abs(y) - 0.78
+        distance = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0)
+    elif shape == "triangle":
+        # three half planes at distance 0.5 from the centroid, which lies below the circle's centre
+        below = y - 0.2
+        distance = np.maximum(0.8660254 * np.abs(x) - 0.5 * below, below) - 0.56
+    elif shape == "star":
+        distance = _star_distance(x, y)
+    else:
+        distance = _heart_distance(x, y)
+    result: Array = distance * np.float32(radius)
+    return result
+
+
+def _star_distance(x: Array, y: Array) -> Array:
+    """A five-pointed star: fold the plane into one half point, then the distance to its edge."""
+    angle = np.arctan2(x, -(y - 0.06))
+    length = np.hypot(x, y - 0.06)
+    sector = 2 * np.pi / 5
+    folded = np.abs((angle + sector / 2) % sector - sector / 2)
+    px, py = length * np.cos(folded), length * np.sin(folded)
+    outer, inner = 1.02, 0.47
+    ax, ay = inner * np.cos(sector / 2), inner * np.sin(sector / 2)
+    ex, ey = outer - ax, -ay
+    t = np.clip(((px - ax) * ex + (py - ay) * ey) / (ex * ex + ey * ey), 0, 1)
+    edge = np.hypot(px - ax - t * ex, py - ay - t * ey)
+    inside = ex * (py - ay) - ey * (px - ax) < 0
+    distance: Array = np.where(inside, -edge, edge)
+    return distance
+
+
+def _heart_distance(x: Array, y: Array) -> Array:
+    """Two discs over a wedge; exact outside, close enough inside for an edge of one pixel."""
+    ax = np.abs(x)
+    lobe = np.hypot(ax - 0.44, y + 0.33) - 0.47
+    # the wedge's side touches the lobe's circle and runs to the tip (0, 0.9)
+    nx, ny = 0.7676, 0.6409
+    side = (ax - 0.0) * nx + (y - 0.92) * ny
+    wedge = np.maximum(side, -(y + 0.36))
+    wedge = np.maximum(wedge, ax - 0.44 - 0.36)
+    distance: Array = np.minimum(lobe, wedge)
+    return distance
+
+
+def coverage(distance: Array, size: int) -> Array:
+    """Share of each pixel that lies inside, from a signed distance in unit coordinates: [...] in [0, 1]."""
+    result: Array = np.clip(0.5 - distance * size, 0, 1)
+    return result
+
+
+def background(tone: Tone, size: int) -> Array:
+    """The sky or paper of a tone without its decoration: [size, size, 3] in 0–255."""
+    top, bottom = (np.array(c, np.float32) for c in SKY[tone])
+    _, y = grid(size)
+    return top + (bottom - top) * y[..., None]
+
+
+def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
+    """Draw a placed scene: [size, size, 3] uint8 RGB."""
+    tone = layout.scene.tone
+    canvas = background(tone, size).copy()
+    _decorate(canvas, tone, layout.decor, size)
+    if layout.board is not None:
+        _draw_board(canvas, layout.board, tone, size)
+    for placed in layout.objects:
+        _draw_object(canvas, placed, tone, size)
+    return (canvas + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def render(scene: Scene, seed: int, size: int = 64) -> NDArray[np.uint8]:
+    """A picture of the scene: [size, size, 3] uint8 RGB; the seed fixes what the caption leaves open."""
+    return render_layout(arrange(scene, seed), size)
+
+
+def _blend(canvas: Array, colour: Array | tuple[int, int, int], alpha: Array) -> None:
+    canvas += (np.asarray(colour, np.float32) - canvas) * alpha[..., None]
+
+
+def _decorate(canvas: Array, tone: Tone, seed: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = grid(size)
+    if tone in ("day", "sunset"):
+        colour = (255, 255, 255) if tone == "day" else (255, 236, 222)
+        for _ in range(2):
+            cx, cy = rng.uniform(0.1, 0.9), rng.uniform(0.08, 0.3)
+            puffs = [((cx + dx), (cy + dy), r) for dx, dy, r in ((-0.08, 0.012, 0.05), (0, -0.01, 0.07), (0.09, 0.014, 0.05))]
+            distance = np.min([np.hypot(x - px, (y - py) * 1.35) - r for px, py, r in puffs], axis=0)
+            _blend(canvas, colour, 0.62 * np.clip(0.5 - distance / 0.035, 0, 1))
+    elif tone == "night":
+        for sx, sy, light in zip(rng.uniform(0, 1, 14), rng.uniform(0, 1, 14), rng.uniform(0.35, 0.9, 14), strict=True):
+            distance = np.hypot(x - sx, y - sy) - 0.006
+            _blend(canvas, (255, 250, 225), np.float32(light) * coverage(distance, 64))
+    else:
+        tilt = rng.uniform(0.8, 1.2)
+        lines = np.sin((x * tilt + y) * 55 + rng.uniform(0, 6)) * 0.5 + 0.5
+        _blend(canvas, (214, 206, 190), (0.34 * lines).astype(np.float32))
+
+
+def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:
+    x, y = grid(size)
+    dx, dy = x - np.float32(placed.x), y - np.float32(placed.y)
+    distance = shape_distance(placed.group.shape, dx, dy, placed.radius)
+    colour = np.array(PALETTE[placed.group.colour], np.float32)
+    paint: Array = np.broadcast_to(colour, canvas.shape)
+    if tone != "sketch":
+        cast = shape_distance(placed.group.shape, dx - 0.018, dy - 0.028, placed.radius)
+        if placed.group.fill == "outlined":
+            cast = np.abs(cast + OUTLINE / 2) - OUTLINE / 2
+        _blend(canvas, (20, 22, 44), 0.26 * np.clip(0.5 - cast / 0.05, 0, 1))
+        # light from the upper left gives each object a rounded look
+        light = np.exp(-((dx + 0.35 * placed.radius) ** 2 + (dy + 0.4 * placed.radius) ** 2) / (0.5 * placed.radius**2))
+        paint = paint * (0.93 + 0.07 * light[..., None]) + 46 * light[..., None]
+    if placed.group.fill == "outlined":
+        _blend(canvas, paint, coverage(np.abs(distance + OUTLINE / 2) - OUTLINE / 2, size))
+        return
+    if placed.group.fill == "striped":
+        wave = np.abs((x + y) / STRIPE % 1 - 0.5) - 0.25
+        white = np.array(WHITE, np.float32)
+        band = coverage(np.maximum(wave * STRIPE / np.sqrt(2), distance + 0.022), size)
+        paint = paint + (white - paint) * band[..., None]
+    edge = np.array(INK, np.float32) if tone == "sketch" else colour * 0.72
+    rim = coverage(-(distance + (0.024 if tone == "sketch" else 0.014)), size)
+    paint = paint + (edge - paint) * (rim * (0.9 if tone == "sketch" else 0.75))[..., None]
+    _blend(canvas, paint, coverage(distance, size))
+
+
+def _draw_board(canvas: Array, board: Board, tone: Tone, size: int) -> None:
+    x, y = grid(size)
+    dx, dy = np.abs(x - board.x), np.abs(y - board.y)
+    post = np.maximum(dx - 0.028, np.maximum(board.y - y, y - 1.1))
+    _blend(canvas, (126, 92, 62), coverage(post, size))
+    qx, qy = dx - board.half_width + 0.04, dy - board.half_height + 0.04
+    distance = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0) - 0.04
+    colour = np.array(PALETTE[board.sign.colour], np.float32)
+    paint = np.broadcast_to(colour, canvas.shape) * (1.06 - 0.14 * ((y - board.y) / board.half_height * 0.5 + 0.5))[..., None]
+    edge = np.array(INK, np.float32) if tone == "sketch" else colour * 0.72
+    rim = coverage(-(distance + 0.02), size)
+    paint = paint + (edge - paint) * (0.8 * rim)[..., None]
+    _blend(canvas, paint, coverage(distance, size))
+    _blend(canvas, letter_colour(board.sign.colour), coverage(text_distance(board, size), size))
+
+
+def letter_colour(board_colour: Colour) -> tuple[int, int, int]:
+    """Letters are white on dark boards and ink on light ones."""
+    return INK if board_colour in ("yellow", "orange") else WHITE
+
+
+def text_distance(board: Board, size: int) -> Array:
+    """Signed distance to the strokes of a board's text: [size, size]."""
+    distances = [
+        glyph_distance(glyph, cx, cy, size) for glyph, (cx, cy) in zip(board.sign.text, board.glyph_centres, strict=True)
+    ]
+    result: Array = np.min(distances, axis=0)
+    return result
+
+
+def glyph_distance(glyph: str, cx: float, cy: float, size: int) -> Array:
+    """Signed distance to one glyph's strokes, centred on (cx, cy) in unit coordinates: [size, size]."""
+    x, y = grid(size)
+    scale = np.array([GLYPH_HALF_WIDTH, GLYPH_HALF_HEIGHT])
+    lines = segments(glyph) * scale + np.array([cx, cy])
+    best = np.full(x.shape, np.inf, np.float32)
+    for (ax, ay), (bx, by) in lines:
+        ex, ey = bx - ax, by - ay
+        t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)
+        best = np.minimum(best, np.hypot(x - ax - t * ex, y - ay - t * ey))
+    result: Array = best - np.float32(STROKE)
+    return result

@@ -1,0 +1,43 @@
+"""How judgements become scores: the arithmetic and geometric means of PairComp (paper, section 3.2)."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+def arithmetic_mean(scores: Sequence[float]) -> float:
+    """s_a: the mean of a case's scores, each in [0, 1]."""
+    return sum(scores) / len(scores)
+
+
+def geometric_mean(scores: Sequence[float]) -> float:
+    """s_g: the n-th root of the product of a case's scores; one failure makes it 0."""
+    return math.prod(scores) ** (1 / len(scores))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its standard error; `missing` judgements failed and are not counted as 0."""
+
+    value: float
+    standard_error: float
+    count: int
+    missing: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.standard_error:.3f}"
+
+
+def mean(scores: Iterable[float | None]) -> Mean:
+    """Mean and standard error of the judgements that succeeded.
+
+    Raises:
+        ValueError: none did.
+    """
+    rows = list(scores)
+    known = [score for score in rows if score is not None]
+    if not known:
+        raise ValueError(f"none of {len(rows)} judgements succeeded")
+    average = sum(known) / len(known)
+    spread = sum((score - average) ** 2 for score in known) / max(1, len(known) - 1)
+    return Mean(average, math.sqrt(spread / len(known)), len(known), len(rows) - len(known))

@@ -1,0 +1,77 @@
+"""What tests share: golden values of the original implementation and checkpoints made from formulas."""
+
+import json
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from model.checkpoint import load, save
+from model.janus import Janus
+
+GOLDEN = Path(__file__).parent / "golden"
+_SCALES = {
+    "gen_embed.weight": 2.0,
+    "gen_head.vision_head.weight": 0.5,
+    "language_model.model.embed_tokens.weight": 1.5,
+    "gen_vision_model.quantize.embedding.weight": 1.0,
+}
+
+
+def golden_tensor(name: str, shape: list[int], seed: int = 7) -> Tensor:
+    """A weight of the golden model, from the formula that its README gives."""
+    stream = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
+    x = torch.from_numpy(2 * stream.random(shape, dtype=np.float32) - 1)
+    if len(shape) == 1:
+        return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    return _SCALES.get(name, 0.08 if name.startswith("gen_vision_model.") else 0.14) * x
+
+
+@pytest.fixture(scope="session")
+def golden() -> Mapping[str, Tensor]:
+    """Outputs of the original implementation, float32."""
+    return load_file(GOLDEN / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def deepseek_tensors() -> Mapping[str, Tensor]:
+    """The golden model's state dict under DeepSeek's names."""
+    shapes: dict[str, Any] = json.loads((GOLDEN / "shapes.json").read_text())
+    return {name: golden_tensor(name, shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def deepseek_folder(tmp_path_factory: pytest.TempPathFactory, deepseek_tensors: Mapping[str, Tensor]) -> Path:
+    """The golden model as a checkpoint folder: config.json and one pytorch_model.bin."""
+    folder = tmp_path_factory.mktemp("deepseek") / "deepseek_tiny"
+    folder.mkdir()
+    shutil.copy(GOLDEN / "config.json", folder)
+    torch.save(dict(deepseek_tensors), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deepseek(deepseek_folder: Path) -> Janus:
+    """The golden model, loaded from DeepSeek's layout."""
+    return load(deepseek_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def converted_folder(tmp_path_factory: pytest.TempPathFactory, deepseek: Janus) -> Path:
+    """The golden model, written in transformers' layout."""
+    folder = tmp_path_factory.mktemp("converted") / "janus_tiny"
+    save(deepseek, folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["deepseek", "converted"])
+def golden_janus(request: pytest.FixtureRequest, deepseek: Janus, converted_folder: Path) -> Janus:
+    """The golden model by both roads: as published, and after conversion."""
+    return deepseek if request.param == "deepseek" else load(converted_folder, device="cpu")

@@ -1,0 +1,85 @@
+"""The training set: pictures of the procedural world in shards, each row a function of its number."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pairs.caption import Wording, describe
+from pairs.files import write_atomically
+from pairs.render import render
+from pairs.scene import CATEGORIES, Category, Scene
+from pairs.world import World
+
+SHARD = 2048
+
+
+@dataclass(frozen=True)
+class SceneSource:
+    """An endless list of training scenes: row i is the same scene and picture wherever it is made."""
+
+    world: World
+    seed: int
+    size: int
+    category_weights: tuple[float, ...] = (1.0,) * len(CATEGORIES)
+
+    def scene(self, index: int) -> tuple[Category, Scene]:
+        """The scene of a row and the category it was drawn for."""
+        rng = np.random.default_rng([self.seed, index])
+        weights = np.array(self.category_weights)
+        category = CATEGORIES[rng.choice(len(CATEGORIES), p=weights / weights.sum())]
+        return category, self.world.sample(rng, category)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture of a row: [size, size, 3]."""
+        return render(self.scene(index)[1], index, self.size)
+
+    def caption(self, index: int, epoch: int) -> str:
+        """A caption of a row; every epoch words it anew."""
+        category, scene = self.scene(index)
+        return describe(scene, Wording.draw(np.random.default_rng([self.seed, index, epoch, 1]), category))
+
+
+def render_images(source: SceneSource, count: int, folder: Path) -> NDArray[np.uint8]:
+    """Pictures of the first `count` rows, [count, size, size, 3], kept in shards under `folder`.
+
+    Shards that exist are read, so a killed call goes on where it stopped. The folder must belong to
+    one source: its settings are written there and compared.
+
+    Raises:
+        ValueError: the folder holds pictures of another source.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = json.dumps({"source": repr(source)})
+    note = folder / "source.json"
+    if note.exists() and note.read_text() != identity:
+        raise ValueError(f"{folder} holds pictures of another world or size; choose another folder or remove it")
+    write_atomically(note, lambda path: path.write_text(identity))
+    shards = range(-(-count // SHARD))
+    missing = [shard for shard in shards if not _shard_path(folder, shard).exists()]
+    if missing:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            work = pool.map(partial(_render_shard, source, folder), missing)
+            for _ in tqdm(work, total=len(missing), desc="render", unit="shard"):
+                pass
+    return np.concatenate([np.load(_shard_path(folder, shard)) for shard in shards])[:count]
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"images-{shard:04d}.npy"
+
+
+def _render_shard(source: SceneSource, folder: Path, shard: int) -> None:
+    images = np.stack([source.image(i) for i in range(shard * SHARD, (shard + 1) * SHARD)])
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            np.save(file, images)
+
+    write_atomically(_shard_path(folder, shard), write)

@@ -1,0 +1,112 @@
+"""One training stage on disk: progress, loss curves, and checkpoints that survive a kill."""
+
+import csv
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from pairs.files import write_atomically
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: modules, optimisers, plain counters."""
+
+    def state_dict(self) -> Any:
+        """Everything needed to go on."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Go on from a saved state."""
+
+
+class Run:
+    """A stage of training in a folder: `state.pt`, `curve.csv`, `curve.png`, and `done` at the end.
+
+    Steps are numbered, and the batch of a step must depend on its number alone: then a run that
+    was killed goes on exactly as if it had not been.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, *, log_every: int = 20, save_every_seconds: float = 60) -> None:
+        self.folder = folder
+        self.total_steps = total_steps
+        self.log_every = log_every
+        self.save_every_seconds = save_every_seconds
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._rows: list[dict[str, float]] = []
+        self._bar: Any = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def steps(self, state: Mapping[str, Stateful]) -> Iterator[int]:
+        """Step numbers still to do; restores `state` first and saves it on the way and at the end."""
+        start = self._restore(state)
+        saved = time.monotonic()
+        with tqdm(total=self.total_steps, initial=start, desc=self.folder.name, mininterval=1) as self._bar:
+            for step in range(start, self.total_steps):
+                yield step
+                self._bar.update()
+                if time.monotonic() - saved > self.save_every_seconds:
+                    self._save(step + 1, state)
+                    saved = time.monotonic()
+        self._save(self.total_steps, state)
+
+    def log(self, step: int, **values: torch.Tensor | float) -> None:
+        """Add a step's values to the running mean; a row of the curve every `log_every` steps."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._count += 1
+        if (step + 1) % self.log_every == 0 or step + 1 == self.total_steps:
+            row = {"step": float(step + 1)} | {name: total / self._count for name, total in self._sums.items()}
+            self._rows.append(row)
+            self._sums, self._count = {}, 0
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name != "step"})
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The curve so far: one mapping a row, `step` among its keys."""
+        return self._rows
+
+    def _restore(self, state: Mapping[str, Stateful]) -> int:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return 0
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        for name, part in state.items():
+            part.load_state_dict(saved["state"][name])
+        self._rows, self._sums, self._count = saved["rows"], saved["sums"], saved["count"]
+        step: int = saved["step"]
+        return step
+
+    def _save(self, step: int, state: Mapping[str, Stateful]) -> None:
+        content = {
+            "step": step,
+            "state": {name: part.state_dict() for name, part in state.items()},
+            "rows": self._rows,
+            "sums": self._sums,
+            "count": self._count,
+        }
+        write_atomically(self.folder / "state.pt", lambda path: torch.save(content, path))
+        if self._rows:
+            write_atomically(self.folder / "curve.csv", self._write_csv)
+            write_atomically(self.folder / "curve.png", self._write_png)
+
+    def _write_csv(self, path: Path) -> None:
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(self._rows[-1]), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+    def _write_png(self, path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        names = [name for name in self._rows[-1] if name != "step"]
+        figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+        for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            rows = [row for row in self._rows if name in row]
+            axis.plot([row["step"] for row in rows], [row[name] for row in rows])
+            axis.set(title=name, xlabel="step")
+            axis.grid(alpha=0.3)
+        figure.savefig(path, format="png", dpi=100)

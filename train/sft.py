@@ -1,0 +1,198 @@
+"""Supervised fine-tuning: the likelihood of a picture's codes given its prompt (paper, section 3.2).
+
+The loss is the mean over image positions only. A share of the prompts is replaced by the
+unconditional row, so that guidance has something to guide away from; the pad row, which that is
+made of, is trained (transformers would freeze it). What is kept is a running average of the weights.
+"""
+
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
+
+from model.prompt import encode_prompt, special_ids, unconditional_row
+from pairs.files import write_atomically
+from train.data import SceneSource
+from train.run import Run
+from train.schedule import warmup_cosine
+
+_POOL = 16  # batches that are drawn together and sorted by prompt length, to pad little
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """How the decoder is trained; `base_at` is the share of steps after which `tiny-base` is kept."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int
+    weight_decay: float
+    drop_prompt: float
+    average_decay: float
+    base_at: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded in front [B, T] with their mask [B, T], and image codes [B, tokens]."""
+
+    ids: Tensor
+    mask: Tensor
+    codes: Tensor
+
+
+class Batches:
+    """The training batches: which rows, in which wording, padded how, is a function of the step."""
+
+    def __init__(
+        self, source: SceneSource, codes: Tensor, tokenizer: PreTrainedTokenizerBase, settings: SFTSettings
+    ) -> None:
+        self._source = source
+        self._codes = codes
+        self._tokenizer = tokenizer
+        self._ids = special_ids(tokenizer)
+        self._settings = settings
+        self._pool_number = -1
+        self._pool: list[Batch] = []
+
+    def __getitem__(self, step: int) -> Batch:
+        if step // _POOL != self._pool_number:
+            self._pool_number = step // _POOL
+            self._pool = self._draw(self._pool_number)
+        return self._pool[step % _POOL]
+
+    def _draw(self, pool: int) -> list[Batch]:
+        size = self._settings.batch_size
+        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + pool)
+        rows = []
+        for place in range(pool * _POOL * size, (pool + 1) * _POOL * size):
+            epoch, offset = divmod(place, len(self._codes))
+            index = self._shuffled(epoch, offset)
+            row = encode_prompt(self._tokenizer, self._source.caption(index, epoch))
+            rows.append((row, index))
+        rows.sort(key=lambda item: len(item[0]))
+        dropped = torch.rand(len(rows), generator=generator) < self._settings.drop_prompt
+        batches = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            longest = len(part[-1][0])
+            ids = torch.full((len(part), longest), self._ids.pad)
+            mask = torch.zeros(len(part), longest, dtype=torch.long)
+            for i, (row, _) in enumerate(part):
+                if dropped[start + i]:
+                    row = unconditional_row(len(row), self._ids)
+                ids[i, longest - len(row) :] = torch.tensor(row)
+                mask[i, longest - len(row) :] = 1
+            batches.append(Batch(ids, mask, self._codes[[index for _, index in part]].long()))
+        order = torch.randperm(len(batches), generator=generator)
+        return [batches[i] for i in order]
+
+    def _shuffled(self, epoch: int, offset: int) -> int:
+        """Row number at a place of an epoch: an affine permutation, so that nothing need be stored."""
+        count = len(self._codes)
+        stride = 7919 + 2 * epoch
+        while gcd(stride, count) != 1:
+            stride += 2
+        return (offset * stride + epoch * 104_729) % count
+
+
+def image_logits(network: JanusForConditionalGeneration, batch: Batch) -> Tensor:
+    """Logits of every image position with the true codes before it: [B, tokens, V] float32."""
+    text = network.model.language_model.embed_tokens(batch.ids)
+    image = network.prepare_embeddings_for_image_generation(batch.codes[:, :-1])
+    mask = F.pad(batch.mask, (0, image.shape[1]), value=1)
+    hidden = network.model.language_model(
+        inputs_embeds=torch.cat([text, image], dim=1),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=False,
+    ).last_hidden_state
+    logits: Tensor = network.model.generation_head(hidden[:, batch.ids.shape[1] - 1 :]).float()
+    return logits
+
+
+def decoder_parameters(network: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
+    """What is trained: everything but the image tokenizer and the understanding tower."""
+    frozen = ("model.vqmodel.", "model.vision_model.", "model.aligner.", "lm_head.")
+    return {name: p for name, p in network.named_parameters() if not name.startswith(frozen)}
+
+
+class Average(nn.Module):
+    """Running average of parameters; starts as their mean, so that early values do not linger."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+        super().__init__()
+        self._names = list(parameters)
+        self._decay = decay
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.values = nn.ParameterList([nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters.values()])
+
+    @torch.no_grad()
+    def update(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Move towards the present values."""
+        self.updates += 1
+        n = int(self.updates)
+        weight = max(1 - self._decay, 1 / n if n < 20 else 10 / (n + 10))
+        for average, present in zip(self.values, parameters.values(), strict=True):
+            average.lerp_(present, weight)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages by parameter name."""
+        return {name: value.detach().contiguous() for name, value in zip(self._names, self.values, strict=True)}
+
+
+def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: Path, settings: SFTSettings) -> None:
+    """Train the decoder, resuming from `folder` where it holds an earlier part.
+
+    Leaves `base.safetensors` (average weights at `base_at`) and `final.safetensors` in the folder.
+    """
+    torch.manual_seed(settings.seed)
+    network.model.language_model.embed_tokens.padding_idx = None  # the unconditional row is made of pads
+    network.train()
+    network.requires_grad_(False)
+    trained = decoder_parameters(network)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    matrices = [p for name, p in trained.items() if p.ndim > 1 and "embed" not in name]
+    others = [p for name, p in trained.items() if p.ndim == 1 or "embed" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+    )
+    average = Average(trained, settings.average_decay)
+    run = Run(folder, settings.steps)
+    base_step = int(settings.steps * settings.base_at)
+    for step in run.steps({"network": network, "optimizer": optimizer, "average": average}):
+        rate = warmup_cosine(
+            step,
+            total=settings.steps,
+            warmup=settings.warmup,
+            peak=settings.learning_rate,
+            floor=settings.learning_rate / 50,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = batches[step]
+        loss = F.cross_entropy(image_logits(network, batch).flatten(0, 1), batch.codes.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        optimizer.step()
+        average.update(trained)
+        run.log(step, loss=loss.item(), gradient_norm=norm)
+        if step + 1 == base_step:
+            _save_tensors(average.tensors, folder / "base.safetensors")
+    _save_tensors(average.tensors, folder / "final.safetensors")
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    write_atomically(path, lambda partial: save_file(tensors, partial))

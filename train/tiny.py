@@ -1,0 +1,133 @@
+"""The shipped checkpoints from nothing: pictures, text tokenizer, image tokenizer, SFT, export.
+
+    world → images → vq ─→ codes ─┐
+      └───→ captions → tokenizer ─┴→ sft → tiny, tiny-base
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import (
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusVisionConfig,
+    JanusVQVAEConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+
+from model.checkpoint import load, save
+from model.janus import Janus
+from model.params import SamplingParams
+from model.prompt import IMAGE_PLACEHOLDER, special_ids
+from pairs.files import write_atomically
+from pairs.world import World
+from train.data import SceneSource, render_images
+from train.recipe import Recipe
+from train.sft import Batches, SFTSettings, train_sft
+from train.tokenizer import train_text_tokenizer
+from train.vq_trainer import VQSettings, encode_images, train_tokenizer
+
+_CAPTIONS_FOR_TOKENIZER = 8192
+_VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2.0}
+
+
+def train_tiny(recipe: Recipe, out: Path) -> dict[str, Path]:
+    """Make `tiny` and `tiny-base` under `out`; a killed call goes on where it stopped.
+
+    Returns:
+        The finished checkpoint folders by name.
+    """
+    finished = {"tiny-base": out / "tiny-base", "tiny": out / "tiny"}
+    if all(folder.exists() for folder in finished.values()):
+        return finished
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    source = SceneSource(World(recipe.held_out), recipe.seed, recipe.image_size)
+    tokenizer = _text_tokenizer(source, recipe, out / "tokenizer")
+    codes = _image_tokenizer(source, recipe, out)
+    network = _build_network(recipe, tokenizer)
+    network.model.vqmodel.load_state_dict(load_file(out / "vq" / "final.safetensors"))
+    _start_code_embedding(network)
+    settings = SFTSettings(**recipe.sft.model_dump(), seed=recipe.seed)
+    train_sft(network, Batches(source, codes, tokenizer, settings), out / "sft", settings)
+    for name, weights in (("tiny-base", "base"), ("tiny", "final")):
+        if not finished[name].exists():
+            network.load_state_dict(load_file(out / "sft" / f"{weights}.safetensors"), strict=False)
+            export(network, tokenizer, SamplingParams(**recipe.sampling.model_dump()), finished[name])
+    print(f"finished in {(time.monotonic() - started) / 60:.1f} minutes")
+    return finished
+
+
+def export(
+    network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, sampling: SamplingParams, folder: Path
+) -> None:
+    """Write a checkpoint with its weights in bfloat16, and load it back once as proof."""
+    network = network.to(torch.bfloat16).eval()
+    save(Janus(folder.name, network, tokenizer, special_ids(tokenizer), sampling), folder)
+    network.float()
+    load(folder, device="cpu")
+
+
+def _text_tokenizer(source: SceneSource, recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
+    captions = (source.caption(index, 0) for index in range(_CAPTIONS_FOR_TOKENIZER))
+    tokenizer = train_text_tokenizer(captions, recipe.language.vocab_size)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path) -> Tensor:
+    """Train the image tokenizer, and the codes of all pictures: [images, tokens]."""
+    vq_file, codes_file = out / "vq" / "final.safetensors", out / "codes.safetensors"
+    if codes_file.exists():
+        return load_file(codes_file)["codes"]
+    images = render_images(source, recipe.data.images, out / "images")
+    torch.manual_seed(recipe.seed)
+    vq = JanusForConditionalGeneration(_config(recipe, None)).model.vqmodel
+    if vq_file.exists():
+        vq.load_state_dict(load_file(vq_file))
+    else:
+        train_tokenizer(vq, images, out / "vq", VQSettings(**recipe.vq_training.model_dump(), seed=recipe.seed))
+        write_atomically(vq_file, lambda path: save_file(vq.state_dict(), path))
+    codes = encode_images(vq, images)
+    write_atomically(codes_file, lambda path: save_file({"codes": codes}, path))
+    return codes
+
+
+def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast | None) -> JanusConfig:
+    width = recipe.language.hidden_size
+    ids = special_ids(tokenizer) if tokenizer else None
+    text = LlamaConfig(
+        **recipe.language.model_dump(),
+        pad_token_id=ids.pad if ids else None,
+        bos_token_id=ids.bos if ids else None,
+        eos_token_id=tokenizer.eos_token_id if tokenizer else None,
+        tie_word_embeddings=False,
+    )
+    patch = recipe.image_size // recipe.grid
+    vision = JanusVisionConfig(
+        **_VISION, image_size=recipe.image_size, patch_size=patch, projection_dim=width, num_image_tokens=recipe.grid**2
+    )
+    vq = JanusVQVAEConfig(**recipe.vq.model_dump(), projection_dim=width, image_token_embed_dim=width)
+    image_token = tokenizer.get_vocab()[IMAGE_PLACEHOLDER] if tokenizer else 0
+    return JanusConfig(
+        text_config=text.to_dict(),
+        vision_config=vision.to_dict(),
+        vq_config=vq.to_dict(),
+        image_token_id=image_token,
+        tie_word_embeddings=False,
+    )
+
+
+def _build_network(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGeneration:
+    torch.manual_seed(recipe.seed)
+    return JanusForConditionalGeneration(_config(recipe, tokenizer))
+
+
+@torch.no_grad()
+def _start_code_embedding(network: JanusForConditionalGeneration) -> None:
+    """Codes that look alike start with like inputs: the embedding begins as the codebook."""
+    network.model.generation_embeddings.weight.copy_(network.model.vqmodel.quantize.embedding.weight)

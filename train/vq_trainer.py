@@ -1,0 +1,195 @@
+"""Training of the image tokenizer (VQ autoencoder) on transformers' own modules.
+
+The straight-through estimator, the codebook and the loss are here, because transformers' forward
+decodes from indices and so gives the encoder no gradient from the picture. It departs from the
+usual VQ-GAN recipe in three ways: the codebook follows its cells' means (van den Oord et al. 2017,
+appendix A.1) on the unit sphere; it starts from spherical k-means over the latents of an
+autoencoder that was trained without quantisation first; and there is no adversary, since the
+pictures of the procedural world are sharp under plain reconstruction.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from train.run import Run
+from train.schedule import warmup_cosine
+
+
+@dataclass(frozen=True)
+class VQSettings:
+    """How the tokenizer is trained; `continuous_steps` run before the codebook exists."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    continuous_steps: int
+    commitment: float = 0.25
+    edge_weight: float = 1.0
+    codebook_decay: float = 0.99
+    restart_below: float = 0.02
+    seed: int = 0
+
+
+class SphericalCodebook(nn.Module):
+    """Codes on the unit sphere that follow the mean of the latents assigned to them."""
+
+    def __init__(self, embedding: nn.Embedding, decay: float, restart_below: float) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.decay = decay
+        self.restart_below = restart_below
+        self.usage: Tensor
+        self.sums: Tensor
+        self.register_buffer("usage", torch.ones(embedding.num_embeddings))
+        self.register_buffer("sums", F.normalize(embedding.weight.detach().clone(), dim=-1))
+
+    @torch.no_grad()
+    def start(self, latents: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
+        """Spherical k-means over unit latents [N, D]."""
+        size = self.embedding.num_embeddings
+        centres = latents[torch.randperm(len(latents), generator=generator)[:size]]
+        for _ in range(rounds):
+            codes = (latents @ centres.T).argmax(-1)
+            sums = torch.zeros_like(centres).index_add_(0, codes, latents)
+            empty = torch.bincount(codes, minlength=size) == 0
+            fresh = latents[torch.randint(len(latents), (size,), generator=generator)]
+            centres = F.normalize(torch.where(empty[:, None], fresh, sums), dim=-1)
+        self.usage.fill_(1.0)
+        self.sums.copy_(centres)
+        self.embedding.weight.copy_(centres)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest codes of unit latents [..., D]: their vectors [..., D] and indices [...]."""
+        codes = (latents @ self.embedding.weight.T).argmax(-1)
+        return F.embedding(codes, self.embedding.weight), codes
+
+    @torch.no_grad()
+    def follow(self, latents: Tensor, codes: Tensor) -> None:
+        """Move each code towards the latents [N, D] that chose it (codes [N])."""
+        size = self.embedding.num_embeddings
+        self.usage.mul_(self.decay).add_(torch.bincount(codes, minlength=size), alpha=1 - self.decay)
+        assigned = torch.zeros_like(self.sums).index_add_(0, codes, latents)
+        self.sums.mul_(self.decay).add_(assigned, alpha=1 - self.decay)
+        self.embedding.weight.copy_(F.normalize(self.sums, dim=-1))
+
+    @torch.no_grad()
+    def restart(self, latents: Tensor, generator: torch.Generator) -> int:
+        """Give codes that hardly anything chooses a latent of the batch; how many there were."""
+        dead = (self.usage < self.restart_below).nonzero().flatten()[: len(latents)]
+        fresh = latents[torch.randperm(len(latents), generator=generator)[: len(dead)]]
+        self.sums[dead] = fresh
+        self.usage[dead] = 1.0
+        self.embedding.weight[dead] = fresh
+        return len(dead)
+
+
+def encode_latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
+    """Unit latents of pictures: [N, 3, H, W] in [−1, 1] → [N, h, w, D]."""
+    return F.normalize(vq.quant_conv(vq.encoder(pixels)).permute(0, 2, 3, 1), dim=-1)
+
+
+def decode_latents(vq: JanusVQVAE, latents: Tensor) -> Tensor:
+    """Pictures of latents: [N, h, w, D] → [N, 3, H, W]."""
+    pictures: Tensor = vq.decoder(vq.post_quant_conv(latents.permute(0, 3, 1, 2).contiguous()))
+    return pictures
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, *, edge_weight: float) -> Tensor:
+    """Error of the pixels and, weighted, of their differences to the next pixel.
+
+    The edge term keeps outlines and letters sharp without an adversary.
+    """
+    error = output - target
+    edges = _robust(error.diff(dim=-1)) + _robust(error.diff(dim=-2))
+    return _robust(error) + edge_weight * edges
+
+
+def _robust(error: Tensor) -> Tensor:
+    """Squares, which find the colours first, and a little absolute error, which rules once they are small."""
+    return error.square().mean() + 0.1 * error.abs().mean()
+
+
+def default_convolution_start(vq: JanusVQVAE) -> None:
+    """PyTorch's own start for every convolution: transformers' N(0, .02) learns several times slower."""
+    for module in vq.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+
+
+def to_pixels(images: NDArray, indices: Tensor) -> Tensor:  # type: ignore[type-arg]
+    """Rows of a uint8 array [N, H, W, 3] as float pixels [n, 3, H, W] in [−1, 1]."""
+    batch = torch.from_numpy(images[indices.numpy()])
+    return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_tokenizer(vq: JanusVQVAE, images: NDArray, folder: Path, settings: VQSettings) -> None:  # type: ignore[type-arg]
+    """Train a VQ autoencoder in place, resuming from `folder` where it holds an earlier part.
+
+    Args:
+        vq: starts from `default_convolution_start`; its codebook ends on the unit sphere.
+        images: uint8 [N, H, W, 3].
+        folder: of the run's state and curves.
+    """
+    torch.manual_seed(settings.seed)
+    default_convolution_start(vq)
+    vq.train().requires_grad_(True)
+    vq.quantize.requires_grad_(False)
+    book = SphericalCodebook(vq.quantize.embedding, settings.codebook_decay, settings.restart_below)
+    optimizer = torch.optim.AdamW(
+        [p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4
+    )
+    run = Run(folder, settings.steps)
+    for step in run.steps({"vq": vq, "codebook": book, "optimizer": optimizer}):
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(
+                step, total=settings.steps, warmup=100, peak=settings.learning_rate, floor=settings.learning_rate / 50
+            )
+        if step == settings.continuous_steps:
+            _start_codebook(vq, book, images, generator)
+        pixels = to_pixels(images, torch.randint(len(images), (settings.batch_size,), generator=generator))
+        latents = encode_latents(vq, pixels)
+        quantised = latents
+        commitment = latents.new_zeros(())
+        if step >= settings.continuous_steps:
+            nearest, codes = book(latents.detach())
+            commitment = (latents - nearest).square().sum(-1).mean()
+            quantised = latents + (nearest - latents).detach()
+        loss = reconstruction_loss(decode_latents(vq, quantised), pixels, edge_weight=settings.edge_weight)
+        optimizer.zero_grad()
+        (loss + settings.commitment * commitment).backward()
+        nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
+        optimizer.step()
+        if step >= settings.continuous_steps:
+            flat = latents.detach().flatten(0, 2)
+            book.follow(flat, codes.flatten())
+            if step % 50 == 0 and step < 0.8 * settings.steps:
+                book.restart(flat, generator)
+        run.log(step, loss=loss.item(), commitment=commitment.item(), used=(book.usage > settings.restart_below).sum())
+    vq.eval()
+
+
+@torch.no_grad()
+def _start_codebook(vq: JanusVQVAE, book: SphericalCodebook, images: NDArray, generator: torch.Generator) -> None:  # type: ignore[type-arg]
+    chosen = torch.randint(len(images), (1024,), generator=generator)
+    latents = torch.cat([encode_latents(vq, to_pixels(images, part)).flatten(0, 2) for part in chosen.split(64)])
+    # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
+    _, first = latents.mul(64).round().unique(dim=0, return_inverse=True)
+    distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
+    book.start(distinct, generator)
+
+
+@torch.no_grad()
+def encode_images(vq: JanusVQVAE, images: NDArray, batch_size: int = 64) -> Tensor:  # type: ignore[type-arg]
+    """Codes of uint8 pictures [N, H, W, 3]: [N, tokens] int16 where the codebook allows, else int32."""
+    codes = []
+    for part in torch.arange(len(images)).split(batch_size):
+        latents = encode_latents(vq, to_pixels(images, part))
+        codes.append((latents @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1).flatten(1))
+    return torch.cat(codes).to(torch.int16 if vq.config.num_embeddings <= 2**15 else torch.int32)
