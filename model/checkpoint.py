@@ -16,6 +16,7 @@ from transformers import (
     JanusForConditionalGeneration,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from model.deepseek import convert_config, convert_tensors, is_deepseek
 from model.errors import CheckpointError
@@ -89,6 +90,7 @@ def save(janus: Janus, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         partial.chmod(0o755)
+        logging.disable_progress_bar()
         janus.network.save_pretrained(partial)
         if janus.tokenizer is not None:
             janus.tokenizer.save_pretrained(partial)
@@ -109,8 +111,12 @@ def _find(name: str, revision: str | None) -> Path:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
         return _download(name, revision)
     if path.exists():
-        raise CheckpointError(f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)")
-    raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(shipped_names())}")
+        raise CheckpointError(
+            f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)"
+        )
+    raise CheckpointError(
+        f"no model {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(shipped_names())}"
+    )
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -120,7 +126,9 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
     except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise CheckpointError(f"{name}: neither a folder here nor to be had from the hub ({_first_line(error)})") from None
+        raise CheckpointError(
+            f"{name}: neither a folder here nor to be had from the hub ({_first_line(error)})"
+        ) from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(f"{name}: the hub refused ({_first_line(error)})") from None
     except OSError as error:
@@ -169,6 +177,7 @@ def _build(
     config: JanusConfig, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype, *, source: str
 ) -> JanusForConditionalGeneration:
     """A network with exactly these tensors in it; every name and shape is checked first."""
+    logging.disable_progress_bar()
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in JanusForConditionalGeneration(config).state_dict().items()}
     for name, shape in expected.items():
@@ -204,7 +213,9 @@ def _ids_of_config(folder: Path, config: JanusConfig) -> SpecialIds:
     return SpecialIds(bos=text.bos_token_id, pad=text.pad_token_id or 0, begin_of_image=boi)
 
 
-def _complete_config(network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None, ids: SpecialIds) -> None:
+def _complete_config(
+    network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None, ids: SpecialIds
+) -> None:
     """What transformers' own generate needs to know: framing ids and the guidance scale."""
     network.generation_config = GenerationConfig(
         bos_token_id=ids.bos,

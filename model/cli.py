@@ -9,7 +9,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that `load_from` reads."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="tiny", help="folder, hub id (owner/name) or shipped name (default: tiny)")
-    group.add_argument("--weights", metavar="FILE", help="a .pt state dict to lay over the model (FocusDiff's own format)")
+    group.add_argument(
+        "--weights", metavar="FILE", help="a .pt state dict to lay over the model (FocusDiff's own format)"
+    )
     group.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     group.add_argument("--revision", help="of the hub repository")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
@@ -22,7 +24,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=float, metavar="G", help="1 to 20; 1 is unguided")
     group.add_argument("--temperature", type=float, metavar="T", help="0 to 2; 0 is greedy")
     group.add_argument("--top-k", type=int, metavar="K", help="keep the k likeliest codes; 0 keeps all")
-    group.add_argument("--top-p", type=float, metavar="P", help="keep the codes that reach this probability; 1 keeps all")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="keep the codes that reach this probability; 1 keeps all"
+    )
 
 
 def one_line_errors(main: Callable[[], None]) -> None:

@@ -148,7 +148,9 @@ def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if fused := _FUSED_QKV.fullmatch(name):
             layer, kind = fused.groups()
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                converted[f"model.vision_model.encoder.layers.{layer}.self_attn.{part}_proj.{kind}"] = piece.contiguous()
+                converted[f"model.vision_model.encoder.layers.{layer}.self_attn.{part}_proj.{kind}"] = (
+                    piece.contiguous()
+                )
         elif aligner := _ALIGNER.fullmatch(name):
             prefix = "model.generation_aligner" if aligner.group(1) else "model.aligner"
             index = int(aligner.group(2))
@@ -158,7 +160,7 @@ def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             target = _rename(name)
             if target.endswith("position_embedding.weight") and tensor.ndim == 3:
                 tensor = tensor[0]
-            if target.endswith("quantize.embedding.weight"):
+            if name == "gen_vision_model.quantize.embedding.weight":
                 tensor = (tensor.float() / tensor.float().norm(dim=-1, keepdim=True)).to(tensor.dtype)
             converted[target] = tensor
     return converted

@@ -1,8 +1,8 @@
 """What can go wrong with a model, in one line each.
 
-    ModelError
-    ├── CheckpointError   a checkpoint that cannot be read; names the file and what is missing
-    └── PromptError       a prompt that cannot be encoded; names the limit
+ModelError
+├── CheckpointError   a checkpoint that cannot be read; names the file and what is missing
+└── PromptError       a prompt that cannot be encoded; names the limit
 """
 
 

@@ -17,12 +17,12 @@ def generate(
     prompts: Sequence[str | list[int]],
     *,
     seeds: Sequence[int],
-    negative_prompts: Sequence[str | None] | None = None,
+    negative_prompts: Sequence[str | list[int] | None] | None = None,
     guidance_scale: float | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
-    on_token: Callable[[int, Tensor], None] | None = None,
+    on_token: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
     """Image codes for prompts, all of them decoded together.
 
@@ -47,7 +47,9 @@ def generate(
     if params.guided:
         negatives = negative_prompts or [None] * len(rows)
         rows += [
-            unconditional_row(len(row), janus.ids) if negative is None else janus.encode(negative, name="negative_prompt")
+            unconditional_row(len(row), janus.ids)
+            if negative is None
+            else janus.encode(negative, name="negative_prompt")
             for row, negative in zip(list(rows), negatives, strict=True)
         ]
     ids, mask = _left_padded(rows, janus.ids.pad, janus.device)

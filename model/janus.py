@@ -28,12 +28,14 @@ class Janus:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.network.parameters()).device
+        device: torch.device = next(self.network.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return next(self.network.parameters()).dtype
+        dtype: torch.dtype = next(self.network.parameters()).dtype
+        return dtype
 
     @property
     def grid(self) -> int:
@@ -74,5 +76,3 @@ class Janus:
         """What the language model sees of pictures (understanding): [N, 3, H, W] in [−1, 1] → [N, T, hidden]."""
         features: Tensor = self.network.model.get_image_features(pixels.to(self.device, self.dtype)).pooler_output
         return features
-
-

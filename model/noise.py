@@ -25,7 +25,8 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor
         high1, low1 = _multiply(_MULTIPLIERS[1], c2)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)
+    zero = torch.zeros_like(c0 + c1 + c2 + c3)  # brings all four to one shape
+    return torch.stack([word + zero for word in (c0, c1, c2, c3)], dim=-1)
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,4 +34,4 @@ def encode_images(janus: Janus, pixels: Tensor) -> Tensor:
     vq = janus.network.model.vqmodel
     latents = vq.quant_conv(vq.encoder(pixels.to(janus.device, janus.dtype)))
     latents = F.normalize(latents.permute(0, 2, 3, 1).flatten(1, 2), dim=-1)
-    return cast(Tensor, (latents @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1))
+    return (latents @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)

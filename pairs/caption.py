@@ -31,7 +31,7 @@ _TONES: dict[Tone, tuple[str, ...]] = {
     "day": ("{} by day", "{} in daylight", "by day, {}"),
     "night": ("{} at night", "{} under the night sky", "at night, {}"),
     "sunset": ("{} at sunset", "{} in the evening light", "at sunset, {}"),
-    "sketch": ("{} drawn in pencil", "a pencil sketch of {}", "{} as a pencil sketch"),
+    "sketch": ("{} drawn in pencil", "{} as a pencil sketch", "a pencil sketch of {}"),
 }
 _SIGNS = ('sign that says "{}"', 'sign reading "{}"', 'sign with the {} "{}"')
 _FILL_WORDS = {"outlined": "outlined", "hollow": "outlined", "striped": "striped", "solid": "solid"}
@@ -71,7 +71,7 @@ class Wording:
         )
 
 
-def describe(scene: Scene, wording: Wording = Wording()) -> str:  # noqa: B008 â€” frozen
+def describe(scene: Scene, wording: Wording = Wording()) -> str:
     """The caption of a scene in a given wording."""
     things = [_describe_group(group, wording) for group in scene.groups]
     if scene.sign is not None:
@@ -85,20 +85,21 @@ def describe(scene: Scene, wording: Wording = Wording()) -> str:  # noqa: B008 â
 
 
 def _describe_group(group: Group, wording: Wording) -> str:
-    words = [] if group.fill == "solid" and not wording.say_solid else [group.fill]
+    words: list[str] = [] if group.fill == "solid" and not wording.say_solid else [group.fill]
     words += [group.colour, group.shape + ("s" if group.count > 1 else "")]
-    if group.count == 1 and not wording.one:
-        number = "an" if words[0][0] in "aeiou" else "a"
-    else:
-        number = NUMBERS[group.count - 1]
+    number = _article(words[0]) if group.count == 1 and not wording.one else NUMBERS[group.count - 1]
     return " ".join([number, *words])
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _describe_sign(sign: Sign, wording: Wording) -> str:
     kind = "number" if sign.text.isdigit() else "word"
     phrase = _SIGNS[wording.sign]
     said = phrase.format(kind, sign.text) if phrase.count("{}") == 2 else phrase.format(sign.text)
-    return f"{'an' if sign.colour[0] in 'aeiou' else 'a'} {sign.colour} {said}"
+    return f"{_article(sign.colour)} {sign.colour} {said}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ class Statement:
     names_tone: bool
 
 
-_NUMBER = {word: i + 1 for i, word in enumerate(NUMBERS)} | {str(i): i for i in range(1, 6)} | {"a": 1, "an": 1, "the": 1}
+_NUMBER = (
+    {word: i + 1 for i, word in enumerate(NUMBERS)} | {str(i): i for i in range(1, 6)} | {"a": 1, "an": 1, "the": 1}
+)
 _TONE_PATTERNS = [
     (tone, re.compile("^" + re.escape(phrase).replace(r"\{\}", "(.+?)").replace(r",\ ", r",?\ ") + "$"))
     for tone, phrases in _TONES.items()
@@ -121,7 +124,9 @@ _JOINTS: list[tuple[str, Relation | None]] = [
     for phrase in sorted(phrases, key=len, reverse=True)
 ]
 _JOINTS.append((" and ", None))
-_SIGN = re.compile(r'^(?:an? |one |the )?(\w+) sign (?:that says|reading|saying|with the word|with the number) "?(\w+)"?$')
+_SIGN = re.compile(
+    r'^(?:an? |one |the )?(\w+) sign (?:that says|reading|saying|with the word|with the number) "?(\w+)"?$'
+)
 
 
 def parse(caption: str) -> Statement:
@@ -138,12 +143,8 @@ def parse(caption: str) -> Statement:
         if found := pattern.match(text):
             tone, names_tone, text = candidate, True, _strip_lead(found.group(1).rstrip(","))
             break
-    for joint, relation in _JOINTS:
-        if joint in text:
-            parts = text.split(joint)
-            break
-    else:
-        parts, relation = [text], None
+    joint, relation = next(((phrase, kind) for phrase, kind in _JOINTS if phrase in text), (" and ", None))
+    parts = text.split(joint)
     things = [_parse_thing(part) for part in parts]
     groups = tuple(t for t in things if isinstance(t, Group))
     signs = [t for t in things if isinstance(t, Sign)]
@@ -170,7 +171,7 @@ def _parse_thing(part: str) -> Group | Sign:
     words = part.split()
     count = _NUMBER.get(words[0]) if words else None
     words = words[1:] if count else words
-    fill = _FILL_WORDS.get(words[0], None) if words else None
+    fill = _FILL_WORDS.get(words[0]) if words else None
     words = words[1:] if fill else words
     if len(words) == 2:
         plural = words[1].endswith("s")

@@ -38,17 +38,18 @@ def compare(reading: Reading, statement: Statement) -> Judgement:
     factors = {"backdrop": reading.backdrop, "clean": reading.clean}
     if statement.names_tone:
         factors["tone"] = reading.tones[scene.tone]
-    factors["count"] = float(len(reading.objects) == scene.object_count and (reading.board is None) == (scene.sign is None))
+    factors["count"] = float(
+        len(reading.objects) == scene.object_count and (reading.board is None) == (scene.sign is None)
+    )
     if scene.sign is not None and reading.board is not None:
         factors["board"] = reading.board.shape
         factors["board colour"] = reading.board.colours[scene.sign.colour]
         factors["text"] = reading.board.spells(scene.sign.text)
     wanted = [group for group in scene.groups for _ in range(group.count)]
     if wanted and factors["count"] == 1.0:
-        factors |= max(
-            (_look(order, wanted, scene.relation) for order in permutations(reading.objects)),
-            key=lambda look: prod(look.values()),
-        )
+        looks = [_look(order, wanted, scene.relation) for order in permutations(reading.objects)]
+        best = max(range(len(looks)), key=lambda i: prod(looks[i].values()))
+        factors |= looks[best]
     return Judgement(prod(factors.values()), factors)
 
 

@@ -1,5 +1,7 @@
 """A stroke font: capital letters and digits as polylines on a 3 × 5 lattice, drawable at any size."""
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,5 +28,5 @@ def segments(glyph: str) -> NDArray[np.float64]:
     lines = []
     for stroke in _STROKES[glyph].split(","):
         points = [(int(p[0]) - 1.0, int(p[1]) / 2 - 1.0) for p in stroke.split()]
-        lines += list(zip(points, points[1:], strict=False))
+        lines += list(pairwise(points))
     return np.array(lines)

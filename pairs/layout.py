@@ -90,8 +90,9 @@ def arrange(scene: Scene, seed: int) -> Layout:
     board = None
     if scene.sign is not None:
         board = _place_board(scene, rng)
-        # beside the post
-        centres = np.array([(rng.choice((0.25, 0.75)), 0.75)])[: scene.object_count]
+        # beside the post, on the side with more room
+        sides = (0.25, 0.75) if board.x == 0.5 else (0.25,) if board.x > 0.5 else (0.75,)
+        centres = np.array([(rng.choice(sides), 0.75)])[: scene.object_count]
         radii = np.full(scene.object_count, 0.16)
     else:
         centres, radii = _place_objects(scene, rng)
@@ -120,10 +121,10 @@ def _place_objects(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.f
         base = np.array(choices[rng.integers(len(choices))])
         # which object takes which place: only matters when two groups share the picture
         base = base[rng.permutation(n)]
-    radii = np.full(n, _RADIUS[n])
+    radii = np.full(n, _RADIUS[n], np.float64)
     steps = 3 if n == 1 else 1
     while True:
-        centres = (base + rng.integers(-steps, steps + 1, base.shape)) * LATTICE
+        centres = np.asarray((base + rng.integers(-steps, steps + 1, base.shape)) * LATTICE, np.float64)
         distances = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
         apart = bool((distances >= 2 * radii[0] + _GAP)[~np.eye(n, dtype=bool)].all())
         if apart and bool(((centres > radii[0] + _MARGIN) & (centres < 1 - radii[0] - _MARGIN)).all()):

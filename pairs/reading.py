@@ -86,14 +86,16 @@ def read(image: Image.Image) -> Reading:
     if board is not None:
         explained |= board.region | _post_region(board)
     objects = []
-    solid = ndimage.binary_closing(np.pad(present & ~explained, 2), np.ones((3, 3)))[2:-2, 2:-2]
-    labels, _ = ndimage.label(solid, np.ones((3, 3)))
+    solid = ndimage.binary_closing(np.pad(present & ~explained, 2), np.ones((3, 3), bool))[2:-2, 2:-2]
+    labels, _ = ndimage.label(solid, np.ones((3, 3), bool))
     for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         part = labels == index
         if part.sum() < _SMALLEST:
             continue
         window = _around(rows), _around(columns)
-        found = _read_object(chroma(rgb)[window], shift[window], strength[window], darkness[window], part[window], window)
+        found = _read_object(
+            chroma(rgb)[window], shift[window], strength[window], darkness[window], part[window], window
+        )
         x, y = grid(SIZE)
         explained |= np.hypot(x - found.x, y - found.y) < found.radius * 1.05 + 2.5 / SIZE
         objects.append(found)
@@ -111,7 +113,8 @@ def _around(span: slice, margin: int = 5) -> slice:
 def _read_tone(rgb: Array) -> tuple[Tone, dict[Tone, float], float]:
     """The tone whose background lies nearest to most pixels; its score falls with the distance left."""
     distances: dict[Tone, float] = {
-        tone: float(np.median(np.abs(rgb - background(tone, SIZE)).max(-1))) for tone in ("day", "night", "sunset", "sketch")
+        tone: float(np.median(np.abs(rgb - background(tone, SIZE)).max(-1)))
+        for tone in ("day", "night", "sunset", "sketch")
     }
     best = min(distances, key=distances.__getitem__)
     backdrop = ramp(distances[best], 40, 18)
@@ -165,7 +168,7 @@ def _read_object(
         "striped": ramp(level, 0.9, 0.78) * ramp(level, 0.22, 0.34) * ramp(spread, 0.14, 0.24),
         "outlined": ramp(level, 0.5, 0.36),
     }
-    return ObjectReading(fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_smear(alpha, distance), 1.15, 0.8))
+    return ObjectReading(fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_smear(alpha, distance), 0.85, 0.66))
 
 
 def _smear(alpha: Array, distance: Array) -> float:
@@ -209,7 +212,9 @@ def _fit(shape: Shape, silhouette: Mask, x: Array, y: Array) -> _Fit:
     best = _Fit(cx, cy, radius, 0.0)
     for scale in (0.95, 1.0, 1.05):
         for dy in (-0.6, 0.0, 0.6):
-            drawn = coverage(shape_distance(shape, x - np.float32(cx), y - np.float32(cy + dy / SIZE), radius * scale), SIZE)
+            drawn = coverage(
+                shape_distance(shape, x - np.float32(cx), y - np.float32(cy + dy / SIZE), radius * scale), SIZE
+            )
             overlap = float(np.minimum(drawn, silhouette).sum() / np.maximum(drawn, silhouette).sum())
             if overlap > best.overlap:
                 best = _Fit(cx, cy + dy / SIZE, radius * scale, overlap)

@@ -1,6 +1,7 @@
 """Pictures of scenes, drawn from signed distances: anti-aliased, shaded, at any size."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from pairs.glyphs import segments
 from pairs.layout import GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, Placed, arrange
 from pairs.scene import Colour, Scene, Shape, Tone
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 PALETTE: dict[Colour, tuple[int, int, int]] = {
     "red": (222, 38, 48),
@@ -37,7 +38,7 @@ def grid(size: int) -> tuple[Array, Array]:
     """Pixel centres in unit coordinates: x and y, each [size, size]."""
     line = (np.arange(size, dtype=np.float32) + 0.5) / size
     x, y = np.meshgrid(line, line)
-    return x, y
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
@@ -50,6 +51,7 @@ def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
         radius: of the circle around the shape.
     """
     x, y = x / radius, y / radius
+    distance: Array
     if shape == "circle":
         distance = np.hypot(x, y) - 0.96
     elif shape == "square":
@@ -138,7 +140,9 @@ def _decorate(canvas: Array, tone: Tone, seed: int, size: int) -> None:
         colour = (255, 255, 255) if tone == "day" else (255, 236, 222)
         for _ in range(2):
             cx, cy = rng.uniform(0.1, 0.9), rng.uniform(0.08, 0.3)
-            puffs = [((cx + dx), (cy + dy), r) for dx, dy, r in ((-0.08, 0.012, 0.05), (0, -0.01, 0.07), (0.09, 0.014, 0.05))]
+            puffs = [
+                ((cx + dx), (cy + dy), r) for dx, dy, r in ((-0.08, 0.012, 0.05), (0, -0.01, 0.07), (0.09, 0.014, 0.05))
+            ]
             distance = np.min([np.hypot(x - px, (y - py) * 1.35) - r for px, py, r in puffs], axis=0)
             _blend(canvas, colour, 0.62 * np.clip(0.5 - distance / 0.035, 0, 1))
     elif tone == "night":
@@ -187,7 +191,10 @@ def _draw_board(canvas: Array, board: Board, tone: Tone, size: int) -> None:
     qx, qy = dx - board.half_width + 0.04, dy - board.half_height + 0.04
     distance = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0) - 0.04
     colour = np.array(PALETTE[board.sign.colour], np.float32)
-    paint = np.broadcast_to(colour, canvas.shape) * (1.06 - 0.14 * ((y - board.y) / board.half_height * 0.5 + 0.5))[..., None]
+    paint = (
+        np.broadcast_to(colour, canvas.shape)
+        * (1.06 - 0.14 * ((y - board.y) / board.half_height * 0.5 + 0.5))[..., None]
+    )
     edge = np.array(INK, np.float32) if tone == "sketch" else colour * 0.72
     rim = coverage(-(distance + 0.02), size)
     paint = paint + (edge - paint) * (0.8 * rim)[..., None]
@@ -203,7 +210,8 @@ def letter_colour(board_colour: Colour) -> tuple[int, int, int]:
 def text_distance(board: Board, size: int) -> Array:
     """Signed distance to the strokes of a board's text: [size, size]."""
     distances = [
-        glyph_distance(glyph, cx, cy, size) for glyph, (cx, cy) in zip(board.sign.text, board.glyph_centres, strict=True)
+        glyph_distance(glyph, cx, cy, size)
+        for glyph, (cx, cy) in zip(board.sign.text, board.glyph_centres, strict=True)
     ]
     result: Array = np.min(distances, axis=0)
     return result

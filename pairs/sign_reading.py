@@ -41,11 +41,13 @@ class BoardReading:
         return float(np.prod([scores[glyph] for scores, glyph in zip(self.glyphs, text, strict=True)]))
 
 
-def read_board(rgb: Array, present: Mask, post: Mask, hue_scores: Callable[[Array], dict[Colour, float]]) -> BoardReading | None:
+def read_board(
+    rgb: Array, present: Mask, post: Mask, hue_scores: Callable[[Array], dict[Colour, float]]
+) -> BoardReading | None:
     """The sign in a picture [64, 64, 3], if a part of `present` [64, 64] is a board above a `post` [64, 64]."""
     from pairs.reading import chroma, ramp
 
-    solid = ndimage.binary_opening(ndimage.binary_fill_holes(present), np.ones((3, 3)))
+    solid = ndimage.binary_opening(ndimage.binary_fill_holes(present), np.ones((3, 3), bool))
     labels, count = ndimage.label(solid)
     if count == 0:
         return None

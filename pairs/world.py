@@ -33,7 +33,7 @@ from pairs.scene import (
 T = TypeVar("T")
 
 _COMPANION = 0.4  # share of scenes with a second group
-_TONE_WEIGHTS = (0.49, 0.17, 0.17, 0.17)
+_TONE_WEIGHTS = (0.37, 0.29, 0.17, 0.17)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def change(scene: Scene, category: Category, rng: np.random.Generator) -> Scene:
     if category == "counting":
         room = MAX_OBJECTS - scene.object_count + group.count
         counts = [c for c in (group.count - 1, group.count + 1) if 1 <= c <= room]
-        group = replace(group, count=_pick(rng, counts or [1]))
+        if not counts:  # a single object beside four others: change the others
+            return replace(scene, groups=(group, replace(scene.groups[1], count=scene.groups[1].count - 1)))
+        group = replace(group, count=_pick(rng, counts))
     elif category == "colour":
         taken = {g.colour for g in scene.groups}
         group = replace(group, colour=_pick(rng, [c for c in COLOURS if c not in taken]))
@@ -174,7 +176,8 @@ def _impose(wanted: Combination, scene: Scene) -> Scene | None:
     if wanted.tone is not None:
         scene = replace(scene, tone=wanted.tone)
     if wanted.text is not None:
-        assert scene.sign is not None and wanted.colour is not None
+        assert scene.sign is not None
+        assert wanted.colour is not None
         return replace(scene, sign=Sign(wanted.text, wanted.colour))
     if (wanted.other_colour or wanted.other_shape or wanted.relation) and len(scene.groups) < 2:
         return None

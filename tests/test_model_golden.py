@@ -85,7 +85,9 @@ def test_understanding_features(golden_janus: Janus, golden: Mapping[str, Tensor
     torch.testing.assert_close(features, golden["understand.embeds"], atol=1e-4, rtol=0)
 
 
-def test_transformers_encodes_the_converted_codebook_alike(converted_folder: Path, golden: Mapping[str, Tensor]) -> None:
+def test_transformers_encodes_the_converted_codebook_alike(
+    converted_folder: Path, golden: Mapping[str, Tensor]
+) -> None:
     plain = JanusForConditionalGeneration.from_pretrained(converted_folder)
     with torch.no_grad():
         codes = plain.model.vqmodel.encode(golden["vq.pixels"]).image_tokens.view(2, -1)

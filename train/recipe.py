@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pairs.scene import Combination
+from pairs.scene import CATEGORIES, Category, Combination
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -22,6 +22,7 @@ class DataRecipe(_Part):
     """How many pictures of the world are rendered and encoded."""
 
     images: int = Field(gt=0)
+    category_weights: dict[Category, float] = Field(default_factory=dict)  # 1 where none is given
 
 
 class VQRecipe(_Part):
@@ -89,6 +90,11 @@ class Recipe(_Part):
     language: LanguageRecipe
     sft: SFTRecipe
     sampling: SamplingRecipe
+
+    @property
+    def category_weights(self) -> tuple[float, ...]:
+        """How often each category is drawn, in the order of `CATEGORIES`."""
+        return tuple(self.data.category_weights.get(category, 1.0) for category in CATEGORIES)
 
     @property
     def grid(self) -> int:

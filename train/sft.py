@@ -133,7 +133,9 @@ class Average(nn.Module):
         self._decay = decay
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.values = nn.ParameterList([nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters.values()])
+        self.values = nn.ParameterList(
+            [nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters.values()]
+        )
 
     @torch.no_grad()
     def update(self, parameters: dict[str, nn.Parameter]) -> None:
@@ -184,7 +186,7 @@ def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: 
         batch = batches[step]
         loss = F.cross_entropy(image_logits(network, batch).flatten(0, 1), batch.codes.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         average.update(trained)

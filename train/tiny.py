@@ -1,7 +1,7 @@
 """The shipped checkpoints from nothing: pictures, text tokenizer, image tokenizer, SFT, export.
 
-    world → images → vq ─→ codes ─┐
-      └───→ captions → tokenizer ─┴→ sft → tiny, tiny-base
+world → images → vq ─→ codes ─┐
+  └───→ captions → tokenizer ─┴→ sft → tiny, tiny-base
 """
 
 import time
@@ -46,7 +46,7 @@ def train_tiny(recipe: Recipe, out: Path) -> dict[str, Path]:
         return finished
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    source = SceneSource(World(recipe.held_out), recipe.seed, recipe.image_size)
+    source = SceneSource(World(recipe.held_out), recipe.seed, recipe.image_size, recipe.category_weights)
     tokenizer = _text_tokenizer(source, recipe, out / "tokenizer")
     codes = _image_tokenizer(source, recipe, out)
     network = _build_network(recipe, tokenizer)
@@ -83,7 +83,8 @@ def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path) -> Tensor:
     """Train the image tokenizer, and the codes of all pictures: [images, tokens]."""
     vq_file, codes_file = out / "vq" / "final.safetensors", out / "codes.safetensors"
     if codes_file.exists():
-        return load_file(codes_file)["codes"]
+        kept: Tensor = load_file(codes_file)["codes"]
+        return kept
     images = render_images(source, recipe.data.images, out / "images")
     torch.manual_seed(recipe.seed)
     vq = JanusForConditionalGeneration(_config(recipe, None)).model.vqmodel

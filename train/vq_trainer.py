@@ -11,6 +11,7 @@ pictures of the procedural world are sharp under plain reconstruction.
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -122,13 +123,13 @@ def default_convolution_start(vq: JanusVQVAE) -> None:
             module.reset_parameters()
 
 
-def to_pixels(images: NDArray, indices: Tensor) -> Tensor:  # type: ignore[type-arg]
+def to_pixels(images: NDArray[np.uint8], indices: Tensor) -> Tensor:
     """Rows of a uint8 array [N, H, W, 3] as float pixels [n, 3, H, W] in [−1, 1]."""
     batch = torch.from_numpy(images[indices.numpy()])
     return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_tokenizer(vq: JanusVQVAE, images: NDArray, folder: Path, settings: VQSettings) -> None:  # type: ignore[type-arg]
+def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, settings: VQSettings) -> None:
     """Train a VQ autoencoder in place, resuming from `folder` where it holds an earlier part.
 
     Args:
@@ -141,9 +142,7 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray, folder: Path, settings: VQS
     vq.train().requires_grad_(True)
     vq.quantize.requires_grad_(False)
     book = SphericalCodebook(vq.quantize.embedding, settings.codebook_decay, settings.restart_below)
-    optimizer = torch.optim.AdamW(
-        [p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4
-    )
+    optimizer = torch.optim.AdamW([p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run(folder, settings.steps)
     for step in run.steps({"vq": vq, "codebook": book, "optimizer": optimizer}):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
@@ -163,7 +162,7 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray, folder: Path, settings: VQS
             quantised = latents + (nearest - latents).detach()
         loss = reconstruction_loss(decode_latents(vq, quantised), pixels, edge_weight=settings.edge_weight)
         optimizer.zero_grad()
-        (loss + settings.commitment * commitment).backward()
+        torch.autograd.backward(loss + settings.commitment * commitment)
         nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
         optimizer.step()
         if step >= settings.continuous_steps:
@@ -176,20 +175,22 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray, folder: Path, settings: VQS
 
 
 @torch.no_grad()
-def _start_codebook(vq: JanusVQVAE, book: SphericalCodebook, images: NDArray, generator: torch.Generator) -> None:  # type: ignore[type-arg]
+def _start_codebook(
+    vq: JanusVQVAE, book: SphericalCodebook, images: NDArray[np.uint8], generator: torch.Generator
+) -> None:
     chosen = torch.randint(len(images), (1024,), generator=generator)
-    latents = torch.cat([encode_latents(vq, to_pixels(images, part)).flatten(0, 2) for part in chosen.split(64)])
+    latents = torch.cat([encode_latents(vq, to_pixels(images, part)).flatten(0, 2) for part in torch.split(chosen, 64)])
     # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
-    _, first = latents.mul(64).round().unique(dim=0, return_inverse=True)
+    _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
     distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
     book.start(distinct, generator)
 
 
 @torch.no_grad()
-def encode_images(vq: JanusVQVAE, images: NDArray, batch_size: int = 64) -> Tensor:  # type: ignore[type-arg]
+def encode_images(vq: JanusVQVAE, images: NDArray[np.uint8], batch_size: int = 64) -> Tensor:
     """Codes of uint8 pictures [N, H, W, 3]: [N, tokens] int16 where the codebook allows, else int32."""
     codes = []
-    for part in torch.arange(len(images)).split(batch_size):
+    for part in torch.split(torch.arange(len(images)), batch_size):
         latents = encode_latents(vq, to_pixels(images, part))
         codes.append((latents @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1).flatten(1))
     return torch.cat(codes).to(torch.int16 if vq.config.num_embeddings <= 2**15 else torch.int32)

@@ -1,0 +1,83 @@
+"""`focusdiff-bench`: how well a checkpoint follows prompts, whether the judge can be trusted, how fast it is."""
+
+import argparse
+import json
+from pathlib import Path
+
+from model.cli import add_model_arguments, one_line_errors
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    parser = argparse.ArgumentParser(prog="focusdiff-bench", description=__doc__.split("`: ")[1])
+    benches = parser.add_subparsers(dest="bench", required=True)
+
+    scores = benches.add_parser("pairshapes", help="judged pictures of unseen prompts, by category and guidance")
+    add_model_arguments(scores)
+    scores.add_argument("--recipe", default="tiny", help="the recipe whose held-out combinations count (default: tiny)")
+    scores.add_argument("--per-category", type=int, default=100, help="prompts of each category (default: 100)")
+    scores.add_argument("--seeds", type=int, default=4, help="pictures of each prompt (default: 4)")
+    scores.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="(default: 1 2 3 5)")
+    scores.add_argument("--batch", type=int, default=32, help="pictures decoded together (default: 32)")
+    scores.add_argument("--out", type=Path, default=Path("run/pairshapes"), help="folder of the results (resumes)")
+    scores.set_defaults(run=pairshapes)
+
+    judge = benches.add_parser("judge", help="what the exact judge says of right, wrong and damaged scenes")
+    judge.add_argument("--per-category", type=int, default=100, help="pairs of each category (default: 100)")
+    judge.set_defaults(run=judge_check)
+
+    speed = benches.add_parser("speed", help="latency, start and memory of a small model on the CPU")
+    speed.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    speed.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    speed.set_defaults(run=measure_speed)
+
+    arguments = parser.parse_args()
+    one_line_errors(lambda: arguments.run(arguments))
+
+
+def pairshapes(arguments: argparse.Namespace) -> None:
+    """The score table of one checkpoint."""
+    from bench.pairshapes import Picture, judge_pictures, table, test_cases
+    from bench.reconstruction import reconstruction_scores
+    from model.checkpoint import load
+    from pairs.scores import mean
+    from pairs.world import World
+    from train.recipe import load_recipe
+
+    for scale in arguments.guidance:
+        if not 1 <= scale <= 20:
+            raise ValueError(f"--guidance must be from 1 to 20, not {scale:g}")
+    janus = load(
+        arguments.model, device=arguments.device, dtype=arguments.dtype, tokenizer=arguments.tokenizer,
+        overlay=arguments.weights, revision=arguments.revision,
+    )  # fmt: skip
+    cases = test_cases(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
+    seeds = range(arguments.seeds)
+    pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
+    results = arguments.out / f"{janus.name}.jsonl"
+    scores = judge_pictures(janus, pictures, results, batch=arguments.batch)
+    held_out = sum(case.held_out for case in cases)
+    print(f"{janus.name}: {len(cases)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each")
+    print(table(cases, scores, arguments.guidance, seeds))
+    print(f"reconstructions of {len(cases)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, cases))}")
+    overall = {f"{g:g}": mean(scores[(c.index, g, s)] for c in cases for s in seeds).value for g in arguments.guidance}
+    print(json.dumps({"model": janus.name, "prompts": len(cases), "seeds": len(seeds), "overall": overall}))
+
+
+def judge_check(arguments: argparse.Namespace) -> None:
+    """The judge's own examination."""
+    from bench.judge_check import check, sample_pairs, table
+    from pairs.world import World
+
+    print(table(check(sample_pairs(World(), arguments.per_category))))
+
+
+def measure_speed(arguments: argparse.Namespace) -> None:
+    """The speed table."""
+    from bench.speed import report
+
+    print(report(arguments.model, threads=arguments.threads))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Whether the exact judge can be trusted: what it says of scenes that are right, wrong, damaged or empty."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from pairs.exact_judge import ExactJudge
+from pairs.layout import arrange
+from pairs.render import render, render_layout
+from pairs.scene import CATEGORIES, MAX_OBJECTS, Group
+from pairs.scores import mean
+from pairs.world import ScenePair, World
+
+Damage = Callable[[ScenePair, int, np.random.Generator], Image.Image | None]
+
+
+def sample_pairs(world: World, per_category: int, seed: int = 1) -> list[ScenePair]:
+    """Pairs of every category, from the whole world."""
+    rng = np.random.default_rng([seed, 99])
+    return [world.sample_pair(rng, category) for category in CATEGORIES for _ in range(per_category)]
+
+
+def rendered(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image:
+    """The first scene as drawn."""
+    return Image.fromarray(render(pair.scenes[0], seed))
+
+
+def noise(_: ScenePair, __: int, rng: np.random.Generator) -> Image.Image:
+    """Uniform noise."""
+    return Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def noisy(pair: ScenePair, seed: int, rng: np.random.Generator) -> Image.Image:
+    """The scene under Gaussian noise of standard deviation 64."""
+    pixels = render(pair.scenes[0], seed) + rng.normal(0, 64, (64, 64, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def blurred(pair: ScenePair, seed: int, rng: np.random.Generator) -> Image.Image:
+    """The scene under a Gaussian blur of two pixels."""
+    return rendered(pair, seed, rng).filter(ImageFilter.GaussianBlur(2))
+
+
+def shape_missing(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image | None:
+    """The scene with its last object left out."""
+    layout = arrange(pair.scenes[0], seed)
+    if not layout.objects:
+        return None
+    return Image.fromarray(render_layout(replace(layout, objects=layout.objects[:-1])))
+
+
+def shape_added(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image | None:
+    """The scene with one object more, of a look that it has."""
+    scene = pair.scenes[0]
+    if scene.sign is not None or scene.object_count == MAX_OBJECTS:
+        return None
+    first: Group = scene.groups[0]
+    more = replace(scene, groups=(replace(first, count=first.count + 1), *scene.groups[1:]), relation=None)
+    return Image.fromarray(render(more, seed))
+
+
+def half_drawn(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image | None:
+    """The scene with the left half of an object, or of the sign, wiped out."""
+    layout = arrange(pair.scenes[0], seed)
+    whole = render_layout(layout)
+    empty = render_layout(replace(layout, objects=layout.objects[1:], board=layout.board if layout.objects else None))
+    place = layout.objects[0] if layout.objects else layout.board
+    assert place is not None
+    middle = round(place.x * whole.shape[1])
+    left = max(0, middle - 30)
+    whole[:, left:middle] = empty[:, left:middle]
+    return Image.fromarray(whole)
+
+
+DAMAGES: dict[str, tuple[Damage, int]] = {  # name: (picture, which of the pair's captions it is judged against)
+    "rendered, own caption": (rendered, 0),
+    "rendered, the pair's other caption": (rendered, 1),
+    "uniform noise": (noise, 0),
+    "noise over the scene": (noisy, 0),
+    "blur of 2 px": (blurred, 0),
+    "a shape missing": (shape_missing, 0),
+    "a shape added": (shape_added, 0),
+    "half drawn": (half_drawn, 0),
+}
+
+
+def check(pairs: Sequence[ScenePair]) -> dict[str, dict[str, float]]:
+    """Mean score of every kind of picture, by category and overall."""
+    judge = ExactJudge()
+    report: dict[str, dict[str, float]] = {}
+    for name, (damage, side) in DAMAGES.items():
+        scores: dict[str, list[float | None]] = {}
+        for seed, pair in enumerate(pairs):
+            image = damage(pair, seed, np.random.default_rng([seed, 5]))
+            if image is not None:
+                judgement = judge([image], [pair.captions[side]])[0]
+                scores.setdefault(pair.category, []).append(None if judgement is None else judgement.score)
+        report[name] = {category: mean(values).value for category, values in scores.items()}
+        report[name]["overall"] = mean([score for values in scores.values() for score in values]).value
+    return report
+
+
+def table(report: dict[str, dict[str, float]]) -> str:
+    """The report as text: a row for each kind of picture."""
+    columns = (*CATEGORIES, "overall")
+    lines = [f"{'judge mean':36s}" + "".join(f"{column:>12s}" for column in columns)]
+    for name, row in report.items():
+        cells = "".join(f"{row[column]:12.3f}" if column in row else f"{'–':>12s}" for column in columns)
+        lines.append(f"{name:36s}{cells}")
+    return "\n".join(lines)

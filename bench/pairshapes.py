@@ -1,0 +1,159 @@
+"""How well a checkpoint follows unseen prompts of the procedural world, by category and guidance.
+
+    prompts → generate → judge → results.jsonl → table
+
+Every judged picture is one line of the results file, so a run that was stopped goes on.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from model.generate import generate
+from model.janus import Janus
+from model.vq import decode_images
+from pairs.caption import Wording, describe
+from pairs.exact_judge import ExactJudge
+from pairs.scene import CATEGORIES, Category, Scene
+from pairs.scores import Mean, mean
+from pairs.world import World
+
+_STREAM = 20_250_605  # of random numbers; training draws from another
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test prompt; `held_out` says whether it contains a combination kept out of training."""
+
+    index: int
+    category: Category
+    scene: Scene
+    caption: str
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to make and judge."""
+
+    case: Case
+    guidance_scale: float
+    seed: int
+
+    @property
+    def key(self) -> tuple[int, float, int]:
+        """What tells it from the others in the results file."""
+        return self.case.index, self.guidance_scale, self.seed
+
+
+def test_cases(world: World, per_category: int) -> list[Case]:
+    """Unseen prompts, the same for every checkpoint: scenes of the test split, 40 % held-out combinations."""
+    cases: list[Case] = []
+    for number, category in enumerate(CATEGORIES):
+        rng = np.random.default_rng([_STREAM, number])
+        captions: set[str] = set()
+        while len(captions) < per_category:
+            held_out = len(captions) % 5 < 2
+            scene = world.sample_held_out(rng, category) if held_out else world.sample(rng, category, "test")
+            caption = describe(scene, Wording.draw(rng, category))
+            if caption not in captions:
+                captions.add(caption)
+                cases.append(Case(len(cases), category, scene, caption, world.is_held_out(scene)))
+    return cases
+
+
+def judge_pictures(
+    janus: Janus, pictures: Sequence[Picture], results: Path, *, batch: int
+) -> dict[tuple[int, float, int], float | None]:
+    """Scores of the pictures by key; those already in `results` are not made again.
+
+    Raises:
+        ValueError: the file belongs to another checkpoint.
+    """
+    identity = {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.recipe.as_dict()}
+    scores: dict[tuple[int, float, int], float | None] = {}
+    if results.exists():
+        lines = results.read_text().splitlines()
+        if not lines or json.loads(lines[0]) != identity:
+            raise ValueError(f"{results} belongs to another checkpoint or recipe; choose another --out")
+        for row in _complete_rows(lines[1:]):
+            scores[(row["case"], row["guidance_scale"], row["seed"])] = row["score"]
+    results.parent.mkdir(parents=True, exist_ok=True)
+    judge = ExactJudge()
+    missing = [picture for picture in pictures if picture.key not in scores]
+    with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
+        if not scores and file.tell() == 0:
+            file.write(json.dumps(identity) + "\n")
+        for part in _batches(missing, batch):
+            images = draw(janus, part)
+            judgements = judge(images, [picture.case.caption for picture in part])
+            for picture, judgement in zip(part, judgements, strict=True):
+                score = None if judgement is None else judgement.score
+                scores[picture.key] = score
+                row = {"case": picture.case.index, "guidance_scale": picture.guidance_scale, "seed": picture.seed}
+                factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
+                file.write(json.dumps({**row, "score": score, "factors": factors}) + "\n")
+            file.flush()
+            bar.update(len(part))
+    return scores
+
+
+def _complete_rows(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:  # the last line of a killed run may be cut
+            continue
+
+
+def _batches(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
+    """Runs of one guidance scale, prompts of like length together."""
+    for scale in sorted({picture.guidance_scale for picture in pictures}):
+        group = sorted(
+            (p for p in pictures if p.guidance_scale == scale), key=lambda p: (len(p.case.caption.split()), p.key)
+        )
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def draw(janus: Janus, pictures: Sequence[Picture]) -> list[Image.Image]:
+    """Pictures that share a guidance scale."""
+    codes = generate(
+        janus,
+        [picture.case.caption for picture in pictures],
+        seeds=[picture.seed for picture in pictures],
+        guidance_scale=pictures[0].guidance_scale,
+    )
+    return [Image.fromarray(image) for image in decode_images(janus, codes).numpy()]
+
+
+def fingerprint(janus: Janus) -> float:
+    """A number that changes with the weights."""
+    return float(sum(parameter.double().abs().sum() for parameter in janus.network.parameters()))
+
+
+def table(
+    cases: Sequence[Case], scores: Mapping[tuple[int, float, int], float | None], scales: Sequence[float], seeds: range
+) -> str:
+    """Mean score per category, of held-out and other prompts, and overall; a column for each guidance scale."""
+
+    def cell(chosen: Sequence[Case], scale: float) -> Mean:
+        return mean(scores[(case.index, scale, seed)] for case in chosen for seed in seeds)
+
+    rows: list[tuple[str, Sequence[Case]]] = [(c, [case for case in cases if case.category == c]) for c in CATEGORIES]
+    rows.append(("held-out combinations", [case for case in cases if case.held_out]))
+    rows.append(("other unseen scenes", [case for case in cases if not case.held_out]))
+    rows.append(("overall", cases))
+    lines = [f"{'judge mean ± s.e.':24s}" + "".join(f"  guidance {scale:<6g}" for scale in scales)]
+    for name, chosen in rows:
+        if chosen:
+            lines.append(f"{name:24s}" + "".join(f"  {cell(chosen, scale)!s:15s}" for scale in scales))
+    worst = {scale: min(cell(chosen, scale).value for _, chosen in rows[: len(CATEGORIES)]) for scale in scales}
+    lines.append(f"{'worst category':24s}" + "".join(f"  {worst[scale]:<15.3f}" for scale in scales))
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""How fast and how large: latency of one picture, and memory and start of a serving process."""
+
+import json
+import os
+import platform
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import load
+from model.generate import generate
+from model.vq import decode_images
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds for one picture: median of several, decoding of codes and of pixels apart."""
+
+    codes: float
+    pixels: float
+
+    @property
+    def total(self) -> float:
+        """From prompt to pixels."""
+        return self.codes + self.pixels
+
+
+def measure_latency(model: str, *, threads: int, runs: int = 7) -> Latency:
+    """One picture at the checkpoint's recipe, on the CPU."""
+    torch.set_num_threads(threads)
+    janus = load(model, device="cpu")
+    codes_seconds, pixels_seconds = [], []
+    for seed in range(runs + 1):
+        started = time.perf_counter()
+        codes = generate(janus, ["three red circles"], seeds=[seed])
+        middle = time.perf_counter()
+        decode_images(janus, codes)
+        codes_seconds.append(middle - started)
+        pixels_seconds.append(time.perf_counter() - middle)
+    return Latency(statistics.median(codes_seconds[1:]), statistics.median(pixels_seconds[1:]))
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server process: seconds to its first answer, and its peak memory in bytes after some pictures."""
+
+    ready_seconds: float
+    first_picture_seconds: float
+    peak_bytes: int
+
+
+def measure_serving(model: str, *, pictures: int = 8) -> Serving:
+    """Start `focusdiff-serve`, ask for pictures, stop it."""
+    port = free_port()
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "serve.command", "--model", model, "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_up(server, port, started + 120)
+        ready = time.perf_counter() - started
+        first = 0.0
+        for seed in range(pictures):
+            body = json.dumps({"prompt": "four red circles", "seed": seed}).encode()
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/v1/images/generations", body, {"content-type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                answer.read()
+            first = first or time.perf_counter() - started
+        peak = _peak_memory(server.pid)
+    finally:
+        server.terminate()
+        server.wait(30)
+    return Serving(ready, first, peak)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, deadline: float) -> None:
+    while time.perf_counter() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with code {server.returncode}")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError("the server did not come up in time")
+
+
+def _peak_memory(pid: int) -> int:
+    """Peak resident bytes of a running process; where /proc is missing, of finished children."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+
+def report(model: str, *, threads: int) -> str:
+    """A table for people and one JSON line for machines."""
+    latency = measure_latency(model, threads=threads)
+    serving = measure_serving(model)
+    place = {
+        "device": "cpu",
+        "dtype": "float32",
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+    }
+    lines = [
+        f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}, torch {torch.__version__}",
+        f"one picture, prompt to pixels      {latency.total:7.3f} s  (codes {latency.codes:.3f}, pixels {latency.pixels:.3f})",
+        f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
+        f"server's peak memory               {serving.peak_bytes / 2**20:7.0f} MiB",
+        json.dumps({"model": model, **place, "latency": asdict(latency), "serving": asdict(serving)}),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""The exact judge: full marks for what is right, next to none for what is wrong, damaged or empty."""
+
+import pytest
+from PIL import Image
+
+from bench.judge_check import DAMAGES, check, sample_pairs
+from pairs.exact_judge import ExactJudge
+from pairs.render import render
+from pairs.scene import CATEGORIES, Group, Scene
+from pairs.scores import arithmetic_mean, geometric_mean, mean
+from pairs.world import World
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, dict[str, float]]:
+    return check(sample_pairs(World(), 12))
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_rendered_scenes_get_full_marks(report: dict[str, dict[str, float]], category: str) -> None:
+    assert report["rendered, own caption"][category] >= 0.98
+
+
+@pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "rendered, own caption"])
+def test_wrong_and_damaged_pictures_get_next_to_none(report: dict[str, dict[str, float]], damage: str) -> None:
+    assert report[damage]["overall"] <= 0.05
+
+
+def test_factors_say_what_is_wrong() -> None:
+    image = Image.fromarray(render(Scene((Group(2, "red", "circle"),)), 1))
+    judge = ExactJudge()
+    right, colour, shape, count, tone, fill = judge(
+        [image] * 6,
+        [
+            "two red circles", "two blue circles", "two red stars", "three red circles", "two red circles at night",
+            "two striped red circles",
+        ],
+    )  # fmt: skip
+    assert right is not None
+    assert right.score == 1
+    for judgement, factor in ((colour, "colour"), (shape, "shape"), (count, "count"), (tone, "tone"), (fill, "fill")):
+        assert judgement is not None
+        assert judgement.score == 0
+        assert [name for name, value in judgement.factors.items() if value == 0] == [factor]
+
+
+def test_a_prompt_outside_the_grammar_is_not_judged() -> None:
+    image = Image.fromarray(render(Scene((Group(1, "red", "circle"),)), 1))
+    assert ExactJudge()([image], ["a cat on a sofa"]) == [None]
+
+
+def test_any_picture_size_is_read() -> None:
+    scene = Scene((Group(3, "green", "heart"),), tone="night")
+    image = Image.fromarray(render(scene, 2, size=384))
+    judgement = ExactJudge()([image], ["three green hearts at night"])[0]
+    assert judgement is not None
+    assert judgement.score > 0.95
+
+
+def test_paircomp_means() -> None:
+    # by hand: (1 + 0.5 + 0.25 + 0.5) / 4 and (1 · 0.5 · 0.25 · 0.5) ** (1/4)
+    scores = [1.0, 0.5, 0.25, 0.5]
+    assert arithmetic_mean(scores) == 0.5625
+    assert geometric_mean(scores) == pytest.approx(0.5)
+    assert geometric_mean([1.0, 0.0, 1.0, 1.0]) == 0
+
+
+def test_a_failed_judgement_is_not_a_zero() -> None:
+    result = mean([1.0, None, 0.5])
+    assert (result.value, result.count, result.missing) == (0.75, 2, 1)
+    assert result.standard_error == pytest.approx(0.25)  # s = √0.125, over √2
+    with pytest.raises(ValueError, match="none of 2"):
+        mean([None, None])

@@ -1,0 +1,167 @@
+"""The procedural world: captions read back what they say, pairs differ in one factor, what is held out stays out."""
+
+import re
+from itertools import product
+
+import numpy as np
+import pytest
+
+from pairs.caption import CaptionError, Wording, describe, parse
+from pairs.layout import arrange
+from pairs.render import render
+from pairs.scene import CATEGORIES, COLOURS, SHAPES, TONES, Category, Combination, Group, Scene, Sign
+from pairs.world import World, change, sample_scene
+from train.data import SceneSource
+from train.recipe import load_recipe
+
+RECIPE = load_recipe("tiny")
+WORLD = World(RECIPE.held_out)
+WORDINGS = [
+    Wording(lead, tone, relation, sign, one, say_day, say_solid)
+    for lead, tone, relation, sign, one, say_day, say_solid in product(
+        (0, 3, 4), range(3), range(2), range(3), (False, True), (False, True), (False, True)
+    )
+]
+
+
+def scenes(count: int, seed: int = 0) -> list[tuple[Category, Scene]]:
+    rng = np.random.default_rng(seed)
+    return [(category, sample_scene(rng, category)) for _ in range(count) for category in CATEGORIES]
+
+
+def test_every_wording_of_a_scene_parses_back_to_it() -> None:
+    for i, (_, scene) in enumerate(scenes(40)):
+        for wording in WORDINGS[i % 7 :: 7]:
+            caption = describe(scene, wording)
+            statement = parse(caption)
+            assert statement.scene == scene, caption
+            assert statement.names_tone == (scene.tone != "day" or wording.say_day), caption
+
+
+def test_captions_people_would_type() -> None:
+    assert parse("Three red circles.").scene == Scene((Group(3, "red", "circle"),))
+    assert parse("3 red circles").scene == Scene((Group(3, "red", "circle"),))
+    assert parse("an outlined blue star  at night").scene == Scene(
+        (Group(1, "blue", "star", "outlined"),), tone="night"
+    )
+    assert parse('a red sign that says "cat"').scene == Scene(sign=Sign("CAT", "red"))
+    assert parse("green heart").scene == Scene((Group(1, "green", "heart"),))
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "", "a dog", "three red circle", "a red circles", "six red circles", "red", "a red sign that says DOGMA",
+        "a red circle and a blue circle and a green circle", "two red circles above a blue star",
+        "three red circles and three blue stars", "red circles",
+    ],
+)  # fmt: skip
+def test_captions_outside_the_grammar_are_refused(caption: str) -> None:
+    with pytest.raises(CaptionError):
+        parse(caption)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_pairs_differ_in_a_word_or_two_and_in_their_factor_alone(category: Category) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        pair = WORLD.sample_pair(rng, category)
+        first, second = pair.scenes
+        assert first != second
+        words = [set(re.findall(r"\w+", caption)) for caption in pair.captions]
+        limit = {"style": 8}.get(category, 4)
+        assert 1 <= len(words[0] ^ words[1]) <= limit, pair.captions
+        if category in ("colour", "appearance", "style", "position", "text"):
+            # everything but the factor stands where it stood, so the pictures differ only there
+            a, b = arrange(first, 5), arrange(second, 5)
+            if category != "position":
+                assert [(o.x, o.y, o.radius) for o in a.objects] == [(o.x, o.y, o.radius) for o in b.objects]
+
+
+def test_change_of_position_is_its_opposite() -> None:
+    scene = Scene((Group(1, "red", "circle"), Group(1, "blue", "star")), relation="left of")
+    assert change(scene, "position", np.random.default_rng(0)).relation == "right of"
+
+
+def test_a_relation_told_backwards_is_the_same_scene() -> None:
+    a, b = Group(1, "red", "circle"), Group(1, "blue", "star")
+    told = Scene((a, b), relation="left of")
+    backwards = Scene((b, a), relation="right of")
+    assert told.canonical == backwards.canonical
+    assert told.split == backwards.split
+    combination = Combination("position", colour="red", relation="left of", other_colour="blue")
+    assert combination.matches(told)
+    assert combination.matches(backwards)
+    assert not combination.matches(Scene((b, a), relation="left of"))
+
+
+def test_combinations_match_one_group_as_a_whole() -> None:
+    combination = Combination("appearance", fill="striped", colour="red", shape="star")
+    scattered = Scene((Group(1, "red", "star"), Group(1, "blue", "star", "striped")))
+    assert not combination.matches(scattered)
+    assert combination.matches(Scene((Group(1, "blue", "star"), Group(1, "red", "star", "striped"))))
+
+
+def test_no_wording_of_what_is_held_out_occurs_in_training() -> None:
+    """Captions as training draws them, read back by the parser and by plain patterns."""
+    source = SceneSource(WORLD, RECIPE.seed, RECIPE.image_size)
+    number = {"two": 2, "three": 3, "four": 4, "five": 5}
+    seen = set()
+    for index in range(6000):
+        caption = source.caption(index, epoch=index % 3)
+        scene = parse(caption).scene
+        seen.add(scene.canonical)
+        assert scene.split == "train", caption
+        assert not any(combination.matches(scene) for combination in RECIPE.held_out), caption
+        for c in RECIPE.held_out:
+            if c.category == "appearance":
+                assert not re.search(rf"{c.fill} {c.colour} {c.shape}", caption)
+            elif c.category == "counting":
+                word = next(w for w, n in number.items() if n == c.count)
+                assert not re.search(rf"{word} (solid |striped |outlined )?{c.colour} {c.shape}s", caption)
+            elif c.category == "text":
+                assert not re.search(rf'{c.colour} sign .*"{c.text}"', caption)
+    assert len(seen) > 2500
+
+
+def test_every_category_holds_out_combinations_that_can_be_drawn() -> None:
+    rng = np.random.default_rng(1)
+    for category in CATEGORIES:
+        for _ in range(20):
+            scene = WORLD.sample_held_out(rng, category)
+            assert WORLD.is_held_out(scene)
+            assert WORLD.allows(scene, "test")
+            assert not WORLD.allows(scene, "train")
+
+
+def test_test_split_is_about_an_eighth() -> None:
+    splits = [scene.split for _, scene in scenes(700, seed=4)]
+    assert 0.09 < splits.count("test") / len(splits) < 0.16
+
+
+def test_objects_never_touch_and_stay_inside() -> None:
+    for seed, (_, scene) in enumerate(scenes(40, seed=8)):
+        objects = arrange(scene, seed).objects
+        for i, a in enumerate(objects):
+            assert a.radius < a.x < 1 - a.radius
+            assert a.radius < a.y < 1 - a.radius
+            for b in objects[:i]:
+                assert np.hypot(a.x - b.x, a.y - b.y) > a.radius + b.radius + 0.04
+
+
+def test_pictures_are_a_function_of_scene_and_seed_and_scale_with_size() -> None:
+    scene = Scene((Group(2, "red", "heart"), Group(1, "blue", "star")), tone="sunset")
+    assert np.array_equal(render(scene, 3), render(scene, 3))
+    assert not np.array_equal(render(scene, 3), render(scene, 4))
+    large = render(scene, 3, size=256).astype(float).reshape(64, 4, 64, 4, 3).mean((1, 3))
+    assert np.abs(large - render(scene, 3)).mean() < 3
+
+
+def test_every_look_is_visible() -> None:
+    """Changing colour, shape, fill or tone changes a good part of the object's pixels."""
+    for tone, shape, colour in product(TONES, SHAPES, COLOURS):
+        base = render(Scene((Group(1, colour, shape),), tone=tone), 1).astype(int)
+        empty = render(Scene((Group(1, colour, shape, "outlined"),), tone=tone), 1).astype(int)
+        striped = render(Scene((Group(1, colour, shape, "striped"),), tone=tone), 1).astype(int)
+        for other in (empty, striped):
+            assert (np.abs(base - other).max(-1) > 40).sum() > 60, (tone, shape, colour)

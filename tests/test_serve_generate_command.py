@@ -1,0 +1,93 @@
+"""`focusdiff-generate`: files, settings in them, resuming, and one-line refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model.checkpoint import load
+from model.generate import generate
+from model.vq import decode_images
+from serve.image import read_metadata
+
+
+def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "serve.generate_command", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_pictures_grid_and_settings(tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    result = run("three red circles", "--n", "2", "--seed", "7", "--out", out, "--json", "--guidance-scale", "3")
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["seed"] for row in rows] == [7, 8]
+    janus = load("tiny", device="cpu")
+    codes = generate(janus, ["three red circles"] * 2, seeds=[7, 8], guidance_scale=3)
+    for row, pixels in zip(rows, decode_images(janus, codes).numpy(), strict=True):
+        path = Path(row.pop("file"))
+        assert read_metadata(path) == row
+        assert row["guidance_scale"] == 3
+        with Image.open(path) as picture:
+            assert picture.tobytes() == pixels.tobytes()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "grid.png", "three-red-circles-7.png", "three-red-circles-8.png",
+    ]  # fmt: skip
+
+
+def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a blue star"}\n\n{"prompt": "two green hearts", "seed": 4, "n": 2}\n')
+    out = tmp_path / "out"
+    assert run("--prompts", prompts, "--out", out).returncode == 0
+    made = sorted(path for path in out.glob("0*.png"))
+    assert [path.name for path in made] == [
+        "00000-a-blue-star-0.png", "00001-two-green-hearts-4.png", "00001-two-green-hearts-5.png",
+    ]  # fmt: skip
+    before = [path.read_bytes() for path in made]
+    made[1].unlink()
+    stamp = made[0].stat().st_mtime_ns
+    again = run("--prompts", prompts, "--out", out)
+    assert "(1 new)" in again.stderr
+    assert [path.read_bytes() for path in made] == before
+    assert made[0].stat().st_mtime_ns == stamp
+    other = run("--prompts", prompts, "--out", out, "--temperature", "0.5")
+    assert other.returncode == 2
+    assert "other settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--n", "2"], "prompt"),
+        ([""], "prompt"),
+        (["red " * 400], "at most 256"),
+        (["a star", "--n", "0"], "n must be"),
+        (["a star", "--seed", "-1"], "seed"),
+        (["a star", "--top-p", "2"], "top_p"),
+        (["a star", "--model", "nothing"], "tiny-base"),
+        (["a star", "--batch", "0"], "--batch"),
+        (["--prompts", "missing.jsonl"], "missing.jsonl"),
+        (["a star", "--out", "/proc/nothing/here"], "/proc/nothing"),
+    ],
+)
+def test_refusals_are_one_line_with_exit_code_2(tmp_path: Path, arguments: list[str], named: str) -> None:
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    result = run(*arguments, *out)
+    assert result.returncode == 2
+    assert named in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("line", ['{"prompt": 3}', "{", '{"prompt": "a", "sed": 1}', '{"prompt": "a", "n": 0}', "[]"])
+def test_a_bad_line_of_a_prompts_file_is_named(tmp_path: Path, line: str) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "a blue star"}\n' + line + "\n")
+    result = run("--prompts", prompts, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "line 2" in result.stderr
+    assert result.stderr.count("\n") == 1
