@@ -23,7 +23,7 @@ from model.errors import CheckpointError
 from model.janus import Janus
 from model.names import SHIPPED, shipped_names
 from model.params import SamplingParams
-from model.prompt import BEGIN_OF_IMAGE, IMAGE_PLACEHOLDER, SpecialIds, special_ids
+from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids
 from model.weights import read_file, read_tensors
 
 Device = Literal["auto", "cpu", "cuda", "mps"] | str
@@ -71,8 +71,11 @@ def load(
     network = _build(config, tensors, chosen, _choose_dtype(dtype, chosen, held), source=str(folder))
     words = _load_tokenizer(Path(tokenizer) if tokenizer else folder, required=tokenizer is not None)
     ids = special_ids(words) if words else _ids_of_config(folder, config)
-    _complete_config(network, words, ids)
-    return Janus(folder.name, network, words, ids, _read_recipe(folder))
+    recipe = _read_recipe(folder)
+    network.generation_config = _generation_config(ids, recipe)
+    if words is not None and IMAGE_PLACEHOLDER in (vocabulary := words.get_vocab()):
+        network.config.image_token_id = vocabulary[IMAGE_PLACEHOLDER]
+    return Janus(folder.name, network, words, ids, recipe)
 
 
 def save(janus: Janus, folder: Path) -> None:
@@ -91,6 +94,7 @@ def save(janus: Janus, folder: Path) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         partial.chmod(0o755)
         logging.disable_progress_bar()
+        janus.network.generation_config = _generation_config(janus.ids, janus.recipe)
         janus.network.save_pretrained(partial)
         if janus.tokenizer is not None:
             janus.tokenizer.save_pretrained(partial)
@@ -213,19 +217,18 @@ def _ids_of_config(folder: Path, config: JanusConfig) -> SpecialIds:
     return SpecialIds(bos=text.bos_token_id, pad=text.pad_token_id or 0, begin_of_image=boi)
 
 
-def _complete_config(
-    network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None, ids: SpecialIds
-) -> None:
-    """What transformers' own generate needs to know: framing ids and the guidance scale."""
-    network.generation_config = GenerationConfig(
+def _generation_config(ids: SpecialIds, recipe: SamplingParams) -> GenerationConfig:
+    """What transformers' own generate needs to know to make pictures by the recipe."""
+    return GenerationConfig(
         bos_token_id=ids.bos,
         pad_token_id=ids.pad,
-        guidance_scale=5.0,
+        guidance_scale=recipe.guidance_scale,
+        do_sample=recipe.temperature > 0,
+        temperature=recipe.temperature or None,
+        top_k=recipe.top_k,
+        top_p=recipe.top_p,
         generation_kwargs={"boi_token_id": ids.begin_of_image},
     )
-    if tokenizer is not None and IMAGE_PLACEHOLDER in (vocabulary := tokenizer.get_vocab()):
-        network.config.image_token_id = vocabulary[IMAGE_PLACEHOLDER]
-        assert ids.begin_of_image == vocabulary[BEGIN_OF_IMAGE]
 
 
 def _read_recipe(folder: Path) -> SamplingParams:

@@ -8,7 +8,8 @@ from PIL import Image
 
 from pairs.caption import CaptionError, Statement, parse
 from pairs.judge import Judgement
-from pairs.reading import ObjectReading, Reading, ramp, read
+from pairs.pixels import ramp
+from pairs.reading import ObjectReading, Reading, read
 from pairs.scene import Group, Relation
 
 

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from pairs.render import INK, OUTLINE, PALETTE, Array, background, coverage, grid, shape_distance
-from pairs.scene import COLOURS, SHAPES, Colour, Fill, Shape, Tone
+from pairs.pixels import SIZE, Mask, chroma, hue_scores, ramp, to_array
+from pairs.render import INK, OUTLINE, Array, background, coverage, grid, shape_distance
+from pairs.scene import SHAPES, Colour, Fill, Shape, Tone
 from pairs.sign_reading import POST, BoardReading, read_board
 
-SIZE = 64  # pictures are read at this size
 _FOREGROUND = 55.0  # chroma distance from the background at which a pixel belongs to something
 _SMALLEST = 24  # pixels; the smallest object the world draws has about 60
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -52,25 +50,6 @@ class Reading:
     clean: float
 
 
-def ramp(value: float, low: float, high: float) -> float:
-    """0 at `low`, 1 at `high`, linear between; `low` may be the larger of the two."""
-    return float(np.clip((value - low) / (high - low), 0, 1))
-
-
-def to_array(image: Image.Image) -> Array:
-    """A picture of any size as [SIZE, SIZE, 3] float32 in 0–255."""
-    rgb = image.convert("RGB")
-    if rgb.size != (SIZE, SIZE):
-        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BOX)
-    return np.asarray(rgb, np.float32)
-
-
-def chroma(rgb: Array) -> Array:
-    """Two opponent channels, red − green and yellow − blue: [..., 3] → [..., 2]; grey is (0, 0)."""
-    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    return np.stack([r - g, (r + g) / 2 - b], axis=-1)
-
-
 def read(image: Image.Image) -> Reading:
     """Read one picture."""
     rgb = to_array(image)
@@ -82,7 +61,7 @@ def read(image: Image.Image) -> Reading:
     post = np.abs(rgb - np.array(POST, np.float32)).max(-1) < 40
     present = (strength > _FOREGROUND) | (darkness > 0.55)
     explained = np.zeros((SIZE, SIZE), bool)
-    board = read_board(rgb, present & ~post, post, _hue_scores)
+    board = read_board(rgb, present & ~post, post)
     if board is not None:
         explained |= board.region | _post_region(board)
     objects = []
@@ -128,24 +107,13 @@ def _post_region(board: BoardReading) -> Mask:
     return region
 
 
-def _hue_scores(colours: Array) -> dict[Colour, float]:
-    """How far the hues of strongly coloured pixels [N, 2] agree with each palette colour."""
-    if len(colours) == 0:
-        return dict.fromkeys(COLOURS, 0.0)
-    palette = chroma(np.array([PALETTE[c] for c in COLOURS], np.float32))
-    angles = np.arctan2(colours[:, 1], colours[:, 0])[:, None] - np.arctan2(palette[:, 1], palette[:, 0])[None]
-    nearest = np.abs((angles + np.pi) % (2 * np.pi) - np.pi).argmin(1)
-    shares = np.bincount(nearest, minlength=len(COLOURS)) / len(nearest)
-    return {colour: ramp(float(share), 0.45, 0.75) for colour, share in zip(COLOURS, shares, strict=True)}
-
-
 def _read_object(
     hue: Array, shift: Array, strength: Array, darkness: Array, part: Mask, window: tuple[slice, slice]
 ) -> ObjectReading:
     """Read the object that covers `part` of a window of the picture; arrays are [h, w] or [h, w, 2]."""
     near = ndimage.binary_dilation(part, iterations=3)
     strong = part & (strength > 0.6 * np.percentile(strength[part], 95)) & (strength > _FOREGROUND)
-    colours = _hue_scores(hue[strong])
+    colours = hue_scores(hue[strong])
     # how much of each pixel is the object's own paint: along the line from background to its colour
     paint = np.median(hue[strong], axis=0) if strong.any() else np.zeros(2, np.float32)
     line = paint - (hue - shift)

@@ -1,23 +1,20 @@
 """Reading a sign: its board, the board's colour, and the glyphs on it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from pairs.glyphs import GLYPHS, segments
 from pairs.layout import BOARD_HALF_HEIGHT, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, GLYPH_PITCH
+from pairs.pixels import SIZE, Mask, chroma, hue_scores, ramp
 from pairs.render import PALETTE, STROKE, Array, letter_colour
 from pairs.scene import Colour
 
 POST = (126, 92, 62)
-_SIZE = 64
 _HALF = (8, 9)  # half extents in pixels of the window around a glyph: x, y
 _STEPS = 4  # positions a pixel at which glyph templates are drawn
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,8 @@ class BoardReading:
         return float(np.prod([scores[glyph] for scores, glyph in zip(self.glyphs, text, strict=True)]))
 
 
-def read_board(
-    rgb: Array, present: Mask, post: Mask, hue_scores: Callable[[Array], dict[Colour, float]]
-) -> BoardReading | None:
+def read_board(rgb: Array, present: Mask, post: Mask) -> BoardReading | None:
     """The sign in a picture [64, 64, 3], if a part of `present` [64, 64] is a board above a `post` [64, 64]."""
-    from pairs.reading import chroma, ramp
-
     solid = ndimage.binary_opening(ndimage.binary_fill_holes(present), np.ones((3, 3), bool))
     labels, count = ndimage.label(solid)
     if count == 0:
@@ -57,7 +50,7 @@ def read_board(
     rows = np.nonzero(part.sum(1) > 0.6 * part.sum(1).max())[0]
     columns = np.nonzero(part.sum(0) > 0.6 * part.sum(0).max())[0]
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    height, width = (bottom - top) / _SIZE, (right - left) / _SIZE
+    height, width = (bottom - top) / SIZE, (right - left) / SIZE
     n = round((width - 0.08) / GLYPH_PITCH)
     if n not in (1, 3):
         return None
@@ -79,11 +72,11 @@ def read_board(
     line = ink - board
     written = np.clip(((rgb - board) * line).sum(-1) / (line * line).sum(), 0, 1)
     cx, cy = (left + right) / 2, (top + bottom) / 2
-    centres = [cx + (i - (n - 1) / 2) * GLYPH_PITCH * _SIZE for i in range(n)]
+    centres = [cx + (i - (n - 1) / 2) * GLYPH_PITCH * SIZE for i in range(n)]
     glyphs = tuple(_read_glyph(written, x, cy) for x in centres)
-    region = np.zeros((_SIZE, _SIZE), bool)
+    region = np.zeros((SIZE, SIZE), bool)
     region[max(0, top - 3) : bottom + 3, max(0, left - 3) : right + 3] = True
-    return BoardReading(float(cx / _SIZE), float(cy / _SIZE), shape, hues, glyphs, region)
+    return BoardReading(float(cx / SIZE), float(cy / SIZE), shape, hues, glyphs, region)
 
 
 def _post_share(post: Mask, bottom: int, middle: int) -> float:
@@ -94,8 +87,6 @@ def _post_share(post: Mask, bottom: int, middle: int) -> float:
 
 def _read_glyph(written: Array, x: float, y: float) -> dict[str, float]:
     """Scores of every glyph around a centre in pixels, the best over small shifts."""
-    from pairs.reading import ramp
-
     best = np.zeros(len(GLYPHS))
     padded = np.pad(written, 12)
     for dx in np.arange(-1.5, 1.6, 0.5):
@@ -116,11 +107,11 @@ def _templates(fx: float, fy: float) -> Array:
     x, y = np.meshgrid(np.arange(-_HALF[0], _HALF[0]) + 0.5 - fx, np.arange(-_HALF[1], _HALF[1]) + 0.5 - fy)
     drawn = []
     for glyph in GLYPHS:
-        lines = segments(glyph) * np.array([GLYPH_HALF_WIDTH, GLYPH_HALF_HEIGHT]) * _SIZE
+        lines = segments(glyph) * np.array([GLYPH_HALF_WIDTH, GLYPH_HALF_HEIGHT]) * SIZE
         distance = np.full(x.shape, np.inf)
         for (ax, ay), (bx, by) in lines:
             ex, ey = bx - ax, by - ay
             t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)
             distance = np.minimum(distance, np.hypot(x - ax - t * ex, y - ay - t * ey))
-        drawn.append(np.clip(0.5 - (distance - STROKE * _SIZE), 0, 1))
+        drawn.append(np.clip(0.5 - (distance - STROKE * SIZE), 0, 1))
     return np.stack(drawn).astype(np.float32)

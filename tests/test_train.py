@@ -1,26 +1,30 @@
 """Training: schedules, the codebook, batches that depend on the step alone, and runs that survive a kill."""
 
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 
+import train.run
+import train.vq_trainer
 from pairs.world import World
 from train.data import SceneSource
-from train.recipe import RecipeError, load_recipe
+from train.recipe import Recipe, RecipeError, load_recipe
 from train.schedule import warmup_cosine
-from train.sft import Average, Batches, SFTSettings
+from train.sft import Average, Batch, Batches, SFTSettings, train_sft
+from train.tiny import build_network
 from train.tokenizer import train_text_tokenizer
-from train.vq_trainer import SphericalCodebook
+from train.vq_trainer import SphericalCodebook, VQSettings, to_pixels, train_tokenizer
 
 SMALL = """
 seed = 3
@@ -142,25 +146,105 @@ def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: s
         load_recipe("enormous")
 
 
-def train(recipe: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "train.command", str(recipe), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+class Killed(BaseException):
+    """Stands for a kill: nothing below catches it."""
+
+
+def small_network(source: SceneSource) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerBase]:
+    recipe = Recipe.model_validate(tomllib.loads(SMALL))
+    tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(200)), recipe.language.vocab_size)
+    return build_network(recipe, tokenizer), tokenizer
+
+
+def test_sft_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # after every step
+    source = SceneSource(World(), 0, 64)
+    codes = torch.randint(64, (40, 64), generator=torch.Generator().manual_seed(1)).to(torch.int16)
+    chosen = settings(steps=12)
+
+    def sft(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+        network, tokenizer = small_network(source)
+
+        class Stopping(Batches):
+            def __getitem__(self, step: int) -> Batch:
+                if step == stop_at:
+                    raise Killed
+                return super().__getitem__(step)
+
+        train_sft(network, Stopping(source, codes, tokenizer, chosen), folder, chosen)
+        return load_file(folder / "final.safetensors") | load_file(folder / "base.safetensors")
+
+    whole = sft(tmp_path / "whole")
+    for step in (3, 9):
+        with pytest.raises(Killed):
+            sft(tmp_path / "stopped", step)
+    resumed = sft(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    curves = [(tmp_path / name / "curve.csv").read_text() for name in ("whole", "stopped")]
+    assert curves[0] == curves[1]
+
+
+def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
+    source = SceneSource(World(), 0, 64)
+    images = np.stack([source.image(i) for i in range(32)])
+    chosen = VQSettings(steps=8, batch_size=2, learning_rate=1e-3, continuous_steps=3)
+    count = 0
+
+    def tokenizer(folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+        nonlocal count
+        count = 0
+        vq = small_network(source)[0].model.vqmodel
+
+        def pixels(*arguments: object) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            if count == stop_after:
+                raise Killed
+            return to_pixels(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(train.vq_trainer, "to_pixels", pixels)
+        train_tokenizer(vq, images, folder, chosen)
+        return dict(vq.state_dict())
+
+    whole = tokenizer(tmp_path / "whole")
+    with pytest.raises(Killed):
+        tokenizer(tmp_path / "stopped", 2)  # before the codebook exists
+    with pytest.raises(Killed):
+        tokenizer(tmp_path / "stopped", 5)  # the start of the codebook draws pictures too, then quantised steps
+    resumed = tokenizer(tmp_path / "stopped")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def command(recipe: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "train.command", str(recipe), "--out", str(out)]
+
+
+def finish(recipe: Path, out: Path) -> None:
+    result = subprocess.run(command(recipe, out), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def kill_after(recipe: Path, out: Path, marker: Path) -> None:
+    """Start a run and kill it as soon as a file appears."""
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command(recipe, out), stdout=quiet, stderr=quiet) as run:
+        deadline = time.monotonic() + 120
+        while run.poll() is None and not marker.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert run.poll() is None, "the run ended before it could be killed"
+        run.kill()
 
 
 def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL)
-    whole = train(recipe, tmp_path / "whole")
-    assert whole.wait(250) == 0, whole.stdout and whole.stdout.read()
-    for marker in ("vq/state.pt", "sft/base.safetensors"):
-        run = train(recipe, tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        while run.poll() is None and not (tmp_path / "killed" / marker).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-    assert train(recipe, tmp_path / "killed").wait(250) == 0
+    finish(recipe, tmp_path / "whole")
+    kill_after(recipe, tmp_path / "killed", tmp_path / "killed" / "sft" / "base.safetensors")
+    finish(recipe, tmp_path / "killed")
     for name in ("tiny", "tiny-base"):
         a, b = (load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "killed"))
         assert a.keys() == b.keys()

@@ -61,25 +61,33 @@ def render_images(source: SceneSource, count: int, folder: Path) -> NDArray[np.u
     if note.exists() and note.read_text() != identity:
         raise ValueError(f"{folder} holds pictures of another world or size; choose another folder or remove it")
     write_atomically(note, lambda path: path.write_text(identity))
-    shards = range(-(-count // SHARD))
-    missing = [shard for shard in shards if not _shard_path(folder, shard).exists()]
+    shards = [_Shard(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+    missing = [shard for shard in shards if not (folder / shard.name).exists()]
     if missing:
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             work = pool.map(partial(_render_shard, source, folder), missing)
             for _ in tqdm(work, total=len(missing), desc="render", unit="shard"):
                 pass
-    return np.concatenate([np.load(_shard_path(folder, shard)) for shard in shards])[:count]
+    return np.concatenate([np.load(folder / shard.name) for shard in shards])
 
 
-def _shard_path(folder: Path, shard: int) -> Path:
-    return folder / f"images-{shard:04d}.npy"
+@dataclass(frozen=True)
+class _Shard:
+    """Rows start … stop − 1 of a source, in one file."""
+
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"images-{self.start:07d}-{self.stop:07d}.npy"
 
 
-def _render_shard(source: SceneSource, folder: Path, shard: int) -> None:
-    images = np.stack([source.image(i) for i in range(shard * SHARD, (shard + 1) * SHARD)])
+def _render_shard(source: SceneSource, folder: Path, shard: _Shard) -> None:
+    images = np.stack([source.image(i) for i in range(shard.start, shard.stop)])
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:
             np.save(file, images)
 
-    write_atomically(_shard_path(folder, shard), write)
+    write_atomically(folder / shard.name, write)

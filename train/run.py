@@ -11,6 +11,9 @@ from tqdm import tqdm
 
 from pairs.files import write_atomically
 
+LOG_EVERY = 20  # steps to a row of the curve
+SAVE_EVERY_SECONDS = 60.0
+
 
 class Stateful(Protocol):
     """What a checkpoint can hold: modules, optimisers, plain counters."""
@@ -29,11 +32,9 @@ class Run:
     was killed goes on exactly as if it had not been.
     """
 
-    def __init__(self, folder: Path, total_steps: int, *, log_every: int = 20, save_every_seconds: float = 60) -> None:
+    def __init__(self, folder: Path, total_steps: int) -> None:
         self.folder = folder
         self.total_steps = total_steps
-        self.log_every = log_every
-        self.save_every_seconds = save_every_seconds
         self._sums: dict[str, float] = {}
         self._count = 0
         self._rows: list[dict[str, float]] = []
@@ -48,17 +49,17 @@ class Run:
             for step in range(start, self.total_steps):
                 yield step
                 self._bar.update()
-                if time.monotonic() - saved > self.save_every_seconds:
+                if time.monotonic() - saved > SAVE_EVERY_SECONDS:
                     self._save(step + 1, state)
                     saved = time.monotonic()
         self._save(self.total_steps, state)
 
     def log(self, step: int, **values: torch.Tensor | float) -> None:
-        """Add a step's values to the running mean; a row of the curve every `log_every` steps."""
+        """Add a step's values to the running mean; a row of the curve every LOG_EVERY steps."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1
-        if (step + 1) % self.log_every == 0 or step + 1 == self.total_steps:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == self.total_steps:
             row = {"step": float(step + 1)} | {name: total / self._count for name, total in self._sums.items()}
             self._rows.append(row)
             self._sums, self._count = {}, 0

@@ -49,7 +49,7 @@ def train_tiny(recipe: Recipe, out: Path) -> dict[str, Path]:
     source = SceneSource(World(recipe.held_out), recipe.seed, recipe.image_size, recipe.category_weights)
     tokenizer = _text_tokenizer(source, recipe, out / "tokenizer")
     codes = _image_tokenizer(source, recipe, out)
-    network = _build_network(recipe, tokenizer)
+    network = build_network(recipe, tokenizer)
     network.model.vqmodel.load_state_dict(load_file(out / "vq" / "final.safetensors"))
     _start_code_embedding(network)
     settings = SFTSettings(**recipe.sft.model_dump(), seed=recipe.seed)
@@ -123,7 +123,8 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast | None) -> JanusC
     )
 
 
-def _build_network(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGeneration:
+def build_network(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGeneration:
+    """An untrained network of a recipe's geometry; the recipe's seed decides its start."""
     torch.manual_seed(recipe.seed)
     return JanusForConditionalGeneration(_config(recipe, tokenizer))
 

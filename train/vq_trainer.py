@@ -178,7 +178,7 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
 def _start_codebook(
     vq: JanusVQVAE, book: SphericalCodebook, images: NDArray[np.uint8], generator: torch.Generator
 ) -> None:
-    chosen = torch.randint(len(images), (1024,), generator=generator)
+    chosen = torch.randperm(len(images), generator=generator)[:1024]
     latents = torch.cat([encode_latents(vq, to_pixels(images, part)).flatten(0, 2) for part in torch.split(chosen, 64)])
     # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
     _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
