@@ -26,6 +26,11 @@ def main() -> None:
     judge.add_argument("--per-category", type=int, default=100, help="pairs of each category (default: 100)")
     judge.set_defaults(run=judge_check)
 
+    sheet = benches.add_parser("sheet", help="a contact sheet of prompt pairs")
+    add_model_arguments(sheet)
+    sheet.add_argument("--out", type=Path, default=Path("pairs.png"), help="PNG file (default: pairs.png)")
+    sheet.set_defaults(run=draw_sheet)
+
     speed = benches.add_parser("speed", help="latency, start and memory of a small model on the CPU")
     speed.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     speed.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
@@ -37,9 +42,9 @@ def main() -> None:
 
 def pairshapes(arguments: argparse.Namespace) -> None:
     """The score table of one checkpoint."""
-    from bench.pairshapes import Picture, judge_pictures, table, test_cases
+    from bench.pairshapes import Picture, judge_pictures, table, unseen_cases
     from bench.reconstruction import reconstruction_scores
-    from model.checkpoint import load
+    from model.checkpoint import load_from
     from pairs.scores import mean
     from pairs.world import World
     from train.recipe import load_recipe
@@ -47,11 +52,8 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     for scale in arguments.guidance:
         if not 1 <= scale <= 20:
             raise ValueError(f"--guidance must be from 1 to 20, not {scale:g}")
-    janus = load(
-        arguments.model, device=arguments.device, dtype=arguments.dtype, tokenizer=arguments.tokenizer,
-        overlay=arguments.weights, revision=arguments.revision,
-    )  # fmt: skip
-    cases = test_cases(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
+    janus = load_from(arguments)
+    cases = unseen_cases(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
     seeds = range(arguments.seeds)
     pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
     results = arguments.out / f"{janus.name}.jsonl"
@@ -70,6 +72,14 @@ def judge_check(arguments: argparse.Namespace) -> None:
     from pairs.world import World
 
     print(table(check(sample_pairs(World(), arguments.per_category))))
+
+
+def draw_sheet(arguments: argparse.Namespace) -> None:
+    """The contact sheet as a file."""
+    from bench.sheet import pair_sheet
+    from model.checkpoint import load_from
+
+    pair_sheet(load_from(arguments)).save(arguments.out)
 
 
 def measure_speed(arguments: argparse.Namespace) -> None:

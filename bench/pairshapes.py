@@ -20,6 +20,7 @@ from model.janus import Janus
 from model.vq import decode_images
 from pairs.caption import Wording, describe
 from pairs.exact_judge import ExactJudge
+from pairs.files import write_atomically
 from pairs.scene import CATEGORIES, Category, Scene
 from pairs.scores import Mean, mean
 from pairs.world import World
@@ -52,7 +53,7 @@ class Picture:
         return self.case.index, self.guidance_scale, self.seed
 
 
-def test_cases(world: World, per_category: int) -> list[Case]:
+def unseen_cases(world: World, per_category: int) -> list[Case]:
     """Unseen prompts, the same for every checkpoint: scenes of the test split, 40 % held-out combinations."""
     cases: list[Case] = []
     for number, category in enumerate(CATEGORIES):
@@ -87,6 +88,8 @@ def judge_pictures(
     results.parent.mkdir(parents=True, exist_ok=True)
     judge = ExactJudge()
     missing = [picture for picture in pictures if picture.key not in scores]
+    if results.exists() and not results.read_text().endswith("\n"):
+        _drop_cut_line(results)
     with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
         if not scores and file.tell() == 0:
             file.write(json.dumps(identity) + "\n")
@@ -110,6 +113,12 @@ def _complete_rows(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:  # the last line of a killed run may be cut
             continue
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Remove the last line of a killed run, so that the next one starts on a line of its own."""
+    whole = path.read_text().rpartition("\n")[0]
+    write_atomically(path, lambda partial: partial.write_text(whole + "\n"))
 
 
 def _batches(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:

@@ -1,5 +1,6 @@
 """Checkpoints in and out: DeepSeek's layout, transformers' layout, shipped names, hub ids."""
 
+import argparse
 import json
 import os
 import shutil
@@ -78,6 +79,18 @@ def load(
     return Janus(folder.name, network, words, ids, recipe)
 
 
+def load_from(arguments: argparse.Namespace) -> Janus:
+    """The model that a command line names (see `model.cli.add_model_arguments`)."""
+    return load(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        tokenizer=arguments.tokenizer,
+        overlay=arguments.weights,
+        revision=arguments.revision,
+    )
+
+
 def save(janus: Janus, folder: Path) -> None:
     """Write a checkpoint in transformers' layout, with tokenizer, generation settings and recipe.
 
@@ -118,9 +131,8 @@ def _find(name: str, revision: str | None) -> Path:
         raise CheckpointError(
             f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)"
         )
-    raise CheckpointError(
-        f"no model {name!r}: give a folder, a hub id (owner/name), or one of {', '.join(shipped_names())}"
-    )
+    shipped = "".join(f", or {known}" for known in shipped_names())
+    raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name){shipped}")
 
 
 def _download(name: str, revision: str | None) -> Path:

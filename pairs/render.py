@@ -28,9 +28,10 @@ SKY: dict[Tone, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 }
 INK = (52, 50, 56)
 WHITE = (252, 252, 252)
+CELL = 0.125  # a code cell of an 8 × 8 grid
 STROKE = 0.019  # half the width of a glyph's line
 OUTLINE = 0.04  # width of an outlined shape's line
-STRIPE = 0.125  # period of stripes: a code cell of an 8 × 8 grid, and in phase with it
+STRIPE = CELL  # period of a striped shape's stripes, in phase with the cells
 
 
 @lru_cache(maxsize=8)
@@ -134,25 +135,26 @@ def _blend(canvas: Array, colour: Array | tuple[int, int, int], alpha: Array) ->
 
 
 def _decorate(canvas: Array, tone: Tone, seed: int, size: int) -> None:
+    """Clouds, stars or paper grain, in step with the code cells: what a prompt leaves open costs few codes."""
     rng = np.random.default_rng(seed)
     x, y = grid(size)
     if tone in ("day", "sunset"):
         colour = (255, 255, 255) if tone == "day" else (255, 236, 222)
-        for _ in range(2):
-            cx, cy = rng.uniform(0.1, 0.9), rng.uniform(0.08, 0.3)
-            puffs = [
-                ((cx + dx), (cy + dy), r) for dx, dy, r in ((-0.08, 0.012, 0.05), (0, -0.01, 0.07), (0.09, 0.014, 0.05))
-            ]
+        first = int(rng.integers(7))
+        for column in (first, (first + int(rng.integers(3, 5))) % 7):
+            cx, cy = (column + 1) * CELL, int(rng.integers(1, 3)) * CELL
+            puffs = ((cx - 0.08, cy + 0.012, 0.05), (cx, cy - 0.01, 0.07), (cx + 0.09, cy + 0.014, 0.05))
             distance = np.min([np.hypot(x - px, (y - py) * 1.35) - r for px, py, r in puffs], axis=0)
             _blend(canvas, colour, 0.62 * np.clip(0.5 - distance / 0.035, 0, 1))
     elif tone == "night":
-        for sx, sy, light in zip(rng.uniform(0, 1, 14), rng.uniform(0, 1, 14), rng.uniform(0.35, 0.9, 14), strict=True):
-            distance = np.hypot(x - sx, y - sy) - 0.006
-            _blend(canvas, (255, 250, 225), np.float32(light) * coverage(distance, 64))
+        for row, column in np.argwhere(rng.random((8, 8)) < 0.2):
+            # every cell has a place of its own for a star, so that together they look strewn
+            sx = (column + 0.5 + 0.25 * ((3 * row + 5 * column) % 3 - 1)) * CELL
+            sy = (row + 0.5 + 0.25 * ((5 * row + 2 * column) % 3 - 1)) * CELL
+            _blend(canvas, (255, 250, 225), 0.8 * coverage(np.hypot(x - sx, y - sy) - 0.006, 64))
     else:
-        tilt = rng.uniform(0.8, 1.2)
-        lines = np.sin((x * tilt + y) * 55 + rng.uniform(0, 6)) * 0.5 + 0.5
-        _blend(canvas, (214, 206, 190), (0.34 * lines).astype(np.float32))
+        lines = np.sin((x - y) * (2 * np.pi / CELL)) * 0.5 + 0.5
+        _blend(canvas, (214, 206, 190), 0.34 * lines)
 
 
 def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:

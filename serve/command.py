@@ -21,20 +21,13 @@ def serve(arguments: argparse.Namespace) -> None:
     """Load the model, then listen until stopped."""
     import uvicorn
 
-    from model.checkpoint import load
+    from model.checkpoint import load_from
     from serve.app import create_app
     from serve.backend import LocalBackend
 
     if not 0 <= arguments.port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535, not {arguments.port}")
-    janus = load(
-        arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        tokenizer=arguments.tokenizer,
-        overlay=arguments.weights,
-        revision=arguments.revision,
-    )
+    janus = load_from(arguments)
     print(f"{janus.name} on {janus.device}: http://{arguments.host}:{arguments.port}/docs", flush=True)
     uvicorn.run(create_app(LocalBackend(janus)), host=arguments.host, port=arguments.port, log_level="info")
 

@@ -57,17 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from PIL import Image
 
-    from model.checkpoint import load
+    from model.checkpoint import load_from
     from serve.image import grid, write_png
 
-    janus = load(
-        arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        tokenizer=arguments.tokenizer,
-        overlay=arguments.weights,
-        revision=arguments.revision,
-    )
+    janus = load_from(arguments)
     wanted = plan(lines, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
     missing = [one for one in wanted if not _is_there(one)]

@@ -12,9 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from model.checkpoint import load, save
 from model.janus import Janus
+from model.params import SamplingParams
+from model.prompt import special_ids
+from pairs.world import World
+from train.data import SceneSource
+from train.recipe import Recipe, load_recipe
+from train.tiny import build_network
+from train.tokenizer import train_text_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 _SCALES = {
@@ -68,6 +76,34 @@ def converted_folder(tmp_path_factory: pytest.TempPathFactory, deepseek: Janus) 
     """The golden model, written in transformers' layout."""
     folder = tmp_path_factory.mktemp("converted") / "janus_tiny"
     save(deepseek, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_recipe() -> Recipe:
+    """A recipe that trains in seconds."""
+    return load_recipe(str(Path(__file__).parent / "small.toml"))
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(small_recipe: Recipe) -> PreTrainedTokenizerFast:
+    """A text tokenizer over captions of the world."""
+    source = SceneSource(World(), 0, small_recipe.image_size)
+    return train_text_tokenizer((source.caption(i, 0) for i in range(200)), small_recipe.language.vocab_size)
+
+
+@pytest.fixture(scope="session")
+def small_folder(
+    tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """An untrained checkpoint with tokenizer and recipe, 64 × 64 pixels, whose image head is made lively."""
+    network = build_network(small_recipe, small_tokenizer)
+    with torch.no_grad():
+        network.model.generation_head.vision_head.weight.mul_(200)
+        network.model.language_model.embed_tokens.weight.mul_(50)
+    folder = tmp_path_factory.mktemp("small") / "small"
+    sampling = SamplingParams(**small_recipe.sampling.model_dump())
+    save(Janus("small", network.eval(), small_tokenizer, special_ids(small_tokenizer), sampling), folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from bench.speed import free_port
 from model.checkpoint import load
 from model.generate import generate
+from model.janus import Janus
 from model.params import MAX_SEED
 from model.vq import decode_images
 from serve.app import create_app
@@ -28,8 +30,13 @@ URL = "/v1/images/generations"
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[LocalBackend]:
-    backend = LocalBackend(load("tiny", device="cpu"))
+def janus(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def backend(janus: Janus) -> Iterator[LocalBackend]:
+    backend = LocalBackend(janus)
     yield backend
     backend.close()
 
@@ -43,15 +50,14 @@ def pictures(answer: dict[str, Any]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(row["b64_json"]))) for row in answer["data"]]
 
 
-def test_pictures_are_those_of_the_reference_loop(client: TestClient) -> None:
+def test_pictures_are_those_of_the_reference_loop(client: TestClient, janus: Janus) -> None:
     answer = client.post(URL, json={"prompt": "three red circles", "n": 2, "seed": 5}).json()
-    janus = load("tiny", device="cpu")
     codes = generate(janus, ["three red circles"] * 2, seeds=[5, 6])
     expected = decode_images(janus, codes).numpy()
     for picture, pixels, seed in zip(pictures(answer), expected, (5, 6), strict=True):
         assert picture.tobytes() == pixels.tobytes()
         made_with = json.loads(picture.text["focusdiff"])  # type: ignore[attr-defined]
-        assert made_with == {"model": "tiny", "seed": seed, **janus.recipe.as_dict()}
+        assert made_with == {"model": "small", "seed": seed, **janus.recipe.as_dict()}
     assert [row["seed"] for row in answer["data"]] == [5, 6]
     assert answer["usage"]["output_tokens"] == 2 * janus.image_tokens
     assert answer["size"] == "64x64"
@@ -104,7 +110,7 @@ def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status
     assert error["type"] == "invalid_request_error"
     assert error["message"]
     if param == "model":
-        assert "tiny" in error["message"]
+        assert "small" in error["message"]
 
 
 def test_lone_surrogates_and_broken_json_are_refused(client: TestClient) -> None:
@@ -144,16 +150,16 @@ def post(port: int, body: dict[str, Any]) -> dict[str, Any]:
         return content
 
 
-def test_a_real_server() -> None:
+def test_a_real_server(small_folder: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--model", "tiny-base", "--port", str(port)]
+    command = [sys.executable, "-m", "serve.command", "--model", str(small_folder), "--port", str(port)]
     server = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 120
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as health:
-                    assert json.load(health) == {"status": "ok", "model": "tiny-base"}
+                    assert json.load(health) == {"status": "ok", "model": "small"}
                     break
             except urllib.error.URLError:
                 assert server.poll() is None
@@ -172,4 +178,4 @@ def test_an_unknown_model_is_one_line_and_exit_code_2() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    assert "tiny" in result.stderr
+    assert "no-such-model" in result.stderr

@@ -19,13 +19,26 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_pictures_grid_and_settings(tmp_path: Path) -> None:
+def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
     out = tmp_path / "pictures"
-    result = run("three red circles", "--n", "2", "--seed", "7", "--out", out, "--json", "--guidance-scale", "3")
+    result = run(
+        "three red circles",
+        "--model",
+        small_folder,
+        "--n",
+        "2",
+        "--seed",
+        "7",
+        "--out",
+        out,
+        "--json",
+        "--guidance-scale",
+        "3",
+    )
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["seed"] for row in rows] == [7, 8]
-    janus = load("tiny", device="cpu")
+    janus = load(small_folder, device="cpu")
     codes = generate(janus, ["three red circles"] * 2, seeds=[7, 8], guidance_scale=3)
     for row, pixels in zip(rows, decode_images(janus, codes).numpy(), strict=True):
         path = Path(row.pop("file"))
@@ -38,11 +51,12 @@ def test_pictures_grid_and_settings(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path, small_folder: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "a blue star"}\n\n{"prompt": "two green hearts", "seed": 4, "n": 2}\n')
     out = tmp_path / "out"
-    assert run("--prompts", prompts, "--out", out).returncode == 0
+    call = ("--prompts", prompts, "--out", out, "--model", small_folder)
+    assert run(*call).returncode == 0
     made = sorted(path for path in out.glob("0*.png"))
     assert [path.name for path in made] == [
         "00000-a-blue-star-0.png", "00001-two-green-hearts-4.png", "00001-two-green-hearts-5.png",
@@ -50,11 +64,11 @@ def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path) -> No
     before = [path.read_bytes() for path in made]
     made[1].unlink()
     stamp = made[0].stat().st_mtime_ns
-    again = run("--prompts", prompts, "--out", out)
+    again = run(*call)
     assert "(1 new)" in again.stderr
     assert [path.read_bytes() for path in made] == before
     assert made[0].stat().st_mtime_ns == stamp
-    other = run("--prompts", prompts, "--out", out, "--temperature", "0.5")
+    other = run(*call, "--temperature", "0.5")
     assert other.returncode == 2
     assert "other settings" in other.stderr
 
@@ -68,15 +82,18 @@ def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path) -> No
         (["a star", "--n", "0"], "n must be"),
         (["a star", "--seed", "-1"], "seed"),
         (["a star", "--top-p", "2"], "top_p"),
-        (["a star", "--model", "nothing"], "tiny-base"),
+        (["a star", "--model", "nothing"], "no model 'nothing'"),
         (["a star", "--batch", "0"], "--batch"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
         (["a star", "--out", "/proc/nothing/here"], "/proc/nothing"),
     ],
 )
-def test_refusals_are_one_line_with_exit_code_2(tmp_path: Path, arguments: list[str], named: str) -> None:
+def test_refusals_are_one_line_with_exit_code_2(
+    tmp_path: Path, small_folder: Path, arguments: list[str], named: str
+) -> None:
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
-    result = run(*arguments, *out)
+    model = [] if "--model" in arguments else ["--model", str(small_folder)]
+    result = run(*arguments, *out, *model)
     assert result.returncode == 2
     assert named in result.stderr
     assert result.stderr.count("\n") == 1

@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 import time
-import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 import train.run
 import train.vq_trainer
@@ -26,46 +25,7 @@ from train.tiny import build_network
 from train.tokenizer import train_text_tokenizer
 from train.vq_trainer import SphericalCodebook, VQSettings, to_pixels, train_tokenizer
 
-SMALL = """
-seed = 3
-image_size = 64
-held_out = [{ category = "counting", count = 3, colour = "green", shape = "star" }]
-[data]
-images = 64
-[vq]
-base_channels = 32
-channel_multiplier = [1, 1, 1, 1]
-num_res_blocks = 0
-latent_channels = 32
-embed_dim = 8
-num_embeddings = 64
-[vq_training]
-steps = 6
-batch_size = 2
-learning_rate = 1e-3
-continuous_steps = 2
-[language]
-vocab_size = 300
-hidden_size = 32
-intermediate_size = 64
-num_hidden_layers = 1
-num_attention_heads = 2
-max_position_embeddings = 128
-[sft]
-steps = 40
-batch_size = 2
-learning_rate = 1e-3
-warmup = 2
-weight_decay = 0.05
-drop_prompt = 0.1
-average_decay = 0.9
-base_at = 0.5
-[sampling]
-guidance_scale = 2.0
-temperature = 1.0
-top_k = 0
-top_p = 1.0
-"""
+SMALL_RECIPE = (Path(__file__).parent / "small.toml").read_text()
 
 
 def test_warmup_cosine() -> None:
@@ -139,7 +99,7 @@ def test_batches_depend_on_the_step_alone_and_cover_an_epoch_once() -> None:
 )
 def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: str) -> None:
     path = tmp_path / "bad.toml"
-    path.write_text(SMALL.replace(change, change.split("=")[0] + '= "many"'))
+    path.write_text(SMALL_RECIPE.replace(change, change.split("=")[0] + '= "many"'))
     with pytest.raises(RecipeError, match=rf"bad\.toml: {field}"):
         load_recipe(str(path))
     with pytest.raises(RecipeError, match="tiny"):
@@ -150,20 +110,16 @@ class Killed(BaseException):
     """Stands for a kill: nothing below catches it."""
 
 
-def small_network(source: SceneSource) -> tuple[JanusForConditionalGeneration, PreTrainedTokenizerBase]:
-    recipe = Recipe.model_validate(tomllib.loads(SMALL))
-    tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(200)), recipe.language.vocab_size)
-    return build_network(recipe, tokenizer), tokenizer
-
-
-def test_sft_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sft_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
+) -> None:
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # after every step
     source = SceneSource(World(), 0, 64)
     codes = torch.randint(64, (40, 64), generator=torch.Generator().manual_seed(1)).to(torch.int16)
     chosen = settings(steps=12)
 
     def sft(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
-        network, tokenizer = small_network(source)
+        network = build_network(small_recipe, small_tokenizer)
 
         class Stopping(Batches):
             def __getitem__(self, step: int) -> Batch:
@@ -171,7 +127,7 @@ def test_sft_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, monkeypatch: 
                     raise Killed
                 return super().__getitem__(step)
 
-        train_sft(network, Stopping(source, codes, tokenizer, chosen), folder, chosen)
+        train_sft(network, Stopping(source, codes, small_tokenizer, chosen), folder, chosen)
         return load_file(folder / "final.safetensors") | load_file(folder / "base.safetensors")
 
     whole = sft(tmp_path / "whole")
@@ -186,7 +142,7 @@ def test_sft_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, monkeypatch: 
 
 
 def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
     source = SceneSource(World(), 0, 64)
@@ -197,7 +153,7 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
     def tokenizer(folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
         nonlocal count
         count = 0
-        vq = small_network(source)[0].model.vqmodel
+        vq = build_network(small_recipe, small_tokenizer).model.vqmodel
 
         def pixels(*arguments: object) -> torch.Tensor:
             nonlocal count
@@ -241,7 +197,7 @@ def kill_after(recipe: Path, out: Path, marker: Path) -> None:
 
 def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
-    recipe.write_text(SMALL)
+    recipe.write_text(SMALL_RECIPE)
     finish(recipe, tmp_path / "whole")
     kill_after(recipe, tmp_path / "killed", tmp_path / "killed" / "sft" / "base.safetensors")
     finish(recipe, tmp_path / "killed")
