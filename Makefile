@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MODEL ?= tiny
 PORT ?= 8000
 
-.PHONY: serve test check bench clean
+.PHONY: serve test check bench train clean
 
 serve: $(VENV)/.serve
 	$(BIN)/focusdiff-serve --model $(MODEL) --port $(PORT)
@@ -18,8 +18,12 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Makes run/tiny/tiny and run/tiny/tiny-base from nothing; called again, it goes on where it was stopped.
+train: $(VENV)/.train
+	$(BIN)/focusdiff-train tiny --out run/tiny
+
 bench: $(VENV)/.dev
-	$(BIN)/focusdiff-bench speed
+	$(BIN)/focusdiff-bench speed --model $(MODEL)
 
 clean:
 	rm -rf $(VENV)
@@ -33,6 +37,10 @@ $(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	touch $@ $(VENV)/.serve
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.serve
+	touch $@ $(VENV)/.serve $(VENV)/.train

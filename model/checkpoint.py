@@ -131,7 +131,7 @@ def _find(name: str, revision: str | None) -> Path:
         raise CheckpointError(
             f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)"
         )
-    shipped = "".join(f", or {known}" for known in shipped_names())
+    shipped = "".join(f", or {known}" for known in shipped_names()) or " (make a small one: make train)"
     raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name){shipped}")
 
 

@@ -20,7 +20,6 @@ from pairs.scene import (
     Category,
     Colour,
     Combination,
-    Fill,
     Group,
     Relation,
     Scene,
@@ -204,6 +203,3 @@ def _impose(wanted: Combination, scene: Scene) -> Scene | None:
 
 def _pick(rng: np.random.Generator, values: Sequence[T]) -> T:
     return values[int(rng.integers(len(values)))]
-
-
-__all__ = ["Fill", "ScenePair", "World", "change", "sample_scene"]
