@@ -1,39 +1,24 @@
-"""Where a scene's things stand: everything a picture shows that its caption leaves open."""
+"""Where a scene's things stand: everything a picture shows that its caption leaves open.
+
+Objects, glyphs and decoration stand in step with the code cells of an 8 × 8 grid, so that a look
+is made of the same few codes wherever it stands, and several objects stand in mirror symmetry: a
+model has little to learn that no prompt can tell it (docs/tiny.md).
+"""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pairs.scene import Group, Relation, Scene, Sign
+from pairs.scene import Group, Scene, Sign
 
 # Unit coordinates: (0, 0) is the top left corner of the picture, (1, 1) the bottom right one.
-LATTICE = 1 / 32  # where objects may stand: two pixels at 64 px, four positions to a code cell
-_RADIUS = {1: 0.21, 2: 0.165, 3: 0.13, 4: 0.13, 5: 0.115}
-# Centres in lattice steps, before each object is moved by a step or so.
-_ARRANGEMENTS: dict[int, tuple[tuple[tuple[int, int], ...], ...]] = {
-    1: (((16, 16),),),
-    2: (((9, 16), (23, 16)), ((10, 10), (22, 22)), ((22, 10), (10, 22))),
-    3: (
-        ((6, 16), (16, 16), (26, 16)),
-        ((16, 9), (8, 22), (24, 22)),
-        ((8, 10), (24, 10), (16, 23)),
-        ((7, 8), (16, 16), (25, 24)),
-    ),
-    4: (((9, 9), (23, 9), (9, 23), (23, 23)), ((16, 6), (6, 16), (26, 16), (16, 26))),
-    5: (
-        ((7, 7), (25, 7), (16, 16), (7, 25), (25, 25)),
-        ((6, 10), (16, 10), (26, 10), (11, 22), (21, 22)),
-    ),
-}
-_RELATED: dict[Relation, tuple[tuple[int, int], ...]] = {
-    "left of": ((9, 16), (23, 16)),
-    "right of": ((23, 16), (9, 16)),
-    "above": ((16, 9), (16, 23)),
-    "below": ((16, 23), (16, 9)),
-}
-_GAP = 0.05  # between any two objects: over three pixels at 64 px, so that the eye separates them
-_MARGIN = 0.03
+CELL = 0.125  # a code cell; centres stand on the corners of cells
+_RADIUS = {1: 0.22, 2: 0.16, 3: 0.105, 4: 0.105, 5: 0.105}
+_CORNERS = range(2, 7)  # in cells: far enough from the border for every radius
+_GAP = 0.052  # between any two objects: over three pixels at 64 px, so that the eye separates them
 
 GLYPH_PITCH = 0.25  # two code cells of an 8 × 8 grid to a glyph
 GLYPH_HALF_WIDTH = 0.08
@@ -114,18 +99,29 @@ def _place_board(scene: Scene, rng: np.random.Generator) -> Board:
 
 def _place_objects(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     n = scene.object_count
+    choices = _arrangements(n)
     if scene.relation is not None:
-        base = np.array(_RELATED[scene.relation])
-    else:
-        choices = _ARRANGEMENTS[n]
-        base = np.array(choices[rng.integers(len(choices))])
+        shared = 1 if scene.relation in ("left of", "right of") else 0
+        choices = [c for c in choices if c[0][shared] == c[1][shared]]
+    corners = np.array(choices[rng.integers(len(choices))])
+    if scene.relation is None:
         # which object takes which place: only matters when two groups share the picture
-        base = base[rng.permutation(n)]
-    radii = np.full(n, _RADIUS[n], np.float64)
-    steps = 3 if n == 1 else 1
-    while True:
-        centres = np.asarray((base + rng.integers(-steps, steps + 1, base.shape)) * LATTICE, np.float64)
-        distances = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
-        apart = bool((distances >= 2 * radii[0] + _GAP)[~np.eye(n, dtype=bool)].all())
-        if apart and bool(((centres > radii[0] + _MARGIN) & (centres < 1 - radii[0] - _MARGIN)).all()):
-            return centres, radii
+        corners = corners[rng.permutation(n)]
+    elif scene.relation in ("right of", "below"):
+        corners = corners[::-1]
+    return corners * CELL, np.full(n, _RADIUS[n])
+
+
+@lru_cache(maxsize=len(_RADIUS))
+def _arrangements(n: int) -> list[tuple[tuple[int, int], ...]]:
+    """Every choice of n corners (x, y) that lie apart and in mirror symmetry; row by row, each from the left."""
+    corners = [(x, y) for y in _CORNERS for x in _CORNERS]
+    apart = ((2 * _RADIUS[n] + _GAP) / CELL) ** 2
+    found = []
+    for chosen in combinations(corners, n):
+        if all((ax - bx) ** 2 + (ay - by) ** 2 >= apart for (ax, ay), (bx, by) in combinations(chosen, 2)):
+            left_right, top_bottom = (min(axis) + max(axis) for axis in zip(*chosen, strict=True))
+            mirrored = ({(left_right - x, y) for x, y in chosen}, {(x, top_bottom - y) for x, y in chosen})
+            if set(chosen) in mirrored:
+                found.append(chosen)
+    return found

@@ -132,9 +132,9 @@ def _read_object(
     inside = distance < -(OUTLINE + 0.5 / SIZE)
     level, spread = (float(alpha[inside].mean()), float(alpha[inside].std())) if inside.any() else (1.0, 0.0)
     fills: dict[Fill, float] = {
-        "solid": ramp(level, 0.72, 0.86),
-        "striped": ramp(level, 0.9, 0.78) * ramp(level, 0.22, 0.34) * ramp(spread, 0.14, 0.24),
-        "outlined": ramp(level, 0.5, 0.36),
+        "solid": ramp(level, 0.76, 0.88),
+        "striped": ramp(level, 0.88, 0.76) * ramp(level, 0.14, 0.26) * ramp(spread, 0.14, 0.24),
+        "outlined": ramp(level, 0.26, 0.14),
     }
     return ObjectReading(fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_smear(alpha, distance), 0.85, 0.66))
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairs.glyphs import segments
-from pairs.layout import GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, Placed, arrange
+from pairs.layout import CELL, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, Placed, arrange
 from pairs.scene import Colour, Scene, Shape, Tone
 
 Array = NDArray[np.floating[Any]]
@@ -28,7 +28,6 @@ SKY: dict[Tone, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 }
 INK = (52, 50, 56)
 WHITE = (252, 252, 252)
-CELL = 0.125  # a code cell of an 8 × 8 grid
 STROKE = 0.019  # half the width of a glyph's line
 OUTLINE = 0.04  # width of an outlined shape's line
 STRIPE = CELL  # period of a striped shape's stripes, in phase with the cells
@@ -147,14 +146,17 @@ def _decorate(canvas: Array, tone: Tone, seed: int, size: int) -> None:
             distance = np.min([np.hypot(x - px, (y - py) * 1.35) - r for px, py, r in puffs], axis=0)
             _blend(canvas, colour, 0.62 * np.clip(0.5 - distance / 0.035, 0, 1))
     elif tone == "night":
-        for row, column in np.argwhere(rng.random((8, 8)) < 0.2):
+        # one of sixteen starry skies, the same for every night picture
+        sky = np.random.default_rng(int(rng.integers(16)))
+        for row, column in np.argwhere(sky.random((8, 8)) < 0.2):
             # every cell has a place of its own for a star, so that together they look strewn
             sx = (column + 0.5 + 0.25 * ((3 * row + 5 * column) % 3 - 1)) * CELL
             sy = (row + 0.5 + 0.25 * ((5 * row + 2 * column) % 3 - 1)) * CELL
             _blend(canvas, (255, 250, 225), 0.8 * coverage(np.hypot(x - sx, y - sy) - 0.006, 64))
     else:
-        lines = np.sin((x - y) * (2 * np.pi / CELL)) * 0.5 + 0.5
-        _blend(canvas, (214, 206, 190), 0.34 * lines)
+        hatch = x - y if rng.integers(2) else x + y
+        lines = np.sin((hatch + CELL / 2 * rng.integers(2)) * (2 * np.pi / CELL)) * 0.5 + 0.5
+        _blend(canvas, (214, 206, 190), 0.34 * lines.astype(np.float32))
 
 
 def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:
@@ -175,7 +177,7 @@ def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:
         _blend(canvas, paint, coverage(np.abs(distance + OUTLINE / 2) - OUTLINE / 2, size))
         return
     if placed.group.fill == "striped":
-        wave = np.abs((x + y) / STRIPE % 1 - 0.5) - 0.25
+        wave = np.abs(((x + y) / STRIPE + 0.25) % 1 - 0.5) - 0.25
         white = np.array(WHITE, np.float32)
         band = coverage(np.maximum(wave * STRIPE / np.sqrt(2), distance + 0.022), size)
         paint = paint + (white - paint) * band[..., None]

@@ -9,7 +9,7 @@ import pytest
 from pairs.caption import CaptionError, Wording, describe, parse
 from pairs.layout import arrange
 from pairs.render import render
-from pairs.scene import CATEGORIES, COLOURS, SHAPES, TONES, Category, Combination, Group, Scene, Sign
+from pairs.scene import CATEGORIES, COLOURS, FILLS, SHAPES, TONES, Category, Combination, Group, Scene, Sign
 from pairs.world import World, change, sample_scene
 from train.data import SceneSource
 from train.recipe import load_recipe
@@ -122,6 +122,29 @@ def test_no_wording_of_what_is_held_out_occurs_in_training() -> None:
             elif c.category == "text":
                 assert not re.search(rf'{c.colour} sign .*"{c.text}"', caption)
     assert len(seen) > 2500
+
+
+def test_no_picture_of_what_is_held_out_occurs_in_training() -> None:
+    """Neither among the captioned pictures nor among those that only the image tokenizer sees."""
+    source = SceneSource(WORLD, RECIPE.seed, RECIPE.image_size)
+    rng = np.random.default_rng(7)
+    drawn = [source.scene(index)[1] for index in range(3000)] + [WORLD.sample_mixed(rng) for _ in range(3000)]
+    for scene in drawn:
+        assert scene.split == "train"
+        assert not any(combination.matches(scene) for combination in RECIPE.held_out), scene
+    fills = {(g.fill, scene.tone) for scene in drawn[3000:] for g in scene.groups}
+    assert fills == set(product(FILLS, TONES))
+
+
+def test_arrangements_are_mirror_images_of_themselves() -> None:
+    """Seen from the picture: reflecting all centres about their own middle gives the same centres."""
+    for count in range(1, 6):
+        for seed in range(30):
+            at = {(o.x, o.y) for o in arrange(Scene((Group(count, "red", "circle"),)), seed).objects}
+            middle_x = min(x for x, _ in at) + max(x for x, _ in at)
+            middle_y = min(y for _, y in at) + max(y for _, y in at)
+            assert at in ({(middle_x - x, y) for x, y in at}, {(x, middle_y - y) for x, y in at})
+            assert all(x * 8 % 1 == y * 8 % 1 == 0 for x, y in at)
 
 
 def test_every_category_holds_out_combinations_that_can_be_drawn() -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,30 @@ from pairs.scene import CATEGORIES, Category, Scene
 from pairs.world import World
 
 SHARD = 2048
+
+
+class PictureSource(Protocol):
+    """An endless list of pictures, each a function of its number; `repr` tells sources apart."""
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture of a row: [size, size, 3]."""
+
+
+@dataclass(frozen=True)
+class MixedPictures:
+    """Pictures without captions, for the image tokenizer.
+
+    Captions mention few looks at once: stripes are rare there, and stripes at night more so. Here
+    every factor is drawn in every picture, so that each look meets each colour and background.
+    """
+
+    world: World
+    seed: int
+    size: int
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The picture of a row: [size, size, 3]."""
+        return render(self.world.sample_mixed(np.random.default_rng([self.seed, index, 2])), index, self.size)
 
 
 @dataclass(frozen=True)
@@ -46,7 +71,7 @@ class SceneSource:
         return describe(scene, Wording.draw(np.random.default_rng([self.seed, index, epoch, 1]), category))
 
 
-def render_images(source: SceneSource, count: int, folder: Path) -> NDArray[np.uint8]:
+def render_images(source: PictureSource, count: int, folder: Path) -> NDArray[np.uint8]:
     """Pictures of the first `count` rows, [count, size, size, 3], kept in shards under `folder`.
 
     Shards that exist are read, so a killed call goes on where it stopped. The folder must belong to
@@ -83,7 +108,7 @@ class _Shard:
         return f"images-{self.start:07d}-{self.stop:07d}.npy"
 
 
-def _render_shard(source: SceneSource, folder: Path, shard: _Shard) -> None:
+def _render_shard(source: PictureSource, folder: Path, shard: _Shard) -> None:
     images = np.stack([source.image(i) for i in range(shard.start, shard.stop)])
 
     def write(path: Path) -> None:

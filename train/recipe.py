@@ -19,7 +19,7 @@ class _Part(BaseModel):
 
 
 class DataRecipe(_Part):
-    """How many pictures of the world are rendered and encoded."""
+    """How many captioned pictures of the world are rendered and encoded for the decoder."""
 
     images: int = Field(gt=0)
     category_weights: dict[Category, float] = Field(default_factory=dict)  # 1 where none is given
@@ -37,8 +37,9 @@ class VQRecipe(_Part):
 
 
 class VQTrainingRecipe(_Part):
-    """See `train.vq_trainer.VQSettings`."""
+    """See `train.vq_trainer.VQSettings`; `images` is how many pictures without captions are drawn for it."""
 
+    images: int = Field(gt=0)
     steps: int
     batch_size: int
     learning_rate: float

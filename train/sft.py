@@ -21,8 +21,6 @@ from train.data import SceneSource
 from train.run import Run
 from train.schedule import warmup_cosine
 
-_POOL = 16  # batches that are drawn together and sorted by prompt length, to pad little
-
 
 @dataclass(frozen=True)
 class SFTSettings:
@@ -49,7 +47,11 @@ class Batch:
 
 
 class Batches:
-    """The training batches: which rows, in which wording, padded how, is a function of the step."""
+    """The training batches: which rows, in which wording, padded how, is a function of the step.
+
+    Prompts of all lengths stand in a batch together. Sorting them to pad less would sort them by
+    category, and cost more in steps than it saves in time (docs/tiny.md).
+    """
 
     def __init__(
         self, source: SceneSource, codes: Tensor, tokenizer: PreTrainedTokenizerBase, settings: SFTSettings
@@ -59,40 +61,25 @@ class Batches:
         self._tokenizer = tokenizer
         self._ids = special_ids(tokenizer)
         self._settings = settings
-        self._pool_number = -1
-        self._pool: list[Batch] = []
 
     def __getitem__(self, step: int) -> Batch:
-        if step // _POOL != self._pool_number:
-            self._pool_number = step // _POOL
-            self._pool = self._draw(self._pool_number)
-        return self._pool[step % _POOL]
-
-    def _draw(self, pool: int) -> list[Batch]:
         size = self._settings.batch_size
-        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + pool)
-        rows = []
-        for place in range(pool * _POOL * size, (pool + 1) * _POOL * size):
-            epoch, offset = divmod(place, len(self._codes))
+        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + step)
+        dropped = torch.rand(size, generator=generator) < self._settings.drop_prompt
+        rows, indices = [], []
+        for place in range(size):
+            epoch, offset = divmod(step * size + place, len(self._codes))
             index = self._shuffled(epoch, offset)
             row = encode_prompt(self._tokenizer, self._source.caption(index, epoch))
-            rows.append((row, index))
-        rows.sort(key=lambda item: len(item[0]))
-        dropped = torch.rand(len(rows), generator=generator) < self._settings.drop_prompt
-        batches = []
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            longest = len(part[-1][0])
-            ids = torch.full((len(part), longest), self._ids.pad)
-            mask = torch.zeros(len(part), longest, dtype=torch.long)
-            for i, (row, _) in enumerate(part):
-                if dropped[start + i]:
-                    row = unconditional_row(len(row), self._ids)
-                ids[i, longest - len(row) :] = torch.tensor(row)
-                mask[i, longest - len(row) :] = 1
-            batches.append(Batch(ids, mask, self._codes[[index for _, index in part]].long()))
-        order = torch.randperm(len(batches), generator=generator)
-        return [batches[i] for i in order]
+            rows.append(unconditional_row(len(row), self._ids) if dropped[place] else row)
+            indices.append(index)
+        longest = max(map(len, rows))
+        ids = torch.full((size, longest), self._ids.pad)
+        mask = torch.zeros(size, longest, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, longest - len(row) :] = torch.tensor(row)
+            mask[i, longest - len(row) :] = 1
+        return Batch(ids, mask, self._codes[indices].long())
 
     def _shuffled(self, epoch: int, offset: int) -> int:
         """Row number at a place of an epoch: an affine permutation, so that nothing need be stored."""

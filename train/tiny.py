@@ -1,7 +1,8 @@
 """The shipped checkpoints from nothing: pictures, text tokenizer, image tokenizer, SFT, export.
 
-world → images → vq ─→ codes ─┐
-  └───→ captions → tokenizer ─┴→ sft → tiny, tiny-base
+world → mixed pictures → vq ─┐
+  └──→ captioned pictures ───┴→ codes ─┐
+           └──→ captions → tokenizer ──┴→ sft → tiny, tiny-base
 """
 
 import time
@@ -25,7 +26,7 @@ from model.params import SamplingParams
 from model.prompt import IMAGE_PLACEHOLDER, special_ids
 from pairs.files import write_atomically
 from pairs.world import World
-from train.data import SceneSource, render_images
+from train.data import MixedPictures, SceneSource, render_images
 from train.recipe import Recipe
 from train.sft import Batches, SFTSettings, train_sft
 from train.tokenizer import train_text_tokenizer
@@ -85,15 +86,17 @@ def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path) -> Tensor:
     if codes_file.exists():
         kept: Tensor = load_file(codes_file)["codes"]
         return kept
-    images = render_images(source, recipe.data.images, out / "images")
     torch.manual_seed(recipe.seed)
     vq = JanusForConditionalGeneration(_config(recipe, None)).model.vqmodel
     if vq_file.exists():
         vq.load_state_dict(load_file(vq_file))
     else:
-        train_tokenizer(vq, images, out / "vq", VQSettings(**recipe.vq_training.model_dump(), seed=recipe.seed))
+        mixed = MixedPictures(source.world, recipe.seed, recipe.image_size)
+        pictures = render_images(mixed, recipe.vq_training.images, out / "vq" / "images")
+        settings = VQSettings(**recipe.vq_training.model_dump(exclude={"images"}), seed=recipe.seed)
+        train_tokenizer(vq, pictures, out / "vq", settings)
         write_atomically(vq_file, lambda path: save_file(vq.state_dict(), path))
-    codes = encode_images(vq, images)
+    codes = encode_images(vq, render_images(source, recipe.data.images, out / "images"))
     write_atomically(codes_file, lambda path: save_file({"codes": codes}, path))
     return codes
 

@@ -32,8 +32,8 @@ class VQSettings:
     continuous_steps: int
     commitment: float = 0.25
     edge_weight: float = 1.0
-    codebook_decay: float = 0.99
-    restart_below: float = 0.02
+    codebook_decay: float = 0.995
+    restart_below: float = 0.01
     seed: int = 0
 
 
