@@ -57,12 +57,14 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     seeds = range(arguments.seeds)
     pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
     results = arguments.out / f"{janus.name}.jsonl"
-    scores = judge_pictures(janus, pictures, results, batch=arguments.batch)
+    made = judge_pictures(janus, pictures, results, batch=arguments.batch)
     held_out = sum(case.held_out for case in cases)
     print(f"{janus.name}: {len(cases)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each")
-    print(table(cases, scores, arguments.guidance, seeds))
+    print(table(cases, made, arguments.guidance, seeds))
     print(f"reconstructions of {len(cases)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, cases))}")
-    overall = {f"{g:g}": mean(scores[(c.index, g, s)] for c in cases for s in seeds).value for g in arguments.guidance}
+    overall = {
+        f"{g:g}": mean(made[(c.index, g, s)].score for c in cases for s in seeds).value for g in arguments.guidance
+    }
     print(json.dumps({"model": janus.name, "prompts": len(cases), "seeds": len(seeds), "overall": overall}))
 
 

@@ -7,12 +7,14 @@ Every judged picture is one line of the results file, so a run that was stopped 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from model.generate import generate
@@ -39,6 +41,9 @@ class Case:
     held_out: bool
 
 
+Key = tuple[int, float, int]  # case, guidance scale, seed
+
+
 @dataclass(frozen=True)
 class Picture:
     """One picture to make and judge."""
@@ -48,9 +53,17 @@ class Picture:
     seed: int
 
     @property
-    def key(self) -> tuple[int, float, int]:
+    def key(self) -> Key:
         """What tells it from the others in the results file."""
         return self.case.index, self.guidance_scale, self.seed
+
+
+@dataclass(frozen=True)
+class Result:
+    """A picture's score (None where its prompt cannot be judged) and a digest of its codes."""
+
+    score: float | None
+    digest: str
 
 
 def unseen_cases(world: World, per_category: int) -> list[Case]:
@@ -69,42 +82,41 @@ def unseen_cases(world: World, per_category: int) -> list[Case]:
     return cases
 
 
-def judge_pictures(
-    janus: Janus, pictures: Sequence[Picture], results: Path, *, batch: int
-) -> dict[tuple[int, float, int], float | None]:
-    """Scores of the pictures by key; those already in `results` are not made again.
+def judge_pictures(janus: Janus, pictures: Sequence[Picture], results: Path, *, batch: int) -> dict[Key, Result]:
+    """Results of the pictures by key; those already in `results` are not made again.
 
     Raises:
         ValueError: the file belongs to another checkpoint.
     """
     identity = {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.recipe.as_dict()}
-    scores: dict[tuple[int, float, int], float | None] = {}
+    done: dict[Key, Result] = {}
     if results.exists():
         lines = results.read_text().splitlines()
         if not lines or json.loads(lines[0]) != identity:
             raise ValueError(f"{results} belongs to another checkpoint or recipe; choose another --out")
         for row in _complete_rows(lines[1:]):
-            scores[(row["case"], row["guidance_scale"], row["seed"])] = row["score"]
+            done[(row["case"], row["guidance_scale"], row["seed"])] = Result(row["score"], row["digest"])
     results.parent.mkdir(parents=True, exist_ok=True)
     judge = ExactJudge()
-    missing = [picture for picture in pictures if picture.key not in scores]
+    missing = [picture for picture in pictures if picture.key not in done]
     if results.exists() and not results.read_text().endswith("\n"):
         _drop_cut_line(results)
     with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
-        if not scores and file.tell() == 0:
+        if not done and file.tell() == 0:
             file.write(json.dumps(identity) + "\n")
         for part in _batches(missing, batch):
-            images = draw(janus, part)
+            codes = _codes(janus, part)
+            images = [Image.fromarray(image) for image in decode_images(janus, codes).numpy()]
             judgements = judge(images, [picture.case.caption for picture in part])
-            for picture, judgement in zip(part, judgements, strict=True):
+            for picture, judgement, row in zip(part, judgements, codes, strict=True):
                 score = None if judgement is None else judgement.score
-                scores[picture.key] = score
-                row = {"case": picture.case.index, "guidance_scale": picture.guidance_scale, "seed": picture.seed}
+                done[picture.key] = result = Result(score, sha256(row.numpy().tobytes()).hexdigest()[:16])
                 factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
-                file.write(json.dumps({**row, "score": score, "factors": factors}) + "\n")
+                place = {"case": picture.case.index, "guidance_scale": picture.guidance_scale, "seed": picture.seed}
+                file.write(json.dumps(place | asdict(result) | {"factors": factors}) + "\n")
             file.flush()
             bar.update(len(part))
-    return scores
+    return done
 
 
 def _complete_rows(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -131,15 +143,14 @@ def _batches(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Pictur
             yield group[start : start + size]
 
 
-def draw(janus: Janus, pictures: Sequence[Picture]) -> list[Image.Image]:
-    """Pictures that share a guidance scale."""
-    codes = generate(
+def _codes(janus: Janus, pictures: Sequence[Picture]) -> Tensor:
+    """Codes of pictures that share a guidance scale: [N, tokens]."""
+    return generate(
         janus,
         [picture.case.caption for picture in pictures],
         seeds=[picture.seed for picture in pictures],
         guidance_scale=pictures[0].guidance_scale,
-    )
-    return [Image.fromarray(image) for image in decode_images(janus, codes).numpy()]
+    ).cpu()
 
 
 def fingerprint(janus: Janus) -> float:
@@ -147,13 +158,16 @@ def fingerprint(janus: Janus) -> float:
     return float(sum(parameter.double().abs().sum() for parameter in janus.network.parameters()))
 
 
-def table(
-    cases: Sequence[Case], scores: Mapping[tuple[int, float, int], float | None], scales: Sequence[float], seeds: range
-) -> str:
+def table(cases: Sequence[Case], results: Mapping[Key, Result], scales: Sequence[float], seeds: range) -> str:
     """Mean score per category, of held-out and other prompts, and overall; a column for each guidance scale."""
 
     def cell(chosen: Sequence[Case], scale: float) -> Mean:
-        return mean(scores[(case.index, scale, seed)] for case in chosen for seed in seeds)
+        # a prompt's pictures are alike: the standard error is over prompts, not over pictures
+        return mean(mean(results[(case.index, scale, seed)].score for seed in seeds).value for case in chosen)
+
+    def different(scale: float) -> int:
+        """Prompts whose pictures differ from each other in at least one code."""
+        return sum(len({results[(case.index, scale, seed)].digest for seed in seeds}) == len(seeds) for case in cases)
 
     rows: list[tuple[str, Sequence[Case]]] = [(c, [case for case in cases if case.category == c]) for c in CATEGORIES]
     rows.append(("held-out combinations", [case for case in cases if case.held_out]))
@@ -165,4 +179,6 @@ def table(
             lines.append(f"{name:24s}" + "".join(f"  {cell(chosen, scale)!s:15s}" for scale in scales))
     worst = {scale: min(cell(chosen, scale).value for _, chosen in rows[: len(CATEGORIES)]) for scale in scales}
     lines.append(f"{'worst category':24s}" + "".join(f"  {worst[scale]:<15.3f}" for scale in scales))
+    counts = "".join(f"  {f'{different(scale)} of {len(cases)}':15s}" for scale in scales)
+    lines.append(f"{f'all {len(seeds)} pictures differ':24s}{counts}")
     return "\n".join(lines)

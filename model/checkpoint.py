@@ -137,7 +137,14 @@ def _find(name: str, revision: str | None) -> Path:
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
@@ -145,6 +152,12 @@ def _download(name: str, revision: str | None) -> Path:
         raise CheckpointError(
             f"{name}: neither a folder here nor to be had from the hub ({_first_line(error)})"
         ) from None
+    except GatedRepoError:
+        raise CheckpointError(f"{name}: is gated; accept its terms on the hub and set HF_TOKEN") from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(f"{name}: no such repository on the hub, or a private one (set HF_TOKEN)") from None
+    except RevisionNotFoundError:
+        raise CheckpointError(f"{name}: no revision {revision!r} on the hub") from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(f"{name}: the hub refused ({_first_line(error)})") from None
     except OSError as error:

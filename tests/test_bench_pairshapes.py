@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.pairshapes import Picture, judge_pictures, table, unseen_cases
+from bench.pairshapes import Picture, Result, judge_pictures, table, unseen_cases
 from model.checkpoint import load
 from pairs.scene import CATEGORIES
 from pairs.world import World
@@ -40,3 +40,18 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
     assert "overall" in table(cases, whole, [1.0, 2.0], range(2))
     with pytest.raises(ValueError, match="another checkpoint"):
         judge_pictures(replace(janus, name="other"), pictures, results, batch=8)
+
+
+def test_table_of_known_results() -> None:
+    """Means by hand: one category at 1 and 0.5, the others at 0; equal pictures are counted as such."""
+    cases = unseen_cases(WORLD, 2)
+    first = [case for case in cases if case.category == "appearance"]
+    results = {(case.index, 2.0, seed): Result(0.0, f"{seed}") for case in cases for seed in range(2)}
+    for seed in range(2):
+        results[(first[0].index, 2.0, seed)] = Result(1.0, f"{seed}")
+        results[(first[1].index, 2.0, seed)] = Result(0.5, "same")
+    rows = {line[:24].strip(): line[24:].split() for line in table(cases, results, [2.0], range(2)).splitlines()}
+    assert rows["appearance"] == ["0.750", "±", "0.250"]
+    assert rows["overall"][0] == f"{1.5 / len(cases):.3f}"
+    assert rows["worst category"] == ["0.000"]
+    assert rows["all 2 pictures differ"] == [str(len(cases) - 1), "of", str(len(cases))]

@@ -1,0 +1,139 @@
+"""Checkpoints from a hub: a real download from a server on this machine that speaks the hub's protocol."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import load
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "someone/small-janus"
+
+
+@pytest.fixture
+def hub(small_folder: Path) -> Iterator[str]:
+    """Serves `small_folder` as the only repository of a hub; gives the hub's address."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def answer(self, *, body: bool) -> None:
+            path = self.path.partition("?")[0]
+            resolved = f"/{REPOSITORY}/resolve/{COMMIT}/"
+            if path in (f"/api/models/{REPOSITORY}/revision/{revision}" for revision in ("main", "v1", COMMIT)):
+                files = [{"rfilename": file.name} for file in sorted(small_folder.iterdir())]
+                content = {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": files, "tags": []}
+                self.send(json.dumps(content).encode(), "application/json", body)
+            elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
+                tree = [
+                    {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": file.name}
+                    for file in sorted(small_folder.iterdir())
+                ]
+                self.send(json.dumps(tree).encode(), "application/json", body)
+            elif path.startswith(resolved) and (small_folder / path.removeprefix(resolved)).is_file():
+                self.send((small_folder / path.removeprefix(resolved)).read_bytes(), "application/octet-stream", body)
+            else:
+                self.send_response(404)
+                known = path.startswith(f"/api/models/{REPOSITORY}/")
+                self.send_header("X-Error-Code", "RevisionNotFound" if known else "RepoNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def send(self, content: bytes, kind: str, body: bool) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def convert(
+    hub: str, home: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """`focusdiff-convert` with a hub and a cache of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "model.convert", str(out), *arguments],
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            **environment,
+        },
+        preexec_fn=before,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_revision_is_downloaded_once_and_then_served_offline(hub: str, tmp_path: Path, small_folder: Path) -> None:
+    first = convert(hub, tmp_path / "home", tmp_path / "one", "--model", REPOSITORY, "--revision", "v1")
+    assert first.returncode == 0, first.stderr
+    ours, theirs = load(tmp_path / "one", device="cpu"), load(small_folder, device="cpu")
+    for (name, tensor), other in zip(
+        ours.network.state_dict().items(), theirs.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), name
+    nowhere = "http://127.0.0.1:9"
+    arguments = ("--model", REPOSITORY, "--revision", "v1")
+    again = convert(nowhere, tmp_path / "home", tmp_path / "two", *arguments, HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "someone/else"), "someone/else: no such repository"),
+        (("--model", REPOSITORY, "--revision", "v9"), f"{REPOSITORY}: no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_line(
+    hub: str, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    result = convert(hub, tmp_path / "home", tmp_path / "out", *arguments)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_room_for_the_download_is_one_line_and_the_next_try_succeeds(hub: str, tmp_path: Path) -> None:
+    """A limit on file sizes stands for a full disk: the write fails in the middle of a file."""
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    full = convert(hub, tmp_path / "home", tmp_path / "out", "--model", REPOSITORY, before=no_room)
+    assert full.returncode == 2, full.stderr
+    assert len(full.stderr.splitlines()) == 1, full.stderr
+    assert REPOSITORY in full.stderr
+    assert not (tmp_path / "out").exists()
+    roomy = convert(hub, tmp_path / "home", tmp_path / "out", "--model", REPOSITORY)
+    assert roomy.returncode == 0, roomy.stderr
