@@ -10,13 +10,13 @@ from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pairs.scene import Group, Scene, Sign
+from pairs.scene import Group, Scene, Sign, Tone
 
 # Unit coordinates: (0, 0) is the top left corner of the picture, (1, 1) the bottom right one.
 CELL = 0.125  # a code cell; centres stand on the corners of cells
-_RADIUS = {1: 0.22, 2: 0.16, 3: 0.105, 4: 0.105, 5: 0.105}
+LARGE, SMALL = 0.16, 0.105
+_RADIUS = {1: LARGE, 2: LARGE, 3: SMALL, 4: SMALL, 5: SMALL}
 _CORNERS = range(2, 7)  # in cells: far enough from the border for every radius
 _GAP = 0.052  # between any two objects: over three pixels at 64 px, so that the eye separates them
 
@@ -55,9 +55,9 @@ class Board:
 
 @dataclass(frozen=True)
 class Layout:
-    """A scene with every place fixed; `decor` seeds clouds, stars and paper grain."""
+    """A picture with every place fixed; `decor` seeds clouds, stars and paper grain."""
 
-    scene: Scene
+    tone: Tone
     objects: tuple[Placed, ...]
     board: Board | None
     decor: int
@@ -74,42 +74,58 @@ def arrange(scene: Scene, seed: int) -> Layout:
     decor = int(np.random.default_rng([seed, 7]).integers(2**31))
     board = None
     if scene.sign is not None:
-        board = _place_board(scene, rng)
-        # beside the post, on the side with more room
-        sides = (0.25, 0.75) if board.x == 0.5 else (0.25,) if board.x > 0.5 else (0.75,)
-        centres = np.array([(rng.choice(sides), 0.75)])[: scene.object_count]
-        radii = np.full(scene.object_count, 0.16)
+        board = place_board(scene.sign, rng, high=bool(scene.groups))
+        centres = [places_beside(board)[int(rng.integers(len(places_beside(board))))]] * scene.object_count
+        radius = LARGE
     else:
-        centres, radii = _place_objects(scene, rng)
+        centres = _place_objects(scene, rng)
+        radius = _RADIUS[scene.object_count]
     looks = [group for group in scene.groups for _ in range(group.count)]
-    objects = tuple(
-        Placed(group, float(x), float(y), float(r)) for group, (x, y), r in zip(looks, centres, radii, strict=True)
-    )
-    return Layout(scene, objects, board, decor)
+    objects = tuple(Placed(group, x, y, radius) for group, (x, y) in zip(looks, centres, strict=True))
+    return Layout(scene.tone, objects, board, decor)
 
 
-def _place_board(scene: Scene, rng: np.random.Generator) -> Board:
-    """Glyphs are centred on the corners of code cells, so that every sign is made of the same codes."""
-    assert scene.sign is not None
-    n = len(scene.sign.text)
+def place_board(sign: Sign, rng: np.random.Generator, *, high: bool) -> Board:
+    """A board for a sign; a high one leaves room for an object under it.
+
+    Glyphs are centred on the corners of code cells, so that every sign is made of the same codes.
+    """
+    n = len(sign.text)
     x = 0.5 if n > 1 else float(rng.choice((0.375, 0.5, 0.625)))
-    y = 0.25 if scene.groups else float(rng.choice((0.25, 0.375, 0.5)))
-    return Board(scene.sign, x, y, GLYPH_PITCH * n / 2 + 0.04)
+    y = 0.25 if high else float(rng.choice((0.25, 0.375, 0.5)))
+    return Board(sign, x, y, GLYPH_PITCH * n / 2 + 0.04)
 
 
-def _place_objects(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    n = scene.object_count
-    choices = _arrangements(n)
+def places_beside(board: Board) -> list[tuple[float, float]]:
+    """Where a large object fits under a high board: beside the post, where there is room."""
+    sides = (0.25, 0.75) if board.x == 0.5 else (0.25,) if board.x > 0.5 else (0.75,)
+    return [(x, 0.75) for x in sides]
+
+
+def scatter(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
+    """Up to `count` places (x, y, radius) for objects of both sizes that stand apart, in no particular order."""
+    corners = [(x * CELL, y * CELL) for y in _CORNERS for x in _CORNERS]
+    places: list[tuple[float, float, float]] = []
+    for index in rng.permutation(len(corners)):
+        x, y = corners[index]
+        radius = LARGE if rng.random() < 0.6 else SMALL
+        if len(places) < count and all(np.hypot(x - u, y - v) >= radius + r + _GAP for u, v, r in places):
+            places.append((x, y, radius))
+    return places
+
+
+def _place_objects(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float]]:
+    choices = _arrangements(scene.object_count)
     if scene.relation is not None:
         shared = 1 if scene.relation in ("left of", "right of") else 0
         choices = [c for c in choices if c[0][shared] == c[1][shared]]
-    corners = np.array(choices[rng.integers(len(choices))])
+    corners = choices[rng.integers(len(choices))]
     if scene.relation is None:
         # which object takes which place: only matters when two groups share the picture
-        corners = corners[rng.permutation(n)]
+        corners = tuple(corners[i] for i in rng.permutation(len(corners)))
     elif scene.relation in ("right of", "below"):
         corners = corners[::-1]
-    return corners * CELL, np.full(n, _RADIUS[n])
+    return [(x * CELL, y * CELL) for x, y in corners]
 
 
 @lru_cache(maxsize=len(_RADIUS))

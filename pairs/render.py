@@ -114,7 +114,7 @@ def background(tone: Tone, size: int) -> Array:
 
 def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
     """Draw a placed scene: [size, size, 3] uint8 RGB."""
-    tone = layout.scene.tone
+    tone = layout.tone
     canvas = background(tone, size).copy()
     _decorate(canvas, tone, layout.decor, size)
     if layout.board is not None:

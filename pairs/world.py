@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 _COMPANION = 0.4  # share of scenes with a second group
 _TONE_WEIGHTS = (0.37, 0.29, 0.17, 0.17)
-_MIXED_TONE_WEIGHTS = (0.22, 0.38, 0.2, 0.2)
-_MIXED_COUNT_WEIGHTS = (0.15, 0.4, 0.15, 0.15, 0.15)
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,19 @@ class World:
             if self.allows(scene, split):
                 return scene
 
-    def sample_mixed(self, rng: np.random.Generator) -> Scene:
-        """A random training scene in which every factor is drawn at once, whatever a caption would mention."""
+    def sample_look(self, rng: np.random.Generator, tone: Tone) -> Group:
+        """How a single object may look in a tone: every factor at random, less what is held out."""
         while True:
-            scene = sample_mixed_scene(rng)
-            if self.allows(scene, "train"):
-                return scene
+            look = replace(_single(rng), fill=_pick(rng, FILLS))
+            if not self.is_held_out(Scene((look,), tone=tone)):
+                return look
+
+    def sample_sign(self, rng: np.random.Generator) -> Sign:
+        """Any sign, less what is held out."""
+        while True:
+            sign = Sign(_pick(rng, TEXTS), _pick(rng, COLOURS))
+            if not self.is_held_out(Scene(sign=sign)):
+                return sign
 
     def sample_held_out(self, rng: np.random.Generator, category: Category) -> Scene:
         """A random scene that contains one of the category's held-out combinations."""
@@ -133,21 +138,6 @@ def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
     if category == "style" and rng.random() < _COMPANION:
         return Scene((replace(first, count=1), second), tone=tone)
     return Scene((replace(first, count=count),), tone=tone)
-
-
-def sample_mixed_scene(rng: np.random.Generator) -> Scene:
-    """Any scene, with the looks that are hard to draw as frequent as the others."""
-    tone: Tone = TONES[rng.choice(4, p=_MIXED_TONE_WEIGHTS)]
-    first, second = (replace(group, fill=_pick(rng, FILLS)) for group in _two_singles(rng))
-    if rng.random() < 0.2:
-        companion = (first,) if rng.random() < _COMPANION else ()
-        return Scene(companion, sign=Sign(_pick(rng, TEXTS), _pick(rng, COLOURS)), tone=tone)
-    total = 1 + int(rng.choice(MAX_OBJECTS, p=_MIXED_COUNT_WEIGHTS))
-    if total > 2:  # outlines and stripes are for larger objects
-        first, second = replace(first, fill="solid"), replace(second, fill="solid")
-    count = int(rng.integers(1, total + 1))
-    groups = (replace(first, count=count), replace(second, count=total - count))
-    return Scene(groups if count < total else groups[:1], tone=tone)
 
 
 def change(scene: Scene, category: Category, rng: np.random.Generator) -> Scene:

@@ -124,16 +124,31 @@ def test_no_wording_of_what_is_held_out_occurs_in_training() -> None:
     assert len(seen) > 2500
 
 
-def test_no_picture_of_what_is_held_out_occurs_in_training() -> None:
-    """Neither among the captioned pictures nor among those that only the image tokenizer sees."""
+def test_no_scene_of_what_is_held_out_is_drawn_in_training() -> None:
     source = SceneSource(WORLD, RECIPE.seed, RECIPE.image_size)
-    rng = np.random.default_rng(7)
-    drawn = [source.scene(index)[1] for index in range(3000)] + [WORLD.sample_mixed(rng) for _ in range(3000)]
-    for scene in drawn:
+    for index in range(3000):
+        scene = source.scene(index)[1]
         assert scene.split == "train"
         assert not any(combination.matches(scene) for combination in RECIPE.held_out), scene
-    fills = {(g.fill, scene.tone) for scene in drawn[3000:] for g in scene.groups}
-    assert fills == set(product(FILLS, TONES))
+
+
+def test_no_look_or_sign_of_what_is_held_out_is_shown_to_the_image_tokenizer() -> None:
+    rng = np.random.default_rng(7)
+    seen = set()
+    for tone in TONES:
+        for _ in range(1000):
+            look, sign = WORLD.sample_look(rng, tone), WORLD.sample_sign(rng)
+            seen.add((tone, look.fill, look.colour, look.shape))
+            for c in RECIPE.held_out:
+                if c.category == "appearance":
+                    assert (look.fill, look.colour, look.shape) != (c.fill, c.colour, c.shape)
+                elif c.category == "style":
+                    assert (tone, look.colour, look.shape) != (c.tone, c.colour, c.shape)
+                elif c.category == "text":
+                    assert (sign.text, sign.colour) != (c.text, c.colour)
+    looks = len(TONES) * len(FILLS) * len(COLOURS) * len(SHAPES)
+    held_out = 4 * len(TONES) + 4 * len(FILLS)  # four combinations each of appearance and of style
+    assert looks - held_out <= len(seen) <= looks - held_out + 4  # some may be counted twice
 
 
 def test_arrangements_are_mirror_images_of_themselves() -> None:

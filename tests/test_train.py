@@ -23,7 +23,7 @@ from train.schedule import warmup_cosine
 from train.sft import Average, Batch, Batches, SFTSettings, train_sft
 from train.tiny import build_network
 from train.tokenizer import train_text_tokenizer
-from train.vq_trainer import SphericalCodebook, VQSettings, to_pixels, train_tokenizer
+from train.vq_trainer import SphericalCodebook, VQSettings, to_pixels, train_tokenizer, transplant
 
 SMALL_RECIPE = (Path(__file__).parent / "small.toml").read_text()
 
@@ -41,24 +41,53 @@ def test_spherical_codebook_finds_the_clusters() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = nn.functional.normalize(torch.randn(8, 4, generator=generator), dim=-1)
     latents = nn.functional.normalize(centres.repeat(50, 1) + 0.02 * torch.randn(400, 4, generator=generator), dim=-1)
-    book = SphericalCodebook(nn.Embedding(16, 4), decay=0.9, restart_below=0.01)
+    book = SphericalCodebook(nn.Embedding(16, 4), decay=0.9, restart_below=0.01, separation=0.01)
     book.start(latents, generator)
     nearest, _ = book(latents)
     assert (nearest * latents).sum(-1).min() > 0.99
     torch.testing.assert_close(book.embedding.weight.norm(dim=-1), torch.ones(16))
 
 
-def test_dead_codes_are_restarted() -> None:
-    book = SphericalCodebook(nn.Embedding(4, 3), decay=0.5, restart_below=0.1)
-    latents = nn.functional.normalize(torch.tensor([[1.0, 0.1, 0.0], [0.9, 0.2, 0.1]]), dim=-1)
+def test_idle_and_repeated_codes_move_to_what_is_served_worst() -> None:
+    """Four codes: two say the same, one is never chosen; a latent far from all of them gets one of the two."""
+    book = SphericalCodebook(nn.Embedding(4, 3), decay=0.5, restart_below=0.1, separation=0.01)
+    east, almost, north, up = torch.eye(3)[0], torch.tensor([1.0, 0.02, 0.0]), torch.eye(3)[1], torch.eye(3)[2]
+    book.embedding.weight.data = nn.functional.normalize(torch.stack([east, almost, north, -up]), dim=-1)
+    book.usage.copy_(torch.tensor([5.0, 1.0, 1.0, 0.0]))
+    latents = torch.stack([east, north, up, east, east, north, east, east])
+    assert book.restart(latents) == 2  # the repetition and the idle one, a quarter of the latents at most
+    codes = book.embedding.weight
+    torch.testing.assert_close(codes[0], east)
+    torch.testing.assert_close(codes[2], north)
+    assert any(torch.equal(code, up) for code in codes[[1, 3]])
+    book.usage.fill_(1.0)
+    repeated = int(book.restart(latents))
+    assert repeated <= 1
+    nearest, _ = book(up[None])
+    torch.testing.assert_close(nearest[0], up)
+
+
+def test_latents_that_look_beyond_their_cell_are_told_by_a_transplant() -> None:
+    """Means of single cells have no error; those that know the whole picture's mean have one; no cell at the seam counts."""
+    generator = torch.Generator().manual_seed(4)
+    pixels = torch.rand(3, 3, 64, 64, generator=generator)
+
+    def cell_means(pictures: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(pictures, 8).permute(0, 2, 3, 1)
+
+    def worldly(pictures: torch.Tensor) -> torch.Tensor:
+        return cell_means(pictures) + pictures.mean((1, 2, 3))[:, None, None, None]
+
+    def blurred(pictures: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(pictures, 24, stride=8, padding=8).permute(0, 2, 3, 1)
+
     for _ in range(20):
-        _, codes = book(latents)
-        book.follow(latents, codes)
-    dead = int((book.usage < 0.1).sum())
-    assert dead >= 2
-    restarted = book.restart(latents, torch.Generator().manual_seed(0))
-    assert restarted == min(dead, len(latents))
-    assert int((book.usage < 0.1).sum()) == dead - restarted
+        mixed = transplant(pixels, 8, generator)
+        assert 0 < mixed.own.sum() < 64
+        assert mixed.judged.sum() == 48
+        assert float(mixed.error(cell_means(mixed.pixels), cell_means(pixels))) == 0
+        assert float(mixed.error(blurred(mixed.pixels), blurred(pixels))) < 1e-12
+        assert float(mixed.error(worldly(mixed.pixels), worldly(pixels))) > 0
 
 
 def test_average_starts_as_the_mean() -> None:

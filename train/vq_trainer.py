@@ -2,7 +2,9 @@
 
 The straight-through estimator, the codebook and the loss are here, because transformers' forward
 decodes from indices and so gives the encoder no gradient from the picture. It departs from the
-usual VQ-GAN recipe in three ways: the codebook follows its cells' means (van den Oord et al. 2017,
+usual VQ-GAN recipe in four ways: codes are taught to say what is in their own cell, whatever else
+the picture holds (`transplant`), for left alone a code changes with things far away, and a decoder
+has to learn that as if it were content; the codebook follows its cells' means (van den Oord et al. 2017,
 appendix A.1) on the unit sphere; it starts from spherical k-means over the latents of an
 autoencoder that was trained without quantisation first; and there is no adversary, since the
 pictures of the procedural world are sharp under plain reconstruction.
@@ -31,20 +33,23 @@ class VQSettings:
     learning_rate: float
     continuous_steps: int
     commitment: float = 0.25
+    locality: float = 0.1
     edge_weight: float = 1.0
     codebook_decay: float = 0.995
     restart_below: float = 0.01
+    separation: float = 0.02
     seed: int = 0
 
 
 class SphericalCodebook(nn.Module):
     """Codes on the unit sphere that follow the mean of the latents assigned to them."""
 
-    def __init__(self, embedding: nn.Embedding, decay: float, restart_below: float) -> None:
+    def __init__(self, embedding: nn.Embedding, *, decay: float, restart_below: float, separation: float) -> None:
         super().__init__()
         self.embedding = embedding
         self.decay = decay
         self.restart_below = restart_below
+        self.separation = separation  # squared distance
         self.usage: Tensor
         self.sums: Tensor
         self.register_buffer("usage", torch.ones(embedding.num_embeddings))
@@ -80,14 +85,28 @@ class SphericalCodebook(nn.Module):
         self.embedding.weight.copy_(F.normalize(self.sums, dim=-1))
 
     @torch.no_grad()
-    def restart(self, latents: Tensor, generator: torch.Generator) -> int:
-        """Give codes that hardly anything chooses a latent of the batch; how many there were."""
-        dead = (self.usage < self.restart_below).nonzero().flatten()[: len(latents)]
-        fresh = latents[torch.randperm(len(latents), generator=generator)[: len(dead)]]
-        self.sums[dead] = fresh
-        self.usage[dead] = 1.0
-        self.embedding.weight[dead] = fresh
-        return len(dead)
+    def restart(self, latents: Tensor) -> int:
+        """Move codes that nothing chooses, or that repeat a busier one, to the latents [N, D] served worst.
+
+        Means follow the crowd: left alone, half of all codes become shades of an empty sky, which
+        says nothing and costs the decoder dearly (docs/tiny.md).
+
+        Returns:
+            How many were moved; at most a quarter of N.
+        """
+        book = self.embedding.weight
+        likeness = book @ book.T
+        busier = (self.usage[None] > self.usage[:, None]) | (
+            (self.usage[None] == self.usage[:, None])
+            & (torch.arange(len(book))[None] < torch.arange(len(book))[:, None])
+        )
+        repeated = ((likeness > 1 - self.separation / 2) & busier).any(1)
+        idle = (repeated | (self.usage < self.restart_below)).nonzero().flatten()[: len(latents) // 4]
+        worst = (latents @ book.T).amax(-1).argsort()[: len(idle)]
+        self.sums[idle] = latents[worst]
+        self.usage[idle] = 1.0
+        book[idle] = latents[worst]
+        return len(idle)
 
 
 def encode_latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
@@ -123,6 +142,37 @@ def default_convolution_start(vq: JanusVQVAE) -> None:
             module.reset_parameters()
 
 
+@dataclass(frozen=True)
+class Transplant:
+    """Pictures of which one side comes from another picture, and what their latents should be.
+
+    `pixels` is [N, 3, H, W]; `own` [h, w] marks the cells that are each picture's own; `judged`
+    [h, w] those that are far enough from the seam to be judged.
+    """
+
+    pixels: Tensor
+    own: Tensor
+    judged: Tensor
+
+    def error(self, latents: Tensor, targets: Tensor) -> Tensor:
+        """Squared distance of the mixed pictures' latents from those of the whole ones, [N, h, w, D] each."""
+        wanted = torch.where(self.own[..., None], targets, targets.roll(1, 0))
+        return (latents - wanted).square().sum(-1)[:, self.judged].mean()
+
+
+def transplant(pixels: Tensor, cells: int, generator: torch.Generator) -> Transplant:
+    """Each picture [N, 3, H, W] with a side taken from the one before it, cut along a line between cells."""
+    cut = int(torch.randint(2, cells - 1, (), generator=generator))
+    before = torch.arange(cells) < cut
+    far = (torch.arange(cells) < cut - 1) | (torch.arange(cells) > cut)
+    own, judged = before.expand(cells, cells), far.expand(cells, cells)
+    if torch.rand((), generator=generator) < 0.5:
+        own, judged = own.T, judged.T
+    size = pixels.shape[-1] // cells
+    mask = own.repeat_interleave(size, 0).repeat_interleave(size, 1)
+    return Transplant(torch.where(mask, pixels, pixels.roll(1, 0)), own, judged)
+
+
 def to_pixels(images: NDArray[np.uint8], indices: Tensor) -> Tensor:
     """Rows of a uint8 array [N, H, W, 3] as float pixels [n, 3, H, W] in [−1, 1]."""
     batch = torch.from_numpy(images[indices.numpy()])
@@ -141,9 +191,15 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
     default_convolution_start(vq)
     vq.train().requires_grad_(True)
     vq.quantize.requires_grad_(False)
-    book = SphericalCodebook(vq.quantize.embedding, settings.codebook_decay, settings.restart_below)
+    book = SphericalCodebook(
+        vq.quantize.embedding,
+        decay=settings.codebook_decay,
+        restart_below=settings.restart_below,
+        separation=settings.separation,
+    )
     optimizer = torch.optim.AdamW([p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run(folder, settings.steps)
+    cells = images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)
     for step in run.steps({"vq": vq, "codebook": book, "optimizer": optimizer}):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
@@ -153,24 +209,29 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         if step == settings.continuous_steps:
             _start_codebook(vq, book, images, generator)
         pixels = to_pixels(images, torch.randint(len(images), (settings.batch_size,), generator=generator))
-        latents = encode_latents(vq, pixels)
+        moved = 0
+        mixed = transplant(pixels, cells, generator)
+        latents, mixed_latents = encode_latents(vq, torch.cat([pixels, mixed.pixels])).chunk(2)
         quantised = latents
+        nearest = latents.detach()
         commitment = latents.new_zeros(())
         if step >= settings.continuous_steps:
-            nearest, codes = book(latents.detach())
+            nearest, codes = book(nearest)
             commitment = (latents - nearest).square().sum(-1).mean()
             quantised = latents + (nearest - latents).detach()
         loss = reconstruction_loss(decode_latents(vq, quantised), pixels, edge_weight=settings.edge_weight)
+        locality = mixed.error(mixed_latents, nearest)
         optimizer.zero_grad()
-        torch.autograd.backward(loss + settings.commitment * commitment)
+        torch.autograd.backward(loss + settings.commitment * commitment + settings.locality * locality)
         nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
         optimizer.step()
         if step >= settings.continuous_steps:
             flat = latents.detach().flatten(0, 2)
             book.follow(flat, codes.flatten())
-            if step % 50 == 0 and step < 0.8 * settings.steps:
-                book.restart(flat, generator)
-        run.log(step, loss=loss.item(), commitment=commitment.item(), used=(book.usage > settings.restart_below).sum())
+            if step % 20 == 0 and step < 0.8 * settings.steps:
+                moved += book.restart(flat)
+        used = (book.usage > settings.restart_below).sum()
+        run.log(step, loss=loss.item(), commitment=commitment.item(), locality=locality.item(), used=used, moved=moved)
     vq.eval()
 
 
