@@ -6,7 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -132,11 +132,12 @@ class Evil:
         return os.system, ("touch pwned",)
 
 
+@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 def test_a_pickle_with_code_is_refused_and_not_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[object, Path], object]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}))
+    write({"weight": Evil()}, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         load(folder, device="cpu")
     assert not (tmp_path / "pwned").exists()

@@ -1,6 +1,8 @@
 """The reference loop: what an image depends on, and what it does not."""
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from model.generate import generate
 from model.janus import Janus
+from model.noise import gumbel
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,20 @@ def test_on_token_sees_the_codes_as_they_come(deepseek: Janus, rows: list[list[i
     )
     assert [n for n, _ in seen] == list(range(1, deepseek.image_tokens + 1))
     assert all(so_far == codes[0, :n].tolist() for n, so_far in seen)
+
+
+def test_indifferent_logits_leave_the_choice_to_the_noise_of_each_position(
+    deepseek: Janus, rows: list[list[int]]
+) -> None:
+    """With a head of zeros every code is the arg-max of its own position's noise, whatever the prompt."""
+    network = copy.deepcopy(deepseek.network)
+    for parameter in network.model.generation_head.vision_head.parameters():
+        parameter.data.zero_()
+    codes = generate(replace(deepseek, network=network), rows[:2], seeds=[3, 9], guidance_scale=2)
+    tokens, size = deepseek.image_tokens, network.config.vq_config.num_embeddings
+    for row, seed in zip(codes, (3, 9), strict=True):
+        noise = gumbel(torch.full((tokens,), seed), torch.arange(tokens), size)
+        assert torch.equal(row, noise.argmax(-1))
 
 
 def test_mismatched_lists_are_refused(deepseek: Janus, rows: list[list[int]]) -> None:

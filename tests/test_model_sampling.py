@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.noise import gumbel, philox4x32
 from model.params import MAX_SEED, SamplingParams, resolve_seeds
-from model.sampling import guide, keep_top_k, keep_top_p, sample
+from model.sampling import filtered, guide, keep_top_k, keep_top_p, sample
 
 
 def words(*values: int) -> tuple[torch.Tensor, ...]:
@@ -126,3 +126,10 @@ def test_seeds() -> None:
             resolve_seeds(bad, 2)
     with pytest.raises(ValueError, match="seed"):
         resolve_seeds(MAX_SEED, 2)  # the second image would have no seed
+
+
+def test_top_k_comes_before_top_p() -> None:
+    """Probabilities .5, .3, .2: of the best two, .625 and .375, the first alone reaches .6; of all three it does not."""
+    params = SamplingParams(top_k=2, top_p=0.6)
+    kept = filtered(torch.tensor([0.5, 0.3, 0.2]).log(), params) > -math.inf
+    assert kept.tolist() == [True, False, False]
