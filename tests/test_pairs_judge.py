@@ -4,9 +4,11 @@ import pytest
 from PIL import Image
 
 from bench.judge_check import DAMAGES, check, sample_pairs
-from pairs.exact_judge import ExactJudge
+from pairs.caption import parse
+from pairs.exact_judge import ExactJudge, compare
+from pairs.reading import ObjectReading, Reading
 from pairs.render import render
-from pairs.scene import CATEGORIES, Group, Scene
+from pairs.scene import CATEGORIES, COLOURS, SHAPES, TONES, Group, Scene
 from pairs.scores import arithmetic_mean, geometric_mean, mean
 from pairs.world import World
 
@@ -42,6 +44,15 @@ def test_factors_say_what_is_wrong() -> None:
         assert judgement is not None
         assert judgement.score == 0
         assert [name for name, value in judgement.factors.items() if value == 0] == [factor]
+
+
+def test_the_worst_object_counts_and_factors_multiply() -> None:
+    looks = {"colours": dict.fromkeys(COLOURS, 1.0), "shapes": dict.fromkeys(SHAPES, 1.0), "fills": {"solid": 1.0}}
+    objects = tuple(ObjectReading(x=x, y=0.5, radius=0.1, drawn=drawn, **looks) for x, drawn in ((0.3, 0.5), (0.7, 1)))  # type: ignore[arg-type]
+    reading = Reading(dict.fromkeys(TONES, 1.0), backdrop=0.8, objects=objects, board=None, clean=1.0)
+    judgement = compare(reading, parse("two red circles"))
+    assert judgement.factors["drawn"] == 0.5
+    assert judgement.score == pytest.approx(0.4)
 
 
 def test_a_prompt_outside_the_grammar_is_not_judged() -> None:

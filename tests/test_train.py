@@ -48,6 +48,20 @@ def test_spherical_codebook_finds_the_clusters() -> None:
     torch.testing.assert_close(book.embedding.weight.norm(dim=-1), torch.ones(16))
 
 
+def test_codes_follow_the_running_mean_of_what_chose_them() -> None:
+    book = SphericalCodebook(nn.Embedding(2, 2), decay=0.75, restart_below=0.1, separation=0.01)
+    book.embedding.weight.data = torch.eye(2)
+    book.sums.copy_(torch.eye(2))
+    latents = nn.functional.normalize(torch.tensor([[3.0, 1.0], [3.0, 2.0]]), dim=-1)
+    _, codes = book(latents)
+    assert codes.tolist() == [0, 0]
+    book.follow(latents, codes)
+    moved = 0.75 * torch.tensor([1.0, 0.0]) + 0.25 * latents.sum(0)
+    torch.testing.assert_close(book.embedding.weight[0], moved / moved.norm())
+    torch.testing.assert_close(book.embedding.weight[1], torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(book.usage, torch.tensor([0.75 + 0.25 * 2, 0.75]))
+
+
 def test_idle_and_repeated_codes_move_to_what_is_served_worst() -> None:
     """Four codes: two say the same, one is never chosen; a latent far from all of them gets one of the two."""
     book = SphericalCodebook(nn.Embedding(4, 3), decay=0.5, restart_below=0.1, separation=0.01)
