@@ -190,7 +190,8 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
     source = SceneSource(World(), 0, 64)
     images = np.stack([source.image(i) for i in range(32)])
-    chosen = VQSettings(steps=8, batch_size=2, learning_rate=1e-3, continuous_steps=3)
+    recipe = small_recipe.vq_training.model_dump(exclude={"images"})
+    chosen = VQSettings(**recipe | {"steps": 8, "continuous_steps": 3})
     count = 0
 
     def tokenizer(folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:

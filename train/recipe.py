@@ -44,6 +44,12 @@ class VQTrainingRecipe(_Part):
     batch_size: int
     learning_rate: float
     continuous_steps: int
+    edge_weight: float
+    commitment: float
+    locality: float
+    codebook_decay: float = Field(ge=0, lt=1)
+    restart_below: float
+    separation: float
 
 
 class LanguageRecipe(_Part):

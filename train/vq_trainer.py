@@ -26,18 +26,24 @@ from train.schedule import warmup_cosine
 
 @dataclass(frozen=True)
 class VQSettings:
-    """How the tokenizer is trained; `continuous_steps` run before the codebook exists."""
+    """How the tokenizer is trained.
+
+    `continuous_steps` run before the codebook exists. `edge_weight`, `commitment` and `locality`
+    weigh the loss's parts. Codes keep `codebook_decay` of their running mean each step; one that is
+    used less than `restart_below` times a batch, or lies within the squared distance `separation`
+    of a busier one, moves.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
     continuous_steps: int
-    commitment: float = 0.25
-    locality: float = 0.1
-    edge_weight: float = 1.0
-    codebook_decay: float = 0.995
-    restart_below: float = 0.01
-    separation: float = 0.02
+    edge_weight: float
+    commitment: float
+    locality: float
+    codebook_decay: float
+    restart_below: float
+    separation: float
     seed: int = 0
 
 
