@@ -75,20 +75,6 @@ class World:
             if self.allows(scene, split):
                 return scene
 
-    def sample_look(self, rng: np.random.Generator, tone: Tone) -> Group:
-        """How a single object may look in a tone: every factor at random, less what is held out."""
-        while True:
-            look = replace(_single(rng), fill=_pick(rng, FILLS))
-            if not self.is_held_out(Scene((look,), tone=tone)):
-                return look
-
-    def sample_sign(self, rng: np.random.Generator) -> Sign:
-        """Any sign, less what is held out."""
-        while True:
-            sign = Sign(_pick(rng, TEXTS), _pick(rng, COLOURS))
-            if not self.is_held_out(Scene(sign=sign)):
-                return sign
-
     def sample_held_out(self, rng: np.random.Generator, category: Category) -> Scene:
         """A random scene that contains one of the category's held-out combinations."""
         choices = [c for c in self.held_out if c.category == category]
@@ -113,7 +99,7 @@ def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
     """Any scene in which a category's factor is to be seen, held out or not."""
     tone: Tone = TONES[rng.choice(4, p=_TONE_WEIGHTS)] if category != "style" else _pick(rng, TONES)
     if category == "text":
-        sign = Sign(_pick(rng, TEXTS), _pick(rng, COLOURS))
+        sign = sample_sign(rng)
         groups = (_single(rng),) if rng.random() < _COMPANION else ()
         return Scene(groups, sign=sign, tone=tone)
     if category == "position":
@@ -138,6 +124,16 @@ def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
     if category == "style" and rng.random() < _COMPANION:
         return Scene((replace(first, count=1), second), tone=tone)
     return Scene((replace(first, count=count),), tone=tone)
+
+
+def sample_look(rng: np.random.Generator) -> Group:
+    """How a single object may look: every factor at random."""
+    return replace(_single(rng), fill=_pick(rng, FILLS))
+
+
+def sample_sign(rng: np.random.Generator) -> Sign:
+    """Any sign."""
+    return Sign(_pick(rng, TEXTS), _pick(rng, COLOURS))
 
 
 def change(scene: Scene, category: Category, rng: np.random.Generator) -> Scene:

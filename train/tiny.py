@@ -91,7 +91,7 @@ def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path) -> Tensor:
     if vq_file.exists():
         vq.load_state_dict(load_file(vq_file))
     else:
-        crowded = CrowdedPictures(source.world, recipe.seed, recipe.image_size)
+        crowded = CrowdedPictures(recipe.seed, recipe.image_size)
         pictures = render_images(crowded, recipe.vq_training.images, out / "vq" / "images")
         settings = VQSettings(**recipe.vq_training.model_dump(exclude={"images"}), seed=recipe.seed)
         train_tokenizer(vq, pictures, out / "vq", settings)
