@@ -198,4 +198,4 @@ def test_every_look_is_visible() -> None:
         empty = render(Scene((Group(1, colour, shape, "outlined"),), tone=tone), 1).astype(int)
         striped = render(Scene((Group(1, colour, shape, "striped"),), tone=tone), 1).astype(int)
         for other in (empty, striped):
-            assert (np.abs(base - other).max(-1) > 40).sum() > 60, (tone, shape, colour)
+            assert (np.abs(base - other).max(-1) > 40).sum() > 32, (tone, shape, colour)
