@@ -75,7 +75,8 @@ def arrange(scene: Scene, seed: int) -> Layout:
     board = None
     if scene.sign is not None:
         board = place_board(scene.sign, rng, high=bool(scene.groups))
-        centres = [places_beside(board)[int(rng.integers(len(places_beside(board))))]] * scene.object_count
+        places = places_beside(board)
+        centres = [places[rng.integers(len(places))]][: scene.object_count]
         radius = LARGE
     else:
         centres = _place_objects(scene, rng)
