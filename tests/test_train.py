@@ -23,7 +23,7 @@ from train.schedule import warmup_cosine
 from train.sft import Average, Batch, Batches, SFTSettings, train_sft
 from train.tiny import build_network
 from train.tokenizer import train_text_tokenizer
-from train.vq_trainer import SphericalCodebook, VQSettings, to_pixels, train_tokenizer, transplant
+from train.vq_trainer import SphericalCodebook, VQSettings, nearest_codes, to_pixels, train_tokenizer, transplant
 
 SMALL_RECIPE = (Path(__file__).parent / "small.toml").read_text()
 
@@ -41,44 +41,57 @@ def test_spherical_codebook_finds_the_clusters() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = nn.functional.normalize(torch.randn(8, 4, generator=generator), dim=-1)
     latents = nn.functional.normalize(centres.repeat(50, 1) + 0.02 * torch.randn(400, 4, generator=generator), dim=-1)
-    book = SphericalCodebook(nn.Embedding(16, 4), decay=0.9, restart_below=0.01, separation=0.01)
+    book = SphericalCodebook(16, 4, decay=0.9, restart_below=0.01, separation=0.01)
     book.start(latents, generator)
-    nearest, _ = book(latents)
+    nearest = book.codes[nearest_codes(latents, book.codes)]
     assert (nearest * latents).sum(-1).min() > 0.99
-    torch.testing.assert_close(book.embedding.weight.norm(dim=-1), torch.ones(16))
+    torch.testing.assert_close(book.codes.norm(dim=-1), torch.ones(16))
 
 
 def test_codes_follow_the_running_mean_of_what_chose_them() -> None:
-    book = SphericalCodebook(nn.Embedding(2, 2), decay=0.75, restart_below=0.1, separation=0.01)
-    book.embedding.weight.data = torch.eye(2)
+    book = SphericalCodebook(2, 2, decay=0.75, restart_below=0.1, separation=0.01)
+    book.codes.copy_(torch.eye(2))
     book.sums.copy_(torch.eye(2))
     latents = nn.functional.normalize(torch.tensor([[3.0, 1.0], [3.0, 2.0]]), dim=-1)
-    _, codes = book(latents)
-    assert codes.tolist() == [0, 0]
-    book.follow(latents, codes)
+    chosen = nearest_codes(latents, book.codes)
+    assert chosen.tolist() == [0, 0]
+    book.follow(latents, chosen)
     moved = 0.75 * torch.tensor([1.0, 0.0]) + 0.25 * latents.sum(0)
-    torch.testing.assert_close(book.embedding.weight[0], moved / moved.norm())
-    torch.testing.assert_close(book.embedding.weight[1], torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(book.codes[0], moved / moved.norm())
+    torch.testing.assert_close(book.codes[1], torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(book.usage, torch.tensor([0.75 + 0.25 * 2, 0.75]))
 
 
 def test_idle_and_repeated_codes_move_to_what_is_served_worst() -> None:
     """Four codes: two say the same, one is never chosen; a latent far from all of them gets one of the two."""
-    book = SphericalCodebook(nn.Embedding(4, 3), decay=0.5, restart_below=0.1, separation=0.01)
+    book = SphericalCodebook(4, 3, decay=0.5, restart_below=0.1, separation=0.01)
     east, almost, north, up = torch.eye(3)[0], torch.tensor([1.0, 0.02, 0.0]), torch.eye(3)[1], torch.eye(3)[2]
-    book.embedding.weight.data = nn.functional.normalize(torch.stack([east, almost, north, -up]), dim=-1)
+    book.codes.copy_(nn.functional.normalize(torch.stack([east, almost, north, -up]), dim=-1))
     book.usage.copy_(torch.tensor([5.0, 1.0, 1.0, 0.0]))
     latents = torch.stack([east, north, up, east, east, north, east, east])
     assert book.restart(latents) == 2  # the repetition and the idle one, a quarter of the latents at most
-    codes = book.embedding.weight
-    torch.testing.assert_close(codes[0], east)
-    torch.testing.assert_close(codes[2], north)
-    assert any(torch.equal(code, up) for code in codes[[1, 3]])
+    torch.testing.assert_close(book.codes[0], east)
+    torch.testing.assert_close(book.codes[2], north)
+    assert any(torch.equal(code, up) for code in book.codes[[1, 3]])
     book.usage.fill_(1.0)
     repeated = int(book.restart(latents))
     assert repeated <= 1
-    nearest, _ = book(up[None])
-    torch.testing.assert_close(nearest[0], up)
+    torch.testing.assert_close(book.codes[nearest_codes(up, book.codes)], up)
+
+
+def test_thinning_keeps_the_busiest_code_of_each_crowd() -> None:
+    """Three crowds of ten codes on the unit sphere: one of each is left, its busiest, in order of use."""
+    generator = torch.Generator().manual_seed(2)
+    crowds = torch.eye(5)[:3].repeat(10, 1) + 0.05 * torch.randn(30, 5, generator=generator)
+    book = SphericalCodebook(30, 5, decay=0.5, restart_below=0.1, separation=0.01)
+    book.codes.copy_(nn.functional.normalize(crowds, dim=-1))
+    book.usage.copy_(torch.randperm(30, generator=generator).float())
+    busiest = sorted((max(range(crowd, 30, 3), key=lambda i: float(book.usage[i])) for crowd in range(3)),
+                     key=lambda i: -float(book.usage[i]))  # fmt: skip
+    torch.testing.assert_close(book.thin(3), book.codes[busiest])
+    order = book.usage.argsort(descending=True)
+    torch.testing.assert_close(book.thin(30), book.codes[order])
+    assert len(book.thin(12)) == 12
 
 
 def test_latents_that_look_beyond_their_cell_are_told_by_a_transplant() -> None:
@@ -191,7 +204,7 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
     source = SceneSource(World(), 0, 64)
     images = np.stack([source.image(i) for i in range(32)])
     recipe = small_recipe.vq_training.model_dump(exclude={"images"})
-    chosen = VQSettings(**recipe | {"steps": 8, "continuous_steps": 3})
+    chosen = VQSettings(**recipe | {"steps": 9, "continuous_steps": 3, "thin_at_step": 5})
     count = 0
 
     def tokenizer(folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
@@ -215,6 +228,8 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
         tokenizer(tmp_path / "stopped", 2)  # before the codebook exists
     with pytest.raises(Killed):
         tokenizer(tmp_path / "stopped", 5)  # the start of the codebook draws pictures too, then quantised steps
+    with pytest.raises(Killed):
+        tokenizer(tmp_path / "stopped", 5)  # among the fixed codes
     resumed = tokenizer(tmp_path / "stopped")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 

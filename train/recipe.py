@@ -44,9 +44,11 @@ class VQTrainingRecipe(_Part):
     batch_size: int
     learning_rate: float
     continuous_steps: int
+    thin_at_step: int
     edge_weight: float
     commitment: float
     locality: float
+    scaffold_embeddings: int
     codebook_decay: float = Field(ge=0, lt=1)
     restart_below: float
     separation: float

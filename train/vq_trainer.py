@@ -1,13 +1,16 @@
 """Training of the image tokenizer (VQ autoencoder) on transformers' own modules.
 
 The straight-through estimator, the codebook and the loss are here, because transformers' forward
-decodes from indices and so gives the encoder no gradient from the picture. It departs from the
-usual VQ-GAN recipe in four ways: codes are taught to say what is in their own cell, whatever else
-the picture holds (`transplant`), for left alone a code changes with things far away, and a decoder
-has to learn that as if it were content; the codebook follows its cells' means (van den Oord et al. 2017,
-appendix A.1) on the unit sphere; it starts from spherical k-means over the latents of an
-autoencoder that was trained without quantisation first; and there is no adversary, since the
-pictures of the procedural world are sharp under plain reconstruction.
+decodes from indices and so gives the encoder no gradient from the picture. There is no adversary,
+since the pictures of the procedural world are sharp under plain reconstruction. What a decoder has
+to learn is what the codes say, so they are made to say little that is not content:
+
+- each is taught to tell what is in its own cell, whatever else the picture holds (`transplant`);
+- a large codebook, the scaffold, first finds what there is to say: it starts from spherical k-means
+  over the latents of an autoencoder that was trained without quantisation, and follows the means of
+  what chose its codes (van den Oord et al. 2017, appendix A.1) on the unit sphere;
+- then only the busiest codes that lie apart are kept (`SphericalCodebook.thin`), for near ones are
+  chosen by accident; encoder and decoder learn to do with them. docs/tiny.md has the numbers.
 """
 
 from dataclasses import dataclass
@@ -28,19 +31,22 @@ from train.schedule import warmup_cosine
 class VQSettings:
     """How the tokenizer is trained.
 
-    `continuous_steps` run before the codebook exists. `edge_weight`, `commitment` and `locality`
-    weigh the loss's parts. Codes keep `codebook_decay` of their running mean each step; one that is
-    used less than `restart_below` times a batch, or lies within the squared distance `separation`
-    of a busier one, moves.
+    `continuous_steps` run before there are codes; then a codebook of `scaffold_embeddings` learns
+    until `thin_at_step`, from where on the network's own, a part of it, is fixed. `edge_weight`,
+    `commitment` and `locality` weigh the loss's parts. The scaffold's codes keep `codebook_decay` of
+    their running mean each step; one that is used less than `restart_below` times a batch, or lies
+    within the squared distance `separation` of a busier one, moves.
     """
 
     steps: int
     batch_size: int
     learning_rate: float
     continuous_steps: int
+    thin_at_step: int
     edge_weight: float
     commitment: float
     locality: float
+    scaffold_embeddings: int
     codebook_decay: float
     restart_below: float
     separation: float
@@ -48,47 +54,42 @@ class VQSettings:
 
 
 class SphericalCodebook(nn.Module):
-    """Codes on the unit sphere that follow the mean of the latents assigned to them."""
+    """Codes [V, D] on the unit sphere that follow the mean of the latents assigned to them."""
 
-    def __init__(self, embedding: nn.Embedding, *, decay: float, restart_below: float, separation: float) -> None:
+    def __init__(self, size: int, width: int, *, decay: float, restart_below: float, separation: float) -> None:
         super().__init__()
-        self.embedding = embedding
         self.decay = decay
         self.restart_below = restart_below
         self.separation = separation  # squared distance
+        self.codes: Tensor
         self.usage: Tensor
         self.sums: Tensor
-        self.register_buffer("usage", torch.ones(embedding.num_embeddings))
-        self.register_buffer("sums", F.normalize(embedding.weight.detach().clone(), dim=-1))
+        self.register_buffer("codes", F.normalize(torch.randn(size, width), dim=-1))
+        self.register_buffer("usage", torch.ones(size))
+        self.register_buffer("sums", self.codes.clone())
 
     @torch.no_grad()
     def start(self, latents: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
         """Spherical k-means over unit latents [N, D]."""
-        size = self.embedding.num_embeddings
+        size = len(self.codes)
         centres = latents[torch.randperm(len(latents), generator=generator)[:size]]
         for _ in range(rounds):
-            codes = (latents @ centres.T).argmax(-1)
-            sums = torch.zeros_like(centres).index_add_(0, codes, latents)
-            empty = torch.bincount(codes, minlength=size) == 0
+            nearest = nearest_codes(latents, centres)
+            sums = torch.zeros_like(centres).index_add_(0, nearest, latents)
+            empty = torch.bincount(nearest, minlength=size) == 0
             fresh = latents[torch.randint(len(latents), (size,), generator=generator)]
             centres = F.normalize(torch.where(empty[:, None], fresh, sums), dim=-1)
         self.usage.fill_(1.0)
         self.sums.copy_(centres)
-        self.embedding.weight.copy_(centres)
-
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest codes of unit latents [..., D]: their vectors [..., D] and indices [...]."""
-        codes = (latents @ self.embedding.weight.T).argmax(-1)
-        return F.embedding(codes, self.embedding.weight), codes
+        self.codes.copy_(centres)
 
     @torch.no_grad()
-    def follow(self, latents: Tensor, codes: Tensor) -> None:
-        """Move each code towards the latents [N, D] that chose it (codes [N])."""
-        size = self.embedding.num_embeddings
-        self.usage.mul_(self.decay).add_(torch.bincount(codes, minlength=size), alpha=1 - self.decay)
-        assigned = torch.zeros_like(self.sums).index_add_(0, codes, latents)
+    def follow(self, latents: Tensor, chosen: Tensor) -> None:
+        """Move each code towards the latents [N, D] that chose it (indices [N])."""
+        self.usage.mul_(self.decay).add_(torch.bincount(chosen, minlength=len(self.codes)), alpha=1 - self.decay)
+        assigned = torch.zeros_like(self.sums).index_add_(0, chosen, latents)
         self.sums.mul_(self.decay).add_(assigned, alpha=1 - self.decay)
-        self.embedding.weight.copy_(F.normalize(self.sums, dim=-1))
+        self.codes.copy_(F.normalize(self.sums, dim=-1))
 
     @torch.no_grad()
     def restart(self, latents: Tensor) -> int:
@@ -100,19 +101,53 @@ class SphericalCodebook(nn.Module):
         Returns:
             How many were moved; at most a quarter of N.
         """
-        book = self.embedding.weight
-        likeness = book @ book.T
+        likeness = self.codes @ self.codes.T
+        place = torch.arange(len(self.codes))
         busier = (self.usage[None] > self.usage[:, None]) | (
-            (self.usage[None] == self.usage[:, None])
-            & (torch.arange(len(book))[None] < torch.arange(len(book))[:, None])
+            (self.usage[None] == self.usage[:, None]) & (place[None] < place[:, None])
         )
         repeated = ((likeness > 1 - self.separation / 2) & busier).any(1)
         idle = (repeated | (self.usage < self.restart_below)).nonzero().flatten()[: len(latents) // 4]
-        worst = (latents @ book.T).amax(-1).argsort()[: len(idle)]
+        worst = (latents @ self.codes.T).amax(-1).argsort()[: len(idle)]
         self.sums[idle] = latents[worst]
         self.usage[idle] = 1.0
-        book[idle] = latents[worst]
+        self.codes[idle] = latents[worst]
         return len(idle)
+
+    def thin(self, size: int) -> Tensor:
+        """The `size` busiest codes that lie as far apart as so many can: [size, D], busiest first.
+
+        Codes are taken in order of use, each unless it is too near to one taken before; how near is
+        too near is the largest squared distance that leaves enough of them.
+        """
+        codes = self.codes[self.usage.argsort(descending=True, stable=True)]
+        likeness = codes @ codes.T
+        near, far = 0.0, 4.0
+        kept = torch.arange(size)
+        while far - near > 1e-4:
+            middle = (near + far) / 2
+            apart = _apart(likeness, 1 - middle / 2)
+            if len(apart) >= size:
+                near, kept = middle, apart[:size]
+            else:
+                far = middle
+        return codes[kept]
+
+
+def _apart(likeness: Tensor, limit: float) -> Tensor:
+    """Indices of rows taken first to last, without those more alike than `limit` to one taken before."""
+    free = torch.ones(len(likeness), dtype=torch.bool)
+    taken = []
+    for row in range(len(likeness)):
+        if free[row]:
+            taken.append(row)
+            free &= likeness[row] <= limit
+    return torch.tensor(taken)
+
+
+def nearest_codes(latents: Tensor, codes: Tensor) -> Tensor:
+    """Indices [...] of the codes [V, D] that unit latents [..., D] are nearest to."""
+    return (latents @ codes.T).argmax(-1)
 
 
 def encode_latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
@@ -197,8 +232,10 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
     default_convolution_start(vq)
     vq.train().requires_grad_(True)
     vq.quantize.requires_grad_(False)
-    book = SphericalCodebook(
-        vq.quantize.embedding,
+    fixed = vq.quantize.embedding.weight
+    scaffold = SphericalCodebook(
+        settings.scaffold_embeddings,
+        fixed.shape[1],
         decay=settings.codebook_decay,
         restart_below=settings.restart_below,
         separation=settings.separation,
@@ -206,23 +243,29 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
     optimizer = torch.optim.AdamW([p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run(folder, settings.steps)
     cells = images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)
-    for step in run.steps({"vq": vq, "codebook": book, "optimizer": optimizer}):
+    for step in run.steps({"vq": vq, "scaffold": scaffold, "optimizer": optimizer}):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine(
                 step, total=settings.steps, warmup=100, peak=settings.learning_rate, floor=settings.learning_rate / 50
             )
         if step == settings.continuous_steps:
-            _start_codebook(vq, book, images, generator)
+            _start_codebook(vq, scaffold, images, generator)
+        if step == settings.thin_at_step:
+            fixed.copy_(scaffold.thin(len(fixed)))
+        codes = None
+        if step >= settings.continuous_steps:
+            codes = scaffold.codes if step < settings.thin_at_step else fixed
         pixels = to_pixels(images, torch.randint(len(images), (settings.batch_size,), generator=generator))
-        moved = 0
         mixed = transplant(pixels, cells, generator)
         latents, mixed_latents = encode_latents(vq, torch.cat([pixels, mixed.pixels])).chunk(2)
         quantised = latents
         nearest = latents.detach()
         commitment = latents.new_zeros(())
-        if step >= settings.continuous_steps:
-            nearest, codes = book(nearest)
+        chosen = torch.zeros(0, dtype=torch.long)
+        if codes is not None:
+            chosen = nearest_codes(nearest, codes)
+            nearest = F.embedding(chosen, codes)
             commitment = (latents - nearest).square().sum(-1).mean()
             quantised = latents + (nearest - latents).detach()
         loss = reconstruction_loss(decode_latents(vq, quantised), pixels, edge_weight=settings.edge_weight)
@@ -231,26 +274,30 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         torch.autograd.backward(loss + settings.commitment * commitment + settings.locality * locality)
         nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
         optimizer.step()
-        if step >= settings.continuous_steps:
+        moved = 0
+        if settings.continuous_steps <= step < settings.thin_at_step:
             flat = latents.detach().flatten(0, 2)
-            book.follow(flat, codes.flatten())
-            if step % 20 == 0 and step < 0.8 * settings.steps:
-                moved += book.restart(flat)
-        used = (book.usage > settings.restart_below).sum()
-        run.log(step, loss=loss.item(), commitment=commitment.item(), locality=locality.item(), used=used, moved=moved)
+            scaffold.follow(flat, chosen.flatten())
+            # the last fifth lets the use of moved codes show before it decides which are kept
+            if step % 20 == 0 and step < 0.8 * settings.thin_at_step:
+                moved = scaffold.restart(flat)
+        distinct = len(set(chosen.flatten().tolist()))
+        run.log(
+            step, loss=loss.item(), commitment=commitment.item(), locality=locality.item(), codes=distinct, moved=moved
+        )
     vq.eval()
 
 
 @torch.no_grad()
 def _start_codebook(
-    vq: JanusVQVAE, book: SphericalCodebook, images: NDArray[np.uint8], generator: torch.Generator
+    vq: JanusVQVAE, scaffold: SphericalCodebook, images: NDArray[np.uint8], generator: torch.Generator
 ) -> None:
     chosen = torch.randperm(len(images), generator=generator)[:1024]
     latents = torch.cat([encode_latents(vq, to_pixels(images, part)).flatten(0, 2) for part in torch.split(chosen, 64)])
     # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
     _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
     distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
-    book.start(distinct, generator)
+    scaffold.start(distinct, generator)
 
 
 @torch.no_grad()
@@ -259,5 +306,5 @@ def encode_images(vq: JanusVQVAE, images: NDArray[np.uint8], batch_size: int = 6
     codes = []
     for part in torch.split(torch.arange(len(images)), batch_size):
         latents = encode_latents(vq, to_pixels(images, part))
-        codes.append((latents @ F.normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1).flatten(1))
+        codes.append(nearest_codes(latents, F.normalize(vq.quantize.embedding.weight, dim=-1)).flatten(1))
     return torch.cat(codes).to(torch.int16 if vq.config.num_embeddings <= 2**15 else torch.int32)
