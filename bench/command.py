@@ -34,6 +34,7 @@ def main() -> None:
     speed = benches.add_parser("speed", help="latency, start and memory of a small model on the CPU")
     speed.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     speed.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    speed.add_argument("--fresh", action="store_true", help="also `make serve` in a new clone (downloads all packages)")
     speed.set_defaults(run=measure_speed)
 
     arguments = parser.parse_args()
@@ -88,7 +89,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
     """The speed table."""
     from bench.speed import report
 
-    print(report(arguments.model, threads=arguments.threads))
+    print(report(arguments.model, threads=arguments.threads, fresh=arguments.fresh))
 
 
 if __name__ == "__main__":
