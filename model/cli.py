@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `load_from` reads."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, device: str = "auto", dtype: str = "auto") -> None:
+    """The arguments that `load_from` reads, with the defaults that suit the command."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="tiny", help="folder, hub id (owner/name) or shipped name (default: tiny)")
     group.add_argument(
@@ -14,8 +14,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--tokenizer", metavar="DIR", help="take the tokenizer from here")
     group.add_argument("--revision", help="of the hub repository")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
+    group.add_argument("--device", default=device, help="auto, cpu, cuda or mps (default: %(default)s)")
+    group.add_argument(
+        "--dtype",
+        default=dtype,
+        help="auto, source (the files' own), float32, bfloat16 or float16 (default: %(default)s)",
+    )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,24 +13,16 @@ def main() -> None:
         description="Write a Janus checkpoint (DeepSeek's or transformers' layout) in transformers' layout.",
     )
     parser.add_argument("out", type=Path, help="new folder to write")
-    add_model_arguments(parser)
+    add_model_arguments(parser, device="cpu", dtype="source")
     arguments = parser.parse_args()
     one_line_errors(lambda: convert(arguments))
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    """Load and save; the dtype is the source's unless one is named."""
-    from model.checkpoint import load, save
+    """Load and save."""
+    from model.checkpoint import load_from, save
 
-    janus = load(
-        arguments.model,
-        device="cpu" if arguments.device == "auto" else arguments.device,
-        dtype="source" if arguments.dtype == "auto" else arguments.dtype,
-        tokenizer=arguments.tokenizer,
-        overlay=arguments.weights,
-        revision=arguments.revision,
-    )
-    save(janus, arguments.out)
+    save(load_from(arguments), arguments.out)
     print(f"wrote {arguments.out}")
 
 
