@@ -63,6 +63,7 @@ class LanguageRecipe(_Part):
     num_hidden_layers: int
     num_attention_heads: int
     max_position_embeddings: int
+    rope_theta: float
 
 
 class SFTRecipe(_Part):
@@ -71,6 +72,7 @@ class SFTRecipe(_Part):
     steps: int
     batch_size: int
     learning_rate: float
+    matrix_learning_rate: float
     warmup: int
     weight_decay: float
     drop_prompt: float = Field(ge=0, le=1)

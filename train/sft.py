@@ -2,7 +2,9 @@
 
 The loss is the mean over image positions only. A share of the prompts is replaced by the
 unconditional row, so that guidance has something to guide away from; the pad row, which that is
-made of, is trained (transformers would freeze it). What is kept is a running average of the weights.
+made of, is trained (transformers would freeze it). The decoder's matrices are moved by Muon, all else
+by AdamW: prompts are followed after a fraction of the pictures that AdamW alone needs (docs/tiny.md).
+What is kept is a running average of the weights.
 """
 
 from dataclasses import dataclass
@@ -18,17 +20,22 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 from model.prompt import encode_prompt, special_ids, unconditional_row
 from pairs.files import write_atomically
 from train.data import SceneSource
+from train.muon import Muon
 from train.run import Run
 from train.schedule import warmup_cosine
 
 
 @dataclass(frozen=True)
 class SFTSettings:
-    """How the decoder is trained; `base_at` is the share of steps after which `tiny-base` is kept."""
+    """How the decoder is trained; `base_at` is the share of steps after which `tiny-base` is kept.
+
+    `matrix_learning_rate` is Muon's, for the matrices of the decoder's blocks; `learning_rate` is AdamW's.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
+    matrix_learning_rate: float
     warmup: int
     weight_decay: float
     drop_prompt: float
@@ -151,36 +158,38 @@ def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: 
     trained = decoder_parameters(network)
     for parameter in trained.values():
         parameter.requires_grad_(True)
-    matrices = [p for name, p in trained.items() if p.ndim > 1 and "embed" not in name]
-    others = [p for name, p in trained.items() if p.ndim == 1 or "embed" in name]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        betas=(0.9, 0.95),
-    )
+    muon, adamw = _optimizers(trained, settings)
     average = Average(trained, settings.average_decay)
     run = Run(folder, settings.steps)
     base_step = int(settings.steps * settings.base_at)
-    for step in run.steps({"network": network, "optimizer": optimizer, "average": average}):
-        rate = warmup_cosine(
-            step,
-            total=settings.steps,
-            warmup=settings.warmup,
-            peak=settings.learning_rate,
-            floor=settings.learning_rate / 50,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    for step in run.steps({"network": network, "muon": muon, "adamw": adamw, "average": average}):
+        pace = warmup_cosine(step, total=settings.steps, warmup=settings.warmup, peak=1.0, floor=0.02)
+        for optimizer, rate in ((muon, settings.matrix_learning_rate), (adamw, settings.learning_rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = pace * rate
         batch = batches[step]
         loss = F.cross_entropy(image_logits(network, batch).flatten(0, 1), batch.codes.flatten())
-        optimizer.zero_grad()
+        network.zero_grad()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
-        optimizer.step()
+        muon.step()
+        adamw.step()
         average.update(trained)
         run.log(step, loss=loss.item(), gradient_norm=norm)
         if step + 1 == base_step:
             _save_tensors(average.tensors, folder / "base.safetensors")
     _save_tensors(average.tensors, folder / "final.safetensors")
+
+
+def _optimizers(trained: dict[str, nn.Parameter], settings: SFTSettings) -> tuple[Muon, torch.optim.AdamW]:
+    blocks = {name: p for name, p in trained.items() if p.ndim == 2 and ".layers." in name}
+    others = {name: p for name, p in trained.items() if name not in blocks}
+    plain = [p for name, p in others.items() if p.ndim == 1 or "embed" in name]
+    decayed = [p for name, p in others.items() if p.ndim > 1 and "embed" not in name]
+    muon = Muon(blocks.values(), weight_decay=settings.weight_decay)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    return muon, adamw
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

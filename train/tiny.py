@@ -105,7 +105,8 @@ def _config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast | None) -> JanusC
     width = recipe.language.hidden_size
     ids = special_ids(tokenizer) if tokenizer else None
     text = LlamaConfig(
-        **recipe.language.model_dump(),
+        **recipe.language.model_dump(exclude={"rope_theta"}),
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.language.rope_theta},
         pad_token_id=ids.pad if ids else None,
         bos_token_id=ids.bos if ids else None,
         eos_token_id=tokenizer.eos_token_id if tokenizer else None,
