@@ -89,10 +89,21 @@ def test_thinning_keeps_the_busiest_code_of_each_crowd() -> None:
     book.usage.copy_(torch.randperm(30, generator=generator).float())
     busiest = sorted((max(range(crowd, 30, 3), key=lambda i: float(book.usage[i])) for crowd in range(3)),
                      key=lambda i: -float(book.usage[i]))  # fmt: skip
-    torch.testing.assert_close(book.thin(3), book.codes[busiest])
     order = book.usage.argsort(descending=True)
-    torch.testing.assert_close(book.thin(30), book.codes[order])
-    assert len(book.thin(12)) == 12
+    for kept in (busiest, order):
+        few = SphericalCodebook(len(kept), 5, decay=0.5, restart_below=0.1, separation=0.01)
+        few.take_busiest(book)
+        torch.testing.assert_close(few.codes, book.codes[kept])
+        torch.testing.assert_close(few.usage, book.usage[kept])
+
+
+def test_codes_that_nothing_chooses_stay_on_the_sphere() -> None:
+    book = SphericalCodebook(2, 2, decay=0.5, restart_below=0.1, separation=0.01)
+    book.codes.copy_(torch.eye(2))
+    book.sums.copy_(torch.eye(2))
+    for _ in range(60):
+        book.follow(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    torch.testing.assert_close(book.codes, torch.eye(2))
 
 
 def test_latents_that_look_beyond_their_cell_are_told_by_a_transplant() -> None:

@@ -9,8 +9,8 @@ to learn is what the codes say, so they are made to say little that is not conte
 - a large codebook, the scaffold, first finds what there is to say: it starts from spherical k-means
   over the latents of an autoencoder that was trained without quantisation, and follows the means of
   what chose its codes (van den Oord et al. 2017, appendix A.1) on the unit sphere;
-- then only the busiest codes that lie apart are kept (`SphericalCodebook.thin`), for near ones are
-  chosen by accident; encoder and decoder learn to do with them. docs/tiny.md has the numbers.
+- then only its busiest codes that lie apart go on (`SphericalCodebook.take_busiest`), for which of
+  two near ones is chosen is an accident. docs/tiny.md has the numbers.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ from train.schedule import warmup_cosine
 class VQSettings:
     """How the tokenizer is trained.
 
-    `continuous_steps` run before there are codes; then a codebook of `scaffold_embeddings` learns
-    until `thin_at_step`, from where on the network's own, a part of it, is fixed. `edge_weight`,
-    `commitment` and `locality` weigh the loss's parts. The scaffold's codes keep `codebook_decay` of
-    their running mean each step; one that is used less than `restart_below` times a batch, or lies
-    within the squared distance `separation` of a busier one, moves.
+    `continuous_steps` run before there are codes; then a scaffold of `scaffold_embeddings` codes
+    learns until `thin_at_step`, when the network takes its own from it. `edge_weight`, `commitment`
+    and `locality` weigh the loss's parts. Codes keep `codebook_decay` of their running mean each
+    step; one of the scaffold that is used less than `restart_below` times a batch, or lies within
+    the squared distance `separation` of a busier one, moves.
     """
 
     steps: int
@@ -89,7 +89,8 @@ class SphericalCodebook(nn.Module):
         self.usage.mul_(self.decay).add_(torch.bincount(chosen, minlength=len(self.codes)), alpha=1 - self.decay)
         assigned = torch.zeros_like(self.sums).index_add_(0, chosen, latents)
         self.sums.mul_(self.decay).add_(assigned, alpha=1 - self.decay)
-        self.codes.copy_(F.normalize(self.sums, dim=-1))
+        # sums of codes that nothing chooses any more fade: their direction must outlive that
+        self.codes.copy_(F.normalize(self.sums, dim=-1, eps=1e-30))
 
     @torch.no_grad()
     def restart(self, latents: Tensor) -> int:
@@ -114,24 +115,27 @@ class SphericalCodebook(nn.Module):
         self.codes[idle] = latents[worst]
         return len(idle)
 
-    def thin(self, size: int) -> Tensor:
-        """The `size` busiest codes that lie as far apart as so many can: [size, D], busiest first.
+    @torch.no_grad()
+    def take_busiest(self, scaffold: "SphericalCodebook") -> None:
+        """Become the busiest codes of a larger codebook that lie as far apart as so many can, busiest first.
 
         Codes are taken in order of use, each unless it is too near to one taken before; how near is
         too near is the largest squared distance that leaves enough of them.
         """
-        codes = self.codes[self.usage.argsort(descending=True, stable=True)]
-        likeness = codes @ codes.T
+        order = scaffold.usage.argsort(descending=True, stable=True)
+        likeness = scaffold.codes[order] @ scaffold.codes[order].T
         near, far = 0.0, 4.0
-        kept = torch.arange(size)
+        taken = order[: len(self.codes)]
         while far - near > 1e-4:
             middle = (near + far) / 2
             apart = _apart(likeness, 1 - middle / 2)
-            if len(apart) >= size:
-                near, kept = middle, apart[:size]
+            if len(apart) >= len(self.codes):
+                near, taken = middle, order[apart[: len(self.codes)]]
             else:
                 far = middle
-        return codes[kept]
+        self.codes.copy_(scaffold.codes[taken])
+        self.usage.copy_(scaffold.usage[taken])
+        self.sums.copy_(scaffold.sums[taken])
 
 
 def _apart(likeness: Tensor, limit: float) -> Tensor:
@@ -232,18 +236,20 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
     default_convolution_start(vq)
     vq.train().requires_grad_(True)
     vq.quantize.requires_grad_(False)
-    fixed = vq.quantize.embedding.weight
-    scaffold = SphericalCodebook(
-        settings.scaffold_embeddings,
-        fixed.shape[1],
-        decay=settings.codebook_decay,
-        restart_below=settings.restart_below,
-        separation=settings.separation,
+    scaffold, own = (
+        SphericalCodebook(
+            size,
+            vq.config.embed_dim,
+            decay=settings.codebook_decay,
+            restart_below=settings.restart_below,
+            separation=settings.separation,
+        )
+        for size in (settings.scaffold_embeddings, vq.config.num_embeddings)
     )
     optimizer = torch.optim.AdamW([p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run(folder, settings.steps)
     cells = images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)
-    for step in run.steps({"vq": vq, "scaffold": scaffold, "optimizer": optimizer}):
+    for step in run.steps({"vq": vq, "scaffold": scaffold, "own": own, "optimizer": optimizer}):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine(
@@ -252,10 +258,10 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         if step == settings.continuous_steps:
             _start_codebook(vq, scaffold, images, generator)
         if step == settings.thin_at_step:
-            fixed.copy_(scaffold.thin(len(fixed)))
-        codes = None
+            own.take_busiest(scaffold)
+        book = None
         if step >= settings.continuous_steps:
-            codes = scaffold.codes if step < settings.thin_at_step else fixed
+            book = scaffold if step < settings.thin_at_step else own
         pixels = to_pixels(images, torch.randint(len(images), (settings.batch_size,), generator=generator))
         mixed = transplant(pixels, cells, generator)
         latents, mixed_latents = encode_latents(vq, torch.cat([pixels, mixed.pixels])).chunk(2)
@@ -263,9 +269,9 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         nearest = latents.detach()
         commitment = latents.new_zeros(())
         chosen = torch.zeros(0, dtype=torch.long)
-        if codes is not None:
-            chosen = nearest_codes(nearest, codes)
-            nearest = F.embedding(chosen, codes)
+        if book is not None:
+            chosen = nearest_codes(nearest, book.codes)
+            nearest = F.embedding(chosen, book.codes)
             commitment = (latents - nearest).square().sum(-1).mean()
             quantised = latents + (nearest - latents).detach()
         loss = reconstruction_loss(decode_latents(vq, quantised), pixels, edge_weight=settings.edge_weight)
@@ -275,16 +281,17 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
         optimizer.step()
         moved = 0
-        if settings.continuous_steps <= step < settings.thin_at_step:
+        if book is not None:
             flat = latents.detach().flatten(0, 2)
-            scaffold.follow(flat, chosen.flatten())
+            book.follow(flat, chosen.flatten())
             # the last fifth lets the use of moved codes show before it decides which are kept
-            if step % 20 == 0 and step < 0.8 * settings.thin_at_step:
-                moved = scaffold.restart(flat)
+            if book is scaffold and step % 20 == 0 and step < 0.8 * settings.thin_at_step:
+                moved = book.restart(flat)
         distinct = len(set(chosen.flatten().tolist()))
         run.log(
             step, loss=loss.item(), commitment=commitment.item(), locality=locality.item(), codes=distinct, moved=moved
         )
+    vq.quantize.embedding.weight.copy_(own.codes)
     vq.eval()
 
 
