@@ -1,8 +1,9 @@
 """Where a scene's things stand: everything a picture shows that its caption leaves open.
 
 Objects, glyphs and decoration stand in step with the code cells of an 8 × 8 grid, so that a look
-is made of the same few codes wherever it stands, and several objects stand in mirror symmetry: a
-model has little to learn that no prompt can tell it (docs/tiny.md).
+is made of the same few codes wherever it stands, and several objects stand in mirror symmetry, row by
+row in the order in which the caption names them: a model has little to learn that no prompt can
+tell it (docs/tiny.md).
 """
 
 from dataclasses import dataclass
@@ -121,10 +122,7 @@ def _place_objects(scene: Scene, rng: np.random.Generator) -> list[tuple[float, 
         shared = 1 if scene.relation in ("left of", "right of") else 0
         choices = [c for c in choices if c[0][shared] == c[1][shared]]
     corners = choices[rng.integers(len(choices))]
-    if scene.relation is None:
-        # which object takes which place: only matters when two groups share the picture
-        corners = tuple(corners[i] for i in rng.permutation(len(corners)))
-    elif scene.relation in ("right of", "below"):
+    if scene.relation in ("right of", "below"):
         corners = corners[::-1]
     return [(x * CELL, y * CELL) for x, y in corners]
 

@@ -173,6 +173,24 @@ def test_test_split_is_about_an_eighth() -> None:
     assert 0.09 < splits.count("test") / len(splits) < 0.16
 
 
+def test_objects_stand_in_the_order_of_the_caption() -> None:
+    """Row by row, as one reads; where the caption says which stands where, it decides."""
+    red, blue = Group(2, "red", "star"), Group(3, "blue", "star")
+    for groups in ((red, blue), (blue, red)):
+        for seed in range(30):
+            objects = arrange(Scene(groups), seed).objects
+            assert [o.group.colour for o in sorted(objects, key=lambda o: (o.y, o.x))] == [
+                group.colour for group in groups for _ in range(group.count)
+            ]
+    one, other = Group(1, "red", "star"), Group(1, "blue", "star")
+    for seed in range(30):
+        first, second = arrange(Scene((one, other), relation="below"), seed).objects
+        assert first.group == one
+        assert first.y > second.y
+        first, second = arrange(Scene((one, other), relation="left of"), seed).objects
+        assert first.x < second.x
+
+
 def test_objects_never_touch_and_stay_inside() -> None:
     for seed, (_, scene) in enumerate(scenes(40, seed=8)):
         objects = arrange(scene, seed).objects
