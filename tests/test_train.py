@@ -156,6 +156,18 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         assert 0.6 < float(values.min()) < float(values.max()) < 1.3
 
 
+def test_what_a_sign_says_is_a_token_a_character() -> None:
+    """In any case, and nowhere else: the words of captions stay whole."""
+    source = SceneSource(World(), 0, 64)
+    tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(2000)), 512)
+    ends = tokenizer.tokenize(' a blue sign that says "'), tokenizer.tokenize('" and one green circle')
+    for word in ("SUN", "sun", "7", "Zx"):
+        said = f' a blue sign that says "{word}" and one green circle'
+        assert tokenizer.tokenize(said) == [*ends[0], *word.lower(), *ends[1]]
+        assert tokenizer.decode(tokenizer(said).input_ids) == said.lower()
+    assert len(tokenizer.tokenize(": three purple circles at sunset")) == 6
+
+
 def test_average_starts_as_the_mean() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     average = Average({"p": parameter}, decay=0.999)

@@ -2,14 +2,20 @@
 
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from model.prompt import BOS, EOS, PAD, SPECIAL_TOKENS
 
 
+# Each of up to three characters between quotation marks.
+_QUOTED_CHARACTER = r'(?<="|"\w|"\w\w)\w(?=\w*")'
+
+
 def train_text_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A tokenizer that writes captions in about a token a word; case is folded.
+
+    What a sign says is a token a character: a decoder then learns letters, not words (docs/tiny.md).
 
     Args:
         captions: what to learn merges from.
@@ -17,7 +23,12 @@ def train_text_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrained
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QUOTED_CHARACTER), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     trainer = trainers.BpeTrainer(
