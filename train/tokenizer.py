@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 
 from model.prompt import BOS, EOS, PAD, SPECIAL_TOKENS
 
-
 # Each of up to three characters between quotation marks.
 _QUOTED_CHARACTER = r'(?<="|"\w|"\w\w)\w(?=\w*")'
 
