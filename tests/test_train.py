@@ -21,7 +21,7 @@ from train.data import SceneSource
 from train.muon import Muon, orthogonalise
 from train.recipe import Recipe, RecipeError, load_recipe
 from train.schedule import warmup_cosine
-from train.sft import Average, Batch, Batches, SFTSettings, train_sft
+from train.sft import Average, Batch, Batches, SFTSettings, code_loss, train_sft
 from train.tiny import build_network
 from train.tokenizer import train_text_tokenizer
 from train.vq_trainer import SphericalCodebook, VQSettings, nearest_codes, to_pixels, train_tokenizer, transplant
@@ -180,7 +180,7 @@ def test_average_starts_as_the_mean() -> None:
 def settings(**changes: float) -> SFTSettings:
     base = {
         "steps": 10, "batch_size": 4, "learning_rate": 1e-3, "matrix_learning_rate": 1e-3, "warmup": 1,
-        "weight_decay": 0.0, "drop_prompt": 0.25, "average_decay": 0.9, "base_at": 0.5,
+        "weight_decay": 0.0, "drop_prompt": 0.25, "unconditional_smoothing": 0.1, "average_decay": 0.9, "base_at": 0.5,
     }  # fmt: skip
     return SFTSettings(**(base | changes))  # type: ignore[arg-type]
 
@@ -198,6 +198,18 @@ def test_batches_depend_on_the_step_alone_and_cover_an_epoch_once() -> None:
     pad = tokenizer.pad_token_id
     dropped = sum(int((first[s].ids[i][first[s].mask[i] == 1][1:-1] == pad).all()) for s in range(16) for i in range(4))
     assert 6 <= dropped <= 28  # 64 · 0.25, three standard deviations each way
+
+
+def test_unconditional_labels_are_smoothed_and_others_not() -> None:
+    """Against PyTorch's cross-entropy, row by row."""
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(3, 5, 7, generator=generator)
+    codes = torch.randint(7, (3, 5), generator=generator)
+    batch = Batch(codes, codes, codes, torch.tensor([False, True, False]))
+    objective, likelihood = code_loss(logits, batch, unconditional_smoothing=0.3)
+    rows = [nn.functional.cross_entropy(logits[i], codes[i], label_smoothing=0.3 if i == 1 else 0.0) for i in range(3)]
+    torch.testing.assert_close(objective, torch.stack(rows).mean())
+    torch.testing.assert_close(likelihood, nn.functional.cross_entropy(logits.flatten(0, 1), codes.flatten()))
 
 
 @pytest.mark.parametrize(

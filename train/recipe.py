@@ -76,6 +76,7 @@ class SFTRecipe(_Part):
     warmup: int
     weight_decay: float
     drop_prompt: float = Field(ge=0, le=1)
+    unconditional_smoothing: float = Field(ge=0, lt=1)
     average_decay: float = Field(ge=0, lt=1)
     base_at: float = Field(gt=0, lt=1)
 

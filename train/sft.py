@@ -2,7 +2,8 @@
 
 The loss is the mean over image positions only. A share of the prompts is replaced by the
 unconditional row, so that guidance has something to guide away from; the pad row, which that is
-made of, is trained (transformers would freeze it). The decoder's matrices are moved by Muon, all else
+made of, is trained (transformers would freeze it). Codes of unconditional rows are taught with
+smoothed labels (`code_loss`), without which guidance ruins pictures. The decoder's matrices are moved by Muon, all else
 by AdamW: prompts are followed after a fraction of the pictures that AdamW alone needs (docs/tiny.md).
 What is kept is a running average of the weights.
 """
@@ -29,7 +30,9 @@ from train.schedule import warmup_cosine
 class SFTSettings:
     """How the decoder is trained; `base_at` is the share of steps after which `tiny-base` is kept.
 
-    `matrix_learning_rate` is Muon's, for the matrices of the decoder's blocks; `learning_rate` is AdamW's.
+    `matrix_learning_rate` is Muon's, for the matrices of the decoder's blocks; `learning_rate` is
+    AdamW's. `drop_prompt` is the share of unconditional rows, `unconditional_smoothing` the
+    probability that their labels spread evenly over all codes.
     """
 
     steps: int
@@ -39,6 +42,7 @@ class SFTSettings:
     warmup: int
     weight_decay: float
     drop_prompt: float
+    unconditional_smoothing: float
     average_decay: float
     base_at: float
     seed: int = 0
@@ -46,11 +50,12 @@ class SFTSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts padded in front [B, T] with their mask [B, T], and image codes [B, tokens]."""
+    """Prompts padded in front [B, T] with their mask [B, T], image codes [B, tokens], which are unconditional [B]."""
 
     ids: Tensor
     mask: Tensor
     codes: Tensor
+    unconditional: Tensor
 
 
 class Batches:
@@ -86,7 +91,7 @@ class Batches:
         for i, row in enumerate(rows):
             ids[i, longest - len(row) :] = torch.tensor(row)
             mask[i, longest - len(row) :] = 1
-        return Batch(ids, mask, self._codes[indices].long())
+        return Batch(ids, mask, self._codes[indices].long(), dropped)
 
     def _shuffled(self, epoch: int, offset: int) -> int:
         """Row number at a place of an epoch: an affine permutation, so that nothing need be stored."""
@@ -110,6 +115,25 @@ def image_logits(network: JanusForConditionalGeneration, batch: Batch) -> Tensor
     ).last_hidden_state
     logits: Tensor = network.model.generation_head(hidden[:, batch.ids.shape[1] - 1 :]).float()
     return logits
+
+
+def code_loss(logits: Tensor, batch: Batch, *, unconditional_smoothing: float) -> tuple[Tensor, Tensor]:
+    """What is minimised, and the mean negative log-likelihood of the true codes, in nats a code.
+
+    Guidance at scale g weighs a code by c^g / u^(g − 1). Far down in the tails both c and u are
+    guesses, and a code whose u came out far too small wins although c calls it absurd. Smoothed
+    labels keep u above a floor, ε / V, so that what c calls absurd stays so (docs/tiny.md).
+
+    Args:
+        logits: [B, tokens, V] float32.
+        batch: its codes and which rows are unconditional.
+        unconditional_smoothing: ε.
+    """
+    logprobs = logits.log_softmax(-1)
+    surprise = -logprobs.gather(-1, batch.codes[..., None])[..., 0]
+    smoothing = unconditional_smoothing * batch.unconditional[:, None].to(surprise.dtype)
+    smoothed = (1 - smoothing) * surprise - smoothing * logprobs.mean(-1)
+    return smoothed.mean(), surprise.mean()
 
 
 def decoder_parameters(network: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -168,9 +192,11 @@ def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: 
             for group in optimizer.param_groups:
                 group["lr"] = pace * rate
         batch = batches[step]
-        loss = F.cross_entropy(image_logits(network, batch).flatten(0, 1), batch.codes.flatten())
+        objective, loss = code_loss(
+            image_logits(network, batch), batch, unconditional_smoothing=settings.unconditional_smoothing
+        )
         network.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(objective)
         norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
         muon.step()
         adamw.step()
