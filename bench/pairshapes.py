@@ -69,11 +69,12 @@ class Result:
 def unseen_cases(world: World, per_category: int) -> list[Case]:
     """Unseen prompts, the same for every checkpoint: scenes of the test split, 40 % held-out combinations."""
     cases: list[Case] = []
+    captions: set[str] = set()
     for number, category in enumerate(CATEGORIES):
         rng = np.random.default_rng([_STREAM, number])
-        captions: set[str] = set()
-        while len(captions) < per_category:
-            held_out = len(captions) % 5 < 2
+        before = len(cases)
+        while len(cases) < before + per_category:
+            held_out = (len(cases) - before) % 5 < 2
             scene = world.sample_held_out(rng, category) if held_out else world.sample(rng, category, "test")
             caption = describe(scene, Wording.draw(rng, category))
             if caption not in captions:

@@ -43,6 +43,7 @@ class VQTrainingRecipe(_Part):
     steps: int
     batch_size: int
     learning_rate: float
+    own_learning_rate: float
     continuous_steps: int
     thin_at_step: int
     edge_weight: float

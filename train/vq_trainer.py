@@ -9,8 +9,8 @@ to learn is what the codes say, so they are made to say little that is not conte
 - a large codebook, the scaffold, first finds what there is to say: it starts from spherical k-means
   over the latents of an autoencoder that was trained without quantisation, and follows the means of
   what chose its codes (van den Oord et al. 2017, appendix A.1) on the unit sphere;
-- then only its busiest codes that lie apart go on (`SphericalCodebook.take_busiest`), for which of
-  two near ones is chosen is an accident. docs/tiny.md has the numbers.
+- once all has settled, only its busiest codes that lie apart go on (`SphericalCodebook.take_busiest`),
+  for which of two near ones is chosen is an accident. docs/tiny.md has the numbers.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class VQSettings:
     """How the tokenizer is trained.
 
     `continuous_steps` run before there are codes; then a scaffold of `scaffold_embeddings` codes
-    learns until `thin_at_step`, when the network takes its own from it. `edge_weight`, `commitment`
+    learns until `thin_at_step`, when the network takes its own from it and goes on with those. Each
+    part, before and after, has its learning rate, which falls to nothing. `edge_weight`, `commitment`
     and `locality` weigh the loss's parts. Codes keep `codebook_decay` of their running mean each
     step; one of the scaffold that is used less than `restart_below` times a batch, or lies within
     the squared distance `separation` of a busier one, moves.
@@ -41,6 +42,7 @@ class VQSettings:
     steps: int
     batch_size: int
     learning_rate: float
+    own_learning_rate: float
     continuous_steps: int
     thin_at_step: int
     edge_weight: float
@@ -252,9 +254,7 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
     for step in run.steps({"vq": vq, "scaffold": scaffold, "own": own, "optimizer": optimizer}):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(
-                step, total=settings.steps, warmup=100, peak=settings.learning_rate, floor=settings.learning_rate / 50
-            )
+            group["lr"] = _learning_rate(step, settings)
         if step == settings.continuous_steps:
             _start_codebook(vq, scaffold, images, generator)
         if step == settings.thin_at_step:
@@ -293,6 +293,13 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         )
     vq.quantize.embedding.weight.copy_(own.codes)
     vq.eval()
+
+
+def _learning_rate(step: int, settings: VQSettings) -> float:
+    part, total, peak = step, settings.thin_at_step, settings.learning_rate
+    if step >= settings.thin_at_step:
+        part, total, peak = step - total, settings.steps - total, settings.own_learning_rate
+    return warmup_cosine(part, total=total, warmup=min(100, total // 2), peak=peak, floor=peak / 50)
 
 
 @torch.no_grad()
