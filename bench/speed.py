@@ -1,5 +1,6 @@
 """How fast and how large: latency of one picture, and memory and start of a serving process."""
 
+import contextlib
 import json
 import os
 import platform
@@ -101,7 +102,8 @@ def _measure(command: list[str], port: int, *, pictures: int, patience: float) -
             first = first or time.perf_counter() - started
         peak = _peak_memory(server.pid)
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself, which is being reported
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
     return Serving(ready, first, peak)
 

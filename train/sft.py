@@ -3,9 +3,9 @@
 The loss is the mean over image positions only. A share of the prompts is replaced by the
 unconditional row, so that guidance has something to guide away from; the pad row, which that is
 made of, is trained (transformers would freeze it). Codes of unconditional rows are taught with
-smoothed labels (`code_loss`), without which guidance ruins pictures. The decoder's matrices are moved by Muon, all else
-by AdamW: prompts are followed after a fraction of the pictures that AdamW alone needs (docs/tiny.md).
-What is kept is a running average of the weights.
+smoothed labels (`code_loss`), which keeps guidance from choosing absurd codes. The decoder's
+matrices are moved by Muon, all else by AdamW: prompts are followed after fewer pictures than AdamW
+alone needs (docs/tiny.md). What is kept is a running average of the weights.
 """
 
 from dataclasses import dataclass
