@@ -1,9 +1,8 @@
 """Muon (Jordan et al. 2024): momentum whose update of a matrix has singular values near one.
 
 PyTorch's own runs its iterations in bfloat16, one matrix after the other: on a CPU without bfloat16
-units 4.3 s for the tiny decoder's matrices. This one
-keeps the weights' dtype and takes all matrices of a shape at once: 0.11 s. The update is the same
-(tests/test_train.py).
+units 4.3 s for the tiny decoder's matrices. This one keeps the weights' dtype and takes all matrices
+of a shape at once: 0.11 s. The update is the same (tests/test_train.py).
 """
 
 from collections import defaultdict
