@@ -2,8 +2,8 @@
 
 Objects, glyphs and decoration stand in step with the code cells of an 8 × 8 grid, so that a look
 is made of the same few codes wherever it stands, and several objects stand in mirror symmetry, row by
-row in the order in which the caption names them: a model has little to learn that no prompt can
-tell it (docs/tiny.md).
+row in the order in which the caption names them, two groups in rows of their own: a model has little to
+learn that no prompt can tell it (docs/tiny.md).
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ LARGE, SMALL = 0.16, 0.105
 _RADIUS = {1: LARGE, 2: LARGE, 3: SMALL, 4: SMALL, 5: SMALL}
 _CORNERS = range(2, 7)  # in cells: far enough from the border for every radius
 _GAP = 0.052  # between any two objects: over three pixels at 64 px, so that the eye separates them
+_WIDE_GAP = 0.14  # where there is room for it: the eye counts at a glance what stands well apart
 
 GLYPH_PITCH = 0.25  # two code cells of an 8 × 8 grid to a glyph
 GLYPH_HALF_WIDTH = 0.08
@@ -117,7 +118,7 @@ def scatter(rng: np.random.Generator, count: int) -> list[tuple[float, float, fl
 
 
 def _place_objects(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float]]:
-    choices = _arrangements(scene.object_count)
+    choices = _arrangements(tuple(group.count for group in scene.groups))
     if scene.relation is not None:
         shared = 1 if scene.relation in ("left of", "right of") else 0
         choices = [c for c in choices if c[0][shared] == c[1][shared]]
@@ -127,13 +128,20 @@ def _place_objects(scene: Scene, rng: np.random.Generator) -> list[tuple[float, 
     return [(x * CELL, y * CELL) for x, y in corners]
 
 
-@lru_cache(maxsize=len(_RADIUS))
-def _arrangements(n: int) -> list[tuple[tuple[int, int], ...]]:
-    """Every choice of n corners (x, y) that lie apart and in mirror symmetry; row by row, each from the left."""
+@lru_cache(maxsize=32)
+def _arrangements(counts: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
+    """Every choice of corners (x, y) for groups of so many that lie apart and in mirror symmetry, row by row.
+
+    Of more than two objects, no row holds two groups.
+    """
+    n = sum(counts)
     corners = [(x, y) for y in _CORNERS for x in _CORNERS]
-    apart = ((2 * _RADIUS[n] + _GAP) / CELL) ** 2
+    gap = _WIDE_GAP if counts in ((3,), (4,)) else _GAP
+    apart = ((2 * _RADIUS[n] + gap) / CELL) ** 2
     found = []
     for chosen in combinations(corners, n):
+        if n > 2 and len(counts) == 2 and chosen[counts[0] - 1][1] == chosen[counts[0]][1]:
+            continue
         if all((ax - bx) ** 2 + (ay - by) ** 2 >= apart for (ax, ay), (bx, by) in combinations(chosen, 2)):
             left_right, top_bottom = (min(axis) + max(axis) for axis in zip(*chosen, strict=True))
             mirrored = ({(left_right - x, y) for x, y in chosen}, {(x, top_bottom - y) for x, y in chosen})

@@ -174,15 +174,27 @@ def test_test_split_is_about_an_eighth() -> None:
     assert 0.09 < splits.count("test") / len(splits) < 0.16
 
 
-def test_objects_stand_in_the_order_of_the_caption() -> None:
-    """Row by row, as one reads; where the caption says which stands where, it decides."""
-    red, blue = Group(2, "red", "star"), Group(3, "blue", "star")
-    for groups in ((red, blue), (blue, red)):
-        for seed in range(30):
-            objects = arrange(Scene(groups), seed).objects
-            assert [o.group.colour for o in sorted(objects, key=lambda o: (o.y, o.x))] == [
-                group.colour for group in groups for _ in range(group.count)
-            ]
+@pytest.mark.parametrize("counts", [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (1, 4), (4, 1)])
+def test_two_groups_stand_in_the_order_of_the_caption_in_rows_of_their_own(counts: tuple[int, int]) -> None:
+    groups = (Group(counts[0], "red", "star"), Group(counts[1], "blue", "star"))
+    for seed in range(30):
+        objects = arrange(Scene(groups), seed).objects
+        assert [o.group.colour for o in sorted(objects, key=lambda o: (o.y, o.x))] == [
+            group.colour for group in groups for _ in range(group.count)
+        ]
+        first, second = ({o.y for o in objects if o.group == group} for group in groups)
+        assert max(first) < min(second)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_objects_stand_apart(count: int) -> None:
+    """Three or four with well over their radius between them; five as far as their number allows."""
+    for seed in range(60):
+        objects = arrange(Scene((Group(count, "red", "circle"),)), seed).objects
+        for i, a in enumerate(objects):
+            for b in objects[:i]:
+                gap = np.hypot(a.x - b.x, a.y - b.y) - a.radius - b.radius
+                assert gap > (0.13 if count in (3, 4) else 0.05)
     one, other = Group(1, "red", "star"), Group(1, "blue", "star")
     for seed in range(30):
         first, second = arrange(Scene((one, other), relation="below"), seed).objects
