@@ -1,5 +1,6 @@
 """Pictures from codes and codes from pictures."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -23,6 +24,27 @@ def to_uint8(pixels: Tensor) -> Tensor:
 def decode_images(janus: Janus, codes: Tensor) -> Tensor:
     """Pictures of codes [N, tokens]: uint8 [N, H, W, 3] on the CPU."""
     return to_uint8(decode_codes(janus, codes)).cpu()
+
+
+def preview_images(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
+    """What pictures show whose first rows of codes are drawn: uint8 [N, H, W, 3] on the CPU.
+
+    The decoder sees the last drawn row repeated below, so that it is not disturbed by codes that
+    are not there; of what it makes of them only a pale trace is shown.
+
+    Args:
+        codes: [N, tokens]; those past `rows` are not read.
+        rows: rows of codes drawn, from 1, of each picture.
+    """
+    grid = janus.grid
+    drawn = torch.tensor(rows, device=codes.device)
+    source = torch.arange(grid, device=codes.device).minimum(drawn[:, None] - 1)  # [N, grid]
+    filled = codes.view(-1, grid, grid).gather(1, source[..., None].expand(-1, -1, grid))
+    pixels = decode_codes(janus, filled.flatten(1))
+    height = pixels.shape[2]
+    line = torch.arange(height, device=pixels.device)
+    undrawn = (line >= drawn[:, None].to(pixels.device) * (height // grid))[:, None, :, None]
+    return to_uint8(torch.where(undrawn, 0.75 + 0.15 * pixels, pixels)).cpu()
 
 
 @torch.no_grad()

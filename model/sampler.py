@@ -1,0 +1,99 @@
+"""Guide, filter and sample many images at once, each by its own settings."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.noise import gumbel
+from model.params import SamplingParams
+from model.sampling import keep_top_k, keep_top_p
+
+
+@dataclass(frozen=True)
+class Filter:
+    """top_k and top_p shared by some images of a batch; `places` [n] says which."""
+
+    top_k: int
+    top_p: float
+    places: Tensor
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Sampling settings of N images; only filters that filter are listed.
+
+    `guidance` and `temperature` are [N, 1] float32; greedy images have temperature 1, and no noise.
+    """
+
+    guidance: Tensor
+    temperature: Tensor
+    greedy: Tensor
+    filters: tuple[Filter, ...]
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams], vocabulary: int, device: torch.device) -> "BatchSettings":
+        """From the settings of each image."""
+        places = defaultdict(list)
+        for place, one in enumerate(params):
+            top_k = one.top_k if one.top_k < vocabulary else 0
+            if one.temperature > 0 and (top_k or one.top_p < 1):
+                places[top_k, one.top_p].append(place)
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, device=device)[:, None]
+
+        return cls(
+            column([one.guidance_scale for one in params]),
+            column([one.temperature or 1.0 for one in params]),
+            torch.tensor([one.temperature == 0 for one in params], device=device)[:, None],
+            tuple(Filter(k, p, torch.tensor(chosen, device=device)) for (k, p), chosen in places.items()),
+        )
+
+
+def sample_each(conditional: Tensor, unconditional: Tensor, settings: BatchSettings, noise: Tensor) -> Tensor:
+    """One code for each image: the same as `guide` and `sample` of model.sampling, image by image.
+
+    Args:
+        conditional: logits [N, V], float32.
+        unconditional: likewise; for an unguided image its conditional ones again.
+        settings: of the N images.
+        noise: Gumbel [N, V].
+
+    Returns:
+        int64 [N].
+    """
+    logits = unconditional + settings.guidance * (conditional - unconditional)
+    logits = logits / settings.temperature
+    for one in settings.filters:
+        whole = len(one.places) == len(logits)
+        chosen = logits if whole else logits[one.places]
+        kept = keep_top_p(keep_top_k(chosen, one.top_k), one.top_p)
+        logits = kept if whole else logits.index_copy(0, one.places, kept)
+    return torch.where(settings.greedy, logits, logits + noise).argmax(-1)
+
+
+class NoiseTable:
+    """Gumbel noise of many images, some positions ahead: [slots, ahead, V].
+
+    It is the noise of `model.noise.gumbel`, made for many positions in one go, because one position
+    at a time costs a small model more than its step.
+    """
+
+    def __init__(self, *, slots: int, tokens: int, vocabulary: int, device: torch.device) -> None:
+        self.ahead = max(1, min(tokens, 2**18 // vocabulary))
+        self._table = torch.zeros(slots, self.ahead, vocabulary, device=device)
+
+    def fill(self, slots: Tensor, seeds: Tensor, start: int) -> None:
+        """Noise of positions start … start + ahead − 1 for slots [n] with seeds [n]; start is a multiple of `ahead`."""
+        positions = torch.arange(start, start + self.ahead, device=seeds.device)
+        noise = gumbel(
+            seeds.repeat_interleave(self.ahead), positions.repeat(len(seeds)), self._table.shape[-1]
+        )
+        self._table[slots] = noise.view(len(seeds), self.ahead, -1)
+
+    def at(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """Noise of one position of each slot: slots [N], positions [N] → [N, V]."""
+        return self._table[slots, positions % self.ahead]

@@ -1,0 +1,255 @@
+"""The engine: every step draws one code of every running image.
+
+    drop overdue → admit → prefill ┐
+                  decode ──────────┴→ guide, filter, sample → previews, finished pictures
+"""
+
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.attention import Rows
+from model.decoder import Decoder
+from model.janus import Janus
+from model.kv_cache import Prefix
+from model.prompt import MAX_PROMPT_TOKENS, unconditional_row
+from model.sampler import BatchSettings, NoiseTable, sample_each
+from model.vq import decode_images, preview_images
+from serve.events import Event, Failed, Finished, Preview, Started
+from serve.request import Job, Request, Slot
+from serve.scheduler import Scheduler
+
+_UNCONDITIONAL_KEPT = 64  # lengths
+_PREFILL_TOKENS = 4096  # read at once, so that a crowd of newcomers does not take all memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The running images as the device needs them; rebuilt only when one joins or leaves.
+
+    `slots` [N] is where an image's codes and noise are kept (its first row); `conditional` and
+    `unconditional` [N] are its places among the rows; `owners` [R] is each row's place among images.
+    """
+
+    running: tuple[Slot, ...]
+    rows: Rows
+    slots: Tensor
+    conditional: Tensor
+    unconditional: Tensor
+    owners: Tensor
+    settings: BatchSettings
+    drawn: Tensor
+
+    @classmethod
+    def of(cls, running: Sequence[Slot], vocabulary: int, device: torch.device) -> "Batch":
+        """From the scheduler's running slots."""
+        starts, owners = [], []
+        for place, slot in enumerate(running):
+            starts.append(len(owners))
+            owners += [place] * len(slot.rows)
+
+        def index(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
+        return cls(
+            tuple(running),
+            Rows.of([r for s in running for r in s.rows], [p for s in running for p in s.positions], device),
+            index([slot.rows[0] for slot in running]),
+            index(starts),
+            index([start + len(slot.rows) - 1 for start, slot in zip(starts, running, strict=True)]),
+            index(owners),
+            BatchSettings.of([slot.request.job.params for slot in running], vocabulary, device),
+            index([slot.drawn for slot in running]),
+        )
+
+
+class Engine:
+    """One model, one device, and everything that is being drawn on it. Not thread-safe: one thread owns it.
+
+    Args:
+        janus: the model.
+        images: how many guided images are drawn at once; twice as many unguided ones.
+        queue_limit: how many images may wait.
+        max_prompt: tokens; longer prompts must be refused before.
+    """
+
+    def __init__(
+        self, janus: Janus, *, images: int = 16, queue_limit: int = 256, max_prompt: int = MAX_PROMPT_TOKENS
+    ) -> None:
+        self.janus = janus
+        self.decoder = Decoder(janus)
+        length = min(max_prompt + janus.image_tokens, self.decoder.max_length)
+        self.cache = self.decoder.cache(2 * images, length)
+        self.scheduler = Scheduler(rows=2 * images, queue_limit=queue_limit)
+        self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)
+        self._unfit = torch.zeros(2 * images, dtype=torch.bool, device=janus.device)  # a logit was not finite
+        self._noise = NoiseTable(
+            slots=2 * images, tokens=janus.image_tokens, vocabulary=janus.codebook_size, device=janus.device
+        )
+        self._unconditional: OrderedDict[int, Prefix] = OrderedDict()
+        self._batch = Batch.of([], janus.codebook_size, janus.device)
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self.scheduler.waiting and not self.scheduler.running
+
+    def submit(self, job: Job) -> Request:
+        """Accept a job.
+
+        Raises:
+            QueueFull: too many images wait.
+        """
+        request = Request(job)
+        self.scheduler.submit(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request; its slots are free from now on, and it has no more events."""
+        if request.live:
+            request.status = "cancelled"
+            self.scheduler.drop(request)
+            self._refresh()
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Request, Event]]:
+        """Draw the next code of every running image, and begin those that wait while there is room."""
+        events = self._drop_overdue()
+        logits = self._decode()
+        entering = self.scheduler.admit()
+        if entering:
+            logits = torch.cat([logits, self._prefill(entering)])
+            events += [(slot.request, Started(slot.index)) for slot in entering]
+            self._refresh()
+        if self._batch.running:
+            self._sample(logits)
+            events += self._previews()
+            events += self._collect()
+        return events
+
+    def _drop_overdue(self) -> list[tuple[Request, Event]]:
+        now = time.monotonic()
+        live = {slot.request: None for slot in self.scheduler.running} | dict.fromkeys(self.scheduler.waiting)
+        overdue = [r for r in live if r.job.deadline is not None and r.job.deadline <= now]
+        for request in overdue:
+            request.status = "failed"
+            self.scheduler.drop(request)
+        if overdue:
+            self._refresh()
+        return [(request, Failed(None, "the deadline passed", "timeout")) for request in overdue]
+
+    def _decode(self) -> Tensor:
+        """Logits of the running rows' next codes: [R, V]."""
+        batch = self._batch
+        if not batch.running:
+            return torch.zeros(0, self.janus.codebook_size, device=self.janus.device)
+        fed = self._codes[batch.slots, batch.drawn - 1][batch.owners]
+        return self.decoder.step(fed, batch.rows, self.cache)
+
+    def _prefill(self, entering: Sequence[Slot]) -> Tensor:
+        """Fill the rows of new slots; logits of their first codes, [rows, V]."""
+        for request in dict.fromkeys(slot.request for slot in entering):
+            if request.prefixes is None:
+                request.prefixes = self._read(request.job)
+        logits = []
+        for slot in entering:
+            prefixes = slot.request.prefixes
+            assert prefixes is not None
+            slot.prompt_lengths = tuple(prefix.length for prefix in prefixes)
+            for row, prefix in zip(slot.rows, prefixes, strict=True):
+                self.cache.begin(row, prefix)
+                logits.append(prefix.logits)
+            if slot.index + 1 == slot.request.images:
+                slot.request.prefixes = None
+        self._unfit[self._index(entering)] = False
+        return torch.stack(logits)
+
+    def _read(self, job: Job) -> tuple[Prefix, ...]:
+        """Keys and values of a job's prompt and, when guided, of what it is guided away from."""
+        if not job.params.guided:
+            return (self.decoder.prefill([job.prompt])[0],)
+        if job.negative_prompt is not None:
+            conditional, negative = self.decoder.prefill([job.prompt, job.negative_prompt])
+            return conditional, negative
+        length = len(job.prompt)
+        if length in self._unconditional:
+            self._unconditional.move_to_end(length)
+            return self.decoder.prefill([job.prompt])[0], self._unconditional[length]
+        conditional, unconditional = self.decoder.prefill(
+            [job.prompt, unconditional_row(length, self.janus.ids)]
+        )
+        self._unconditional[length] = unconditional
+        if len(self._unconditional) > _UNCONDITIONAL_KEPT:
+            self._unconditional.popitem(last=False)
+        return conditional, unconditional
+
+    def _refresh(self) -> None:
+        self._batch = Batch.of(self.scheduler.running, self.janus.codebook_size, self.janus.device)
+
+    def _sample(self, logits: Tensor) -> None:
+        """One code for every running image; logits [R, V]."""
+        batch = self._batch
+        self._fill_noise()
+        conditional, unconditional = logits[batch.conditional], logits[batch.unconditional]
+        noise = self._noise.at(batch.slots, batch.drawn)
+        self._codes[batch.slots, batch.drawn] = sample_each(conditional, unconditional, batch.settings, noise)
+        self._unfit[batch.slots] |= ~(conditional + unconditional).sum(-1).isfinite()
+        for slot in batch.running:
+            slot.drawn += 1
+        self._batch = replace(batch, rows=batch.rows.next(), drawn=batch.drawn + 1)
+
+    def _fill_noise(self) -> None:
+        due = defaultdict(list)
+        for slot in self._batch.running:
+            if slot.drawn % self._noise.ahead == 0:
+                due[slot.drawn].append(slot)
+        for start, slots in due.items():
+            self._noise.fill(self._index(slots), self._tensor([slot.seed for slot in slots]), start)
+
+    def _previews(self) -> list[tuple[Request, Event]]:
+        grid = self.janus.grid
+        due = [
+            slot
+            for slot in self._batch.running
+            if slot.drawn % grid == 0 and slot.drawn // grid in slot.request.job.preview_rows
+        ]
+        if not due:
+            return []
+        pictures = preview_images(self.janus, self._codes[self._index(due)], [slot.drawn // grid for slot in due])
+        return [
+            (slot.request, Preview(slot.index, slot.drawn // grid, Image.fromarray(picture)))
+            for slot, picture in zip(due, pictures.numpy(), strict=True)
+        ]
+
+    def _collect(self) -> list[tuple[Request, Event]]:
+        """Pictures of the images that are complete; their slots are free from now on."""
+        complete = [slot for slot in self._batch.running if slot.drawn == self.janus.image_tokens]
+        if not complete:
+            return []
+        places = self._index(complete)
+        pictures = decode_images(self.janus, self._codes[places]).numpy()
+        events: list[tuple[Request, Event]] = []
+        for slot, picture, unfit in zip(complete, pictures, self._unfit[places].tolist(), strict=True):
+            self.scheduler.release(slot)
+            request = slot.request
+            request.ended += 1
+            if request.ended == request.images:
+                request.status = "done"
+            if unfit:
+                events.append((request, Failed(slot.index, "the model gave a logit that is not a finite number")))
+            else:
+                events.append((request, Finished(slot.index, Image.fromarray(picture))))
+        self._refresh()
+        return events
+
+    def _index(self, slots: Sequence[Slot]) -> Tensor:
+        """Where the slots keep their codes and noise: [n]."""
+        return self._tensor([slot.rows[0] for slot in slots])
+
+    def _tensor(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.janus.device)

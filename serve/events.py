@@ -1,0 +1,41 @@
+"""What happens to a request, in the order in which it happens: Started, Preview …, Finished or Failed for each image."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Started:
+    """An image has its slot and is being drawn."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an image shows so far: its first `rows` rows of codes; the rest is filled in."""
+
+    index: int
+    rows: int
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An image is complete."""
+
+    index: int
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image, or with `index` None the whole request, will not come; `reason` is for people."""
+
+    index: int | None
+    reason: str
+    kind: str = "server_error"
+
+
+Event = Started | Preview | Finished | Failed
