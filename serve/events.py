@@ -1,8 +1,16 @@
-"""What happens to a request, in the order in which it happens: Started, Preview …, Finished or Failed for each image."""
+"""What happens to a request: Queued, then for each image Started, Preview …, and Finished or Failed."""
 
 from dataclasses import dataclass
 
 from PIL import Image
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The request was accepted: how many images are before it, and after how many seconds it will begin."""
+
+    ahead: int
+    wait_seconds: float
 
 
 @dataclass(frozen=True)
@@ -38,4 +46,4 @@ class Failed:
     kind: str = "server_error"
 
 
-Event = Started | Preview | Finished | Failed
+Event = Queued | Started | Preview | Finished | Failed

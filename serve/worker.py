@@ -1,0 +1,158 @@
+"""The thread that owns the engine; everybody else talks to it through a queue."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve.engine import Engine
+from serve.events import Event, Failed, Queued, Started
+from serve.request import Job, Request
+
+logger = logging.getLogger("focusdiff")
+
+
+class QueueFull(Exception):
+    """Too many images wait already; `waiting` says how many, `wait_seconds` how long they will take."""
+
+    def __init__(self, waiting: int, wait_seconds: float) -> None:
+        super().__init__(f"{waiting} images are waiting already")
+        self.waiting = waiting
+        self.wait_seconds = wait_seconds
+
+
+class EngineDead(Exception):
+    """The engine failed, and takes no more jobs."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job and who listens to it; `request` is the engine's side, once it has it."""
+
+    job: Job
+    listener: Callable[[Event], None]
+    request: Request | None = None
+    unstarted: int = 0  # images without a slot
+
+
+class Worker:
+    """Runs an engine in a thread of its own.
+
+    Listeners are called on that thread, in order, and must return at once.
+
+    Args:
+        engine: nobody else may touch it from now on.
+        queue_limit: the most images that may wait for a slot.
+        on_death: called once, on the thread, when a step has failed.
+    """
+
+    def __init__(self, engine: Engine, *, queue_limit: int, on_death: Callable[[], None]) -> None:
+        self._engine = engine
+        self._queue_limit = queue_limit
+        self._on_death = on_death
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._tickets: dict[Request, Ticket] = {}
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._wait_seconds = 0.0
+        self._closing = False
+        self._death: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs."""
+        return self._death is None and not self._closing
+
+    @property
+    def waiting(self) -> int:
+        """Images without a slot."""
+        return self._waiting
+
+    def submit(self, job: Job, listener: Callable[[Event], None]) -> Ticket:
+        """Accept a job: from here on its listener hears of every image until each has come or failed.
+
+        Raises:
+            QueueFull: too many images wait.
+            EngineDead: a step has failed, or the worker is closing.
+        """
+        ticket = Ticket(job, listener, unstarted=len(job.seeds))
+        with self._lock:
+            if not self.alive:
+                raise EngineDead("the engine is not running")
+            if self._waiting + ticket.unstarted > self._queue_limit:
+                raise QueueFull(self._waiting, self._wait_seconds)
+            self._waiting += ticket.unstarted
+            self._commands.put(lambda: self._accept(ticket))
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Nobody wants it any more: its slots are free at the next step, and its listener hears nothing more."""
+        self._commands.put(lambda: self._cancel(ticket))
+
+    def close(self) -> None:
+        """Finish what was accepted, then end the thread."""
+        with self._lock:
+            self._closing = True
+        self._commands.put(lambda: None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                for request, event in self._engine.step():
+                    self._tell(request, event)
+                self._wait_seconds = self._engine.wait_seconds
+        except BaseException as error:
+            logger.exception("the engine failed")
+            self._die(error)
+
+    def _obey(self) -> bool:
+        """Take what was asked for since the last step; sleeps while there is nothing to do. False at the end."""
+        while True:
+            try:
+                self._commands.get(block=self._engine.idle and not self._closing)()
+            except queue.Empty:
+                return not (self._closing and self._engine.idle)
+            if not self._engine.idle and self._commands.empty():
+                return True
+
+    def _accept(self, ticket: Ticket) -> None:
+        ahead, wait = self._engine.scheduler.waiting_images, self._engine.wait_seconds
+        ticket.request = self._engine.submit(ticket.job)
+        self._tickets[ticket.request] = ticket
+        ticket.listener(Queued(ahead, wait))
+
+    def _cancel(self, ticket: Ticket) -> None:
+        if ticket.request in self._tickets:
+            self._engine.cancel(ticket.request)
+            self._forget(ticket.request)
+
+    def _tell(self, request: Request, event: Event) -> None:
+        ticket = self._tickets[request]
+        if isinstance(event, Started):
+            ticket.unstarted -= 1
+            with self._lock:
+                self._waiting -= 1
+        if not request.live:
+            self._forget(request)
+        ticket.listener(event)
+
+    def _forget(self, request: Request) -> None:
+        ticket = self._tickets.pop(request)
+        with self._lock:
+            self._waiting -= ticket.unstarted
+        ticket.unstarted = 0
+
+    def _die(self, error: BaseException) -> None:
+        """Fail everyone who waits, in the queue of commands too, and say so."""
+        with self._lock:
+            self._death = error
+        while not self._commands.empty():
+            self._commands.get_nowait()()
+        for ticket in list(self._tickets.values()):
+            ticket.listener(Failed(None, f"the engine failed: {type(error).__name__}"))
+        self._tickets.clear()
+        self._on_death()
