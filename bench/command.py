@@ -64,7 +64,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     print(table(cases, made, arguments.guidance, seeds))
     print(f"reconstructions of {len(cases)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, cases))}")
     overall = {
-        f"{g:g}": mean(made[(c.index, g, s)].score for c in cases for s in seeds).value for g in arguments.guidance
+        f"{g:g}": mean(made[(c.caption, g, s)].score for c in cases for s in seeds).value for g in arguments.guidance
     }
     print(json.dumps({"model": janus.name, "prompts": len(cases), "seeds": len(seeds), "overall": overall}))
 
