@@ -44,6 +44,7 @@ def main() -> None:
 def pairshapes(arguments: argparse.Namespace) -> None:
     """The score table of one checkpoint."""
     from bench.pairshapes import Picture, judge_pictures, table, unseen_cases
+    from bench.provenance import provenance
     from bench.reconstruction import reconstruction_scores
     from model.checkpoint import load_from
     from pairs.scores import mean
@@ -60,20 +61,28 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     results = arguments.out / f"{janus.name}.jsonl"
     made = judge_pictures(janus, pictures, results, batch=arguments.batch)
     held_out = sum(case.held_out for case in cases)
-    print(f"{janus.name}: {len(cases)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each")
+    place = provenance(device=janus.device, dtype=janus.dtype)
+    recipe = ", ".join(
+        f"{name} {value:g}" for name, value in janus.recipe.as_dict().items() if name != "guidance_scale"
+    )
+    print(f"{janus.name}, {', '.join(f'{k} {v}' for k, v in place.items())}")
+    print(f"{len(cases)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each, {recipe}")
     print(table(cases, made, arguments.guidance, seeds))
     print(f"reconstructions of {len(cases)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, cases))}")
     overall = {
-        f"{g:g}": mean(made[(c.index, g, s)].score for c in cases for s in seeds).value for g in arguments.guidance
+        f"{g:g}": mean(made[(c.caption, g, s)].score for c in cases for s in seeds).value for g in arguments.guidance
     }
-    print(json.dumps({"model": janus.name, "prompts": len(cases), "seeds": len(seeds), "overall": overall}))
+    print(json.dumps({"model": janus.name, **place, "prompts": len(cases), "seeds": len(seeds), "overall": overall}))
 
 
 def judge_check(arguments: argparse.Namespace) -> None:
     """The judge's own examination."""
     from bench.judge_check import check, sample_pairs, table
+    from bench.provenance import provenance
     from pairs.world import World
 
+    place = provenance(device="cpu", dtype="uint8")
+    print(f"exact judge, commit {place['commit']}, {place['command']}")
     print(table(check(sample_pairs(World(), arguments.per_category))))
 
 
@@ -81,8 +90,10 @@ def draw_sheet(arguments: argparse.Namespace) -> None:
     """The contact sheet as a file."""
     from bench.sheet import pair_sheet
     from model.checkpoint import load_from
+    from pairs.files import write_atomically
 
-    pair_sheet(load_from(arguments)).save(arguments.out)
+    sheet = pair_sheet(load_from(arguments))
+    write_atomically(arguments.out, lambda partial: sheet.save(partial, format="PNG"))
 
 
 def measure_speed(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from pairs.exact_judge import ExactJudge
 from pairs.layout import arrange
 from pairs.render import render, render_layout
-from pairs.scene import CATEGORIES, MAX_OBJECTS, Group
+from pairs.scene import CATEGORIES, MAX_OBJECTS, ONE_IN_TEST, Group
 from pairs.scores import mean
 from pairs.world import ScenePair, World
 
@@ -17,9 +17,14 @@ Damage = Callable[[ScenePair, int, np.random.Generator], Image.Image | None]
 
 
 def sample_pairs(world: World, per_category: int, seed: int = 1) -> list[ScenePair]:
-    """Pairs of every category, from the whole world."""
+    """Pairs of every category, of scenes that training may see and of reserved ones."""
     rng = np.random.default_rng([seed, 99])
-    return [world.sample_pair(rng, category) for category in CATEGORIES for _ in range(per_category)]
+    # one in eight, as in the world
+    return [
+        world.sample_pair(rng, category, "test" if number % ONE_IN_TEST == 0 else "train")
+        for category in CATEGORIES
+        for number in range(per_category)
+    ]
 
 
 def rendered(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image:

@@ -41,7 +41,7 @@ class Case:
     held_out: bool
 
 
-Key = tuple[int, float, int]  # case, guidance scale, seed
+Key = tuple[str, float, int]  # prompt, guidance scale, seed
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Picture:
     @property
     def key(self) -> Key:
         """What tells it from the others in the results file."""
-        return self.case.index, self.guidance_scale, self.seed
+        return self.case.caption, self.guidance_scale, self.seed
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,10 @@ def judge_pictures(janus: Janus, pictures: Sequence[Picture], results: Path, *, 
     Raises:
         ValueError: the file belongs to another checkpoint.
     """
-    identity = {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.recipe.as_dict()}
-    done: dict[Key, Result] = {}
-    if results.exists():
-        lines = results.read_text().splitlines()
-        if not lines or json.loads(lines[0]) != identity:
-            raise ValueError(f"{results} belongs to another checkpoint or recipe; choose another --out")
-        for row in _complete_rows(lines[1:]):
-            done[(row["case"], row["guidance_scale"], row["seed"])] = Result(row["score"], row["digest"])
-    results.parent.mkdir(parents=True, exist_ok=True)
+    done = _resume(results, {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.recipe.as_dict()})
     judge = ExactJudge()
     missing = [picture for picture in pictures if picture.key not in done]
-    if results.exists() and not results.read_text().endswith("\n"):
-        _drop_cut_line(results)
     with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
-        if not done and file.tell() == 0:
-            file.write(json.dumps(identity) + "\n")
         for part in _batches(missing, batch):
             codes = _codes(janus, part)
             images = [Image.fromarray(image) for image in decode_images(janus, codes).numpy()]
@@ -113,25 +101,25 @@ def judge_pictures(janus: Janus, pictures: Sequence[Picture], results: Path, *, 
                 score = None if judgement is None else judgement.score
                 done[picture.key] = result = Result(score, sha256(row.numpy().tobytes()).hexdigest()[:16])
                 factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
-                place = {"case": picture.case.index, "guidance_scale": picture.guidance_scale, "seed": picture.seed}
+                place = dict(zip(("prompt", "guidance_scale", "seed"), picture.key, strict=True))
                 file.write(json.dumps(place | asdict(result) | {"factors": factors}) + "\n")
             file.flush()
             bar.update(len(part))
     return done
 
 
-def _complete_rows(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:  # the last line of a killed run may be cut
-            continue
-
-
-def _drop_cut_line(path: Path) -> None:
-    """Remove the last line of a killed run, so that the next one starts on a line of its own."""
-    whole = path.read_text().rpartition("\n")[0]
-    write_atomically(path, lambda partial: partial.write_text(whole + "\n"))
+def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
+    """What a results file holds already; a new one, or one that was killed, is made ready to be added to."""
+    lines = results.read_text().split("\n") if results.exists() else [""]
+    whole = lines[:-1]  # what a kill cut short stands after the last line's end
+    if not whole:
+        whole = [json.dumps(identity)]
+    elif whole[0] != json.dumps(identity):
+        raise ValueError(f"{results} belongs to another checkpoint or recipe; choose another --out")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(results, lambda partial: partial.write_text("".join(line + "\n" for line in whole)))
+    rows = [json.loads(line) for line in whole[1:]]
+    return {(row["prompt"], row["guidance_scale"], row["seed"]): Result(row["score"], row["digest"]) for row in rows}
 
 
 def _batches(pictures: Sequence[Picture], size: int) -> Iterator[Sequence[Picture]]:
@@ -164,11 +152,11 @@ def table(cases: Sequence[Case], results: Mapping[Key, Result], scales: Sequence
 
     def cell(chosen: Sequence[Case], scale: float) -> Mean:
         # a prompt's pictures are alike: the standard error is over prompts, not over pictures
-        return mean(mean(results[(case.index, scale, seed)].score for seed in seeds).value for case in chosen)
+        return mean(mean(results[(case.caption, scale, seed)].score for seed in seeds).value for case in chosen)
 
     def different(scale: float) -> int:
         """Prompts whose pictures differ from each other in at least one code."""
-        return sum(len({results[(case.index, scale, seed)].digest for seed in seeds}) == len(seeds) for case in cases)
+        return sum(len({results[(case.caption, scale, seed)].digest for seed in seeds}) == len(seeds) for case in cases)
 
     rows: list[tuple[str, Sequence[Case]]] = [(c, [case for case in cases if case.category == c]) for c in CATEGORIES]
     rows.append(("held-out combinations", [case for case in cases if case.held_out]))

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import platform
 import resource
 import signal
 import socket
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from bench.provenance import provenance
 from model.checkpoint import load
 from model.generate import generate
 from model.vq import decode_images
@@ -60,11 +60,11 @@ class Serving:
     peak_bytes: int
 
 
-def measure_serving(model: str, *, pictures: int = 8) -> Serving:
-    """Start `focusdiff-serve`, ask for pictures, stop it."""
+def measure_serving(model: str, *, threads: int, pictures: int = 8) -> Serving:
+    """Start `focusdiff-serve` on the CPU, ask for pictures, stop it."""
     port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--model", model, "--port", str(port)]
-    return _measure(command, port, pictures=pictures, patience=120)
+    command = [sys.executable, "-m", "serve.command", "--model", model, "--port", str(port), "--device", "cpu"]
+    return _measure(command, port, pictures=pictures, patience=120, environment={"OMP_NUM_THREADS": str(threads)})
 
 
 def measure_fresh_machine(model: str) -> Serving:
@@ -75,10 +75,10 @@ def measure_fresh_machine(model: str) -> Serving:
         subprocess.run(["git", "clone", "--quiet", str(here), folder], check=True)
         where = Path(model).resolve() if Path(model).exists() else model  # make runs elsewhere
         command = ["make", "-C", folder, "serve", f"MODEL={where}", f"PORT={port}", f"PYTHON={sys.executable}"]
-        return _measure(command, port, pictures=1, patience=1800)
+        return _measure(command, port, pictures=1, patience=1800, environment={"PIP_NO_CACHE_DIR": "1"})
 
 
-def _measure(command: list[str], port: int, *, pictures: int, patience: float) -> Serving:
+def _measure(command: list[str], port: int, *, pictures: int, patience: float, environment: dict[str, str]) -> Serving:
     started = time.perf_counter()
     # its own process group: make does not hand signals on to what it started
     server = subprocess.Popen(
@@ -86,7 +86,7 @@ def _measure(command: list[str], port: int, *, pictures: int, patience: float) -
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=os.environ | {"PIP_NO_CACHE_DIR": "1"},
+        env=os.environ | environment,
     )
     try:
         _wait_until_up(server, port, started + patience)
@@ -119,13 +119,13 @@ def free_port() -> int:
 def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, deadline: float) -> None:
     while time.perf_counter() < deadline:
         if server.poll() is not None:
-            raise RuntimeError(f"the server ended with code {server.returncode}")
+            raise ChildProcessError(f"the server ended with code {server.returncode}")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError("the server did not come up in time")
+    raise TimeoutError("the server did not come up in time")
 
 
 def _peak_memory(pid: int) -> int:
@@ -139,18 +139,14 @@ def _peak_memory(pid: int) -> int:
 
 def report(model: str, *, threads: int, fresh: bool) -> str:
     """A table for people and one JSON line for machines; with `fresh`, `make serve` from a new clone as well."""
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {threads}")
     latency = measure_latency(model, threads=threads)
-    serving = measure_serving(model)
+    serving = measure_serving(model, threads=threads)
     setup = measure_fresh_machine(model) if fresh else None
-    place = {
-        "device": "cpu",
-        "dtype": "float32",
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-    }
+    place = provenance(device="cpu", dtype="float32")
     lines = [
-        f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}, torch {torch.__version__}",
+        f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}",
         f"one picture, prompt to pixels      {latency.total:7.3f} s  (codes {latency.codes:.3f}, pixels {latency.pixels:.3f})",
         f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
         f"server's peak memory               {serving.peak_bytes / 2**20:7.0f} MiB",

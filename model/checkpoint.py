@@ -5,10 +5,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -20,11 +22,11 @@ from transformers import (
 from transformers.utils import logging
 
 from model.deepseek import convert_config, convert_tensors, is_deepseek
-from model.errors import CheckpointError
+from model.errors import CheckpointError, first_line
 from model.janus import Janus
 from model.names import SHIPPED, shipped_names
 from model.params import SamplingParams
-from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids
+from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids, token_id
 from model.weights import read_file, read_tensors
 
 Device = Literal["auto", "cpu", "cuda", "mps"] | str
@@ -56,27 +58,35 @@ def load(
     Raises:
         CheckpointError: one line that names the file and what is missing or wrong.
     """
-    folder = _find(str(path_or_name), revision)
-    config_file = folder / "config.json"
-    settings = _read_json(config_file)
-    deepseek = is_deepseek(settings)
-    if not deepseek and settings.get("model_type") != "janus":
-        raise CheckpointError(f"{config_file}: model_type is {settings.get('model_type')!r}, not a Janus")
-    config = convert_config(settings, file=str(config_file)) if deepseek else JanusConfig.from_pretrained(folder)
-    tensors = read_tensors(folder)
+    name, folder = _find(str(path_or_name), revision)
+    chosen = choose_device(device)
+    config = _read_config(folder)
+    expected = _shapes(config)
+    tensors = convert_tensors(read_tensors(folder), source=str(folder))
     if overlay is not None:
-        tensors |= read_file(Path(overlay))
-    tensors = convert_tensors(tensors)
-    chosen = _choose_device(device)
-    held = tensors["lm_head.weight"].dtype if "lm_head.weight" in tensors else torch.float32
-    network = _build(config, tensors, chosen, _choose_dtype(dtype, chosen, held), source=str(folder))
+        laid = convert_tensors(read_file(Path(overlay)), source=str(overlay))
+        _check_shapes(laid, expected, source=str(overlay))
+        if unknown := sorted(laid.keys() - expected.keys()):
+            raise CheckpointError(f"{overlay}: tensor {unknown[0]} is not part of the model")
+        tensors |= laid
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise CheckpointError(f"{folder}: tensor {missing[0]} is missing")
+    _check_shapes(tensors, expected, source=str(folder))
     words = _load_tokenizer(Path(tokenizer) if tokenizer else folder, required=tokenizer is not None)
+    if words is not None and len(words) > config.text_config.vocab_size:
+        raise CheckpointError(
+            f"{tokenizer or folder}: the tokenizer has {len(words)} tokens, the model only {config.text_config.vocab_size}"
+        )
     ids = special_ids(words) if words else _ids_of_config(folder, config)
+    if words is not None:
+        config.text_config.bos_token_id, config.text_config.pad_token_id = ids.bos, ids.pad
+        config.text_config.eos_token_id = words.eos_token_id
+        config.image_token_id = token_id(words, IMAGE_PLACEHOLDER) or config.image_token_id
+    weights = {name: tensors[name] for name in expected}
+    network = _build(config, weights, chosen, _choose_dtype(dtype, chosen, tensors["lm_head.weight"].dtype))
     recipe = _read_recipe(folder)
-    network.generation_config = _generation_config(ids, recipe)
-    if words is not None and IMAGE_PLACEHOLDER in (vocabulary := words.get_vocab()):
-        network.config.image_token_id = vocabulary[IMAGE_PLACEHOLDER]
-    return Janus(folder.name, network, words, ids, recipe)
+    network.generation_config = _generation_config(config, ids, recipe)
+    return Janus(name, network, words, ids, recipe)
 
 
 def load_from(arguments: argparse.Namespace) -> Janus:
@@ -99,40 +109,61 @@ def save(janus: Janus, folder: Path) -> None:
     Raises:
         CheckpointError: the folder exists, or cannot be written (no room, no rights).
     """
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists; choose a new folder")
-    partial: Path | None = None
+    check_new(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        partial.chmod(0o755)
-        logging.disable_progress_bar()
-        janus.network.generation_config = _generation_config(janus.ids, janus.recipe)
-        janus.network.save_pretrained(partial)
-        if janus.tokenizer is not None:
-            janus.tokenizer.save_pretrained(partial)
-        (partial / RECIPE_FILE).write_text(json.dumps({"sampling": janus.recipe.as_dict()}, indent=2) + "\n")
-        os.rename(partial, folder)
-    except (OSError, RuntimeError) as error:
-        if partial is not None:
+        try:
+            _write(janus, partial)
+            os.rename(partial, folder)
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(f"{folder} cannot be written: {error}") from None
+            raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written: {first_line(error)}") from None
 
 
-def _find(name: str, revision: str | None) -> Path:
+def check_new(folder: Path) -> None:
+    """Refuse a folder that is there already.
+
+    Raises:
+        CheckpointError: it exists.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists; choose a new folder")
+
+
+def _write(janus: Janus, folder: Path) -> None:
+    folder.chmod(0o755)
+    logging.disable_progress_bar()
+    janus.network.generation_config = _generation_config(janus.network.config, janus.ids, janus.recipe)
+    janus.network.save_pretrained(folder)
+    if janus.tokenizer is not None:
+        janus.tokenizer.save_pretrained(folder)
+    (folder / RECIPE_FILE).write_text(json.dumps({"sampling": janus.recipe.as_dict()}, indent=2) + "\n")
+    for path in folder.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _find(name: str, revision: str | None) -> tuple[str, Path]:
+    """What a model is called, and where it is."""
     if name in shipped_names():
-        return SHIPPED / name
+        return name, SHIPPED / name
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        return path.resolve().name, path
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
-        return _download(name, revision)
+        return name, _download(name, revision)
     if path.exists():
         raise CheckpointError(
             f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)"
         )
-    shipped = "".join(f", or {known}" for known in shipped_names()) or " (make a small one: make train)"
-    raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name){shipped}")
+    raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name){_shipped()}")
+
+
+def _shipped() -> str:
+    return "".join(f", or {known}" for known in shipped_names()) or " (make a small one: make train)"
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -150,22 +181,20 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise CheckpointError(
-            f"{name}: neither a folder here nor to be had from the hub ({_first_line(error)})"
+            f"{name}: neither a folder here nor to be had from the hub ({first_line(error)})"
         ) from None
     except GatedRepoError:
         raise CheckpointError(f"{name}: is gated; accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:
-        raise CheckpointError(f"{name}: no such repository on the hub, or a private one (set HF_TOKEN)") from None
+        raise CheckpointError(
+            f"{name}: no such repository on the hub, or a private one (set HF_TOKEN); give a folder, a hub id{_shipped()}"
+        ) from None
     except RevisionNotFoundError:
         raise CheckpointError(f"{name}: no revision {revision!r} on the hub") from None
     except (HfHubHTTPError, HFValidationError) as error:
-        raise CheckpointError(f"{name}: the hub refused ({_first_line(error)})") from None
-    except OSError as error:
-        raise CheckpointError(f"{name}: cannot be downloaded ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{name}: the hub refused ({first_line(error)})") from None
+    except Exception as error:  # a full disk, and whatever else the hub's several transports raise
+        raise CheckpointError(f"{name}: cannot be downloaded ({first_line(error)})") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -180,12 +209,35 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _choose_device(device: str) -> torch.device:
+def _read_config(folder: Path) -> JanusConfig:
+    path = folder / "config.json"
+    settings = _read_json(path)
+    try:
+        if is_deepseek(settings):
+            return convert_config(settings, file=str(path))
+        if settings.get("model_type") != "janus":
+            raise CheckpointError(f"{path}: model_type is {settings.get('model_type')!r}, not a Janus")
+        config: JanusConfig = JanusConfig.from_pretrained(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library's checks of values have no common base
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
+    return config
+
+
+def choose_device(device: Device) -> torch.device:
+    """A device that is there; "auto" takes cuda, then mps, then cpu.
+
+    Raises:
+        CheckpointError: this machine does not have it.
+    """
     if device != "auto":
         try:
-            return torch.device(device)
-        except RuntimeError:
-            raise CheckpointError(f"no device {device!r}: auto, cpu, cuda or mps") from None
+            chosen = torch.device(device)
+            torch.zeros(1, device=chosen)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise CheckpointError(f"no device {device!r} here: give auto, or one of cpu, cuda and mps") from None
+        return chosen
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -202,19 +254,23 @@ def _choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.
     return chosen
 
 
-def _build(
-    config: JanusConfig, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype, *, source: str
-) -> JanusForConditionalGeneration:
-    """A network with exactly these tensors in it; every name and shape is checked first."""
-    logging.disable_progress_bar()
+def _shapes(config: JanusConfig) -> dict[str, torch.Size]:
+    """Names and shapes of every tensor of a network."""
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in JanusForConditionalGeneration(config).state_dict().items()}
-    for name, shape in expected.items():
-        if name not in tensors:
-            raise CheckpointError(f"{source}: tensor {name} is missing")
-        if tensors[name].shape != shape:
-            raise CheckpointError(f"{source}: tensor {name} has shape {list(tensors[name].shape)}, not {list(shape)}")
-    weights = {name: tensors[name] for name in expected}
+        return {name: tensor.shape for name, tensor in JanusForConditionalGeneration(config).state_dict().items()}
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], *, source: str) -> None:
+    for name, tensor in tensors.items():
+        if name in expected and tensor.shape != expected[name]:
+            raise CheckpointError(f"{source}: tensor {name} has shape {list(tensor.shape)}, not {list(expected[name])}")
+
+
+def _build(
+    config: JanusConfig, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> JanusForConditionalGeneration:
+    """A network with exactly these tensors in it."""
+    logging.disable_progress_bar()
     network = JanusForConditionalGeneration.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
     network.eval().requires_grad_(False)
     return network.to(device)
@@ -229,7 +285,7 @@ def _load_tokenizer(folder: Path, *, required: bool) -> PreTrainedTokenizerBase 
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the library raises anything at all on a damaged file
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({_first_line(error)})") from None
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({first_line(error)})") from None
     return tokenizer
 
 
@@ -242,16 +298,17 @@ def _ids_of_config(folder: Path, config: JanusConfig) -> SpecialIds:
     return SpecialIds(bos=text.bos_token_id, pad=text.pad_token_id or 0, begin_of_image=boi)
 
 
-def _generation_config(ids: SpecialIds, recipe: SamplingParams) -> GenerationConfig:
+def _generation_config(config: JanusConfig, ids: SpecialIds, recipe: SamplingParams) -> GenerationConfig:
     """What transformers' own generate needs to know to make pictures by the recipe."""
+    sampling = {"temperature": recipe.temperature, "top_k": recipe.top_k, "top_p": recipe.top_p}
     return GenerationConfig(
         bos_token_id=ids.bos,
         pad_token_id=ids.pad,
+        eos_token_id=config.text_config.eos_token_id,
         guidance_scale=recipe.guidance_scale,
         do_sample=recipe.temperature > 0,
-        temperature=recipe.temperature or None,
-        top_k=recipe.top_k,
-        top_p=recipe.top_p,
+        # it refuses to be saved with filters that greedy decoding would not use
+        **(sampling if recipe.temperature > 0 else {}),
         generation_kwargs={"boi_token_id": ids.begin_of_image},
     )
 

@@ -20,8 +20,9 @@ def main() -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Load and save."""
-    from model.checkpoint import load_from, save
+    from model.checkpoint import check_new, load_from, save
 
+    check_new(arguments.out)
     save(load_from(arguments), arguments.out)
     print(f"wrote {arguments.out}")
 

@@ -134,12 +134,18 @@ def _check_widths(text: LlamaConfig, vq: JanusVQVAEConfig, *, inner: int, file: 
         raise CheckpointError(f"{file}: widths differ, which no Janus has: {told}")
 
 
-def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_tensors(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
     """A DeepSeek state dict under transformers' names; names of neither layout stay as they are.
 
     The fused q, k, v of the vision tower are split; its pooling head is dropped. Codebook rows are
     scaled to unit length (decoding normalises them anyway), so that transformers' own encode, which
     does not, finds the original's codes.
+
+    Args:
+        source: file or folder, for messages.
+
+    Raises:
+        CheckpointError: a fused tensor that does not fall into three.
     """
     converted: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -147,6 +153,8 @@ def convert_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         if fused := _FUSED_QKV.fullmatch(name):
             layer, kind = fused.groups()
+            if tensor.ndim == 0 or len(tensor) % 3:
+                raise CheckpointError(f"{source}: tensor {name} has shape {list(tensor.shape)}, not three parts")
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
                 converted[f"model.vision_model.encoder.layers.{layer}.self_attn.{part}_proj.{kind}"] = (
                     piece.contiguous()

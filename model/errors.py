@@ -16,3 +16,8 @@ class CheckpointError(ModelError):
 
 class PromptError(ModelError):
     """A prompt that the model cannot take."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 
 from model.errors import PromptError
 from model.params import SamplingParams
-from model.prompt import SpecialIds, encode_prompt
+from model.prompt import MAX_PROMPT_TOKENS, SpecialIds, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,6 @@ class Janus:
         return self.grid**2
 
     @property
-    def codebook_size(self) -> int:
-        """Number of different codes, V."""
-        size: int = self.network.config.vq_config.num_embeddings
-        return size
-
-    @property
     def image_size(self) -> int:
         """Pixels along one side of a picture."""
         return self.grid * int(2 ** (len(self.network.config.vq_config.channel_multiplier) - 1))
@@ -63,9 +57,15 @@ class Janus:
         """Token ids of a prompt in its frame; ids are taken as they are.
 
         Raises:
-            PromptError: see `model.prompt.encode_prompt`; or text without a tokenizer.
+            PromptError: see `model.prompt.encode_prompt`; ids that the model does not have, or too many;
+                text without a tokenizer.
         """
         if not isinstance(prompt, str):
+            vocabulary = self.network.config.text_config.vocab_size
+            if not 0 < len(prompt) <= MAX_PROMPT_TOKENS:
+                raise PromptError(f"{name} has {len(prompt)} token ids; it must have 1 to {MAX_PROMPT_TOKENS}")
+            if not all(0 <= number < vocabulary for number in prompt):
+                raise PromptError(f"{name} has token ids outside 0 … {vocabulary - 1}")
             return prompt
         if self.tokenizer is None:
             raise PromptError(f"{name} is text, but {self.name} has no tokenizer; name one with --tokenizer")

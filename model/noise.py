@@ -56,4 +56,6 @@ def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     words = philox4x32((counter, zero, zero, zero), (seeds[:, None] & _MASK, seeds[:, None] >> 32))
     # small uniform values win the arg-max; log1p keeps their precision
     uniform = (words.flatten(1)[:, :vocabulary].float() + 0.5) * 2.0**-32
-    return -torch.log(-torch.log1p(-uniform))
+    # the largest words round to 1, whose noise would be −∞, and equal to what a filter has dropped
+    exponential = -torch.log1p(-uniform).clamp(min=-32)
+    return -torch.log(exponential)

@@ -28,17 +28,25 @@ class SpecialIds:
     begin_of_image: int
 
 
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+    """The id of a token by its name; None where the tokenizer does not have it."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    # an unknown name gives the id of the unknown token, where there is one
+    return found if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token else None
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
     """The framing ids of a tokenizer, found by name: public code disagrees on the numbers.
 
     Raises:
         CheckpointError: the tokenizer lacks one of them.
     """
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in (BOS, PAD, BEGIN_OF_IMAGE) if token not in vocabulary]
-    if missing:
-        raise CheckpointError(f"the tokenizer is not a Janus one: it has no {', '.join(missing)}")
-    return SpecialIds(vocabulary[BOS], vocabulary[PAD], vocabulary[BEGIN_OF_IMAGE])
+    bos, pad, begin_of_image = (token_id(tokenizer, token) for token in (BOS, PAD, BEGIN_OF_IMAGE))
+    if bos is None or pad is None or begin_of_image is None:
+        found = zip((BOS, PAD, BEGIN_OF_IMAGE), (bos, pad, begin_of_image), strict=True)
+        missing = ", ".join(token for token, number in found if number is None)
+        raise CheckpointError(f"the tokenizer is not a Janus one: it has no {missing}")
+    return SpecialIds(bos, pad, begin_of_image)
 
 
 def encode_prompt(
@@ -63,12 +71,12 @@ def encode_prompt(
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise PromptError(f"{name} is not valid Unicode: it contains a lone surrogate")
     ids = special_ids(tokenizer)
-    vocabulary = tokenizer.get_vocab()
-    if USER in vocabulary and ASSISTANT in vocabulary:
+    user, assistant = token_id(tokenizer, USER), token_id(tokenizer, ASSISTANT)
+    if user is not None and assistant is not None:
         body = [
-            vocabulary[USER],
+            user,
             *_encode_plain(tokenizer, f": {text}\n\n", name),
-            vocabulary[ASSISTANT],
+            assistant,
             *_encode_plain(tokenizer, ":", name),
         ]
     else:  # Janus-1.3B names the roles in plain words
@@ -82,10 +90,12 @@ def encode_prompt(
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:
     """Ids of a text taken literally, without special tokens around it or in it."""
     row: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    added = tokenizer.get_added_vocab()
-    for token, token_id in added.items():
-        if token_id in row:
-            raise PromptError(f"{name} contains the reserved token {token!r}")
+    present = set(row)
+    for number, token in tokenizer.added_tokens_decoder.items():
+        # plain letters such as ö are added tokens of DeepSeek's tokenizers too, and harmless
+        reserved = token.special or (token.content.startswith("<") and token.content.endswith(">"))
+        if reserved and number in present:
+            raise PromptError(f"{name} contains the reserved token {token.content!r}")
     return row
 
 

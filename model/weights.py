@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,7 +38,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused below
+            # files of before PyTorch 1.6 are no zip archives, and cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except SafetensorError as error:
@@ -57,7 +61,7 @@ def _weight_files(folder: Path) -> Iterable[Path]:
         if index.exists():
             try:
                 shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError):
+            except (ValueError, KeyError, AttributeError, TypeError):
                 raise CheckpointError(f"{index}: is not a weight index") from None
             missing = [shard for shard in shards if not (folder / shard).exists()]
             if missing:

@@ -6,13 +6,19 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one step."""
+    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         write(partial)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk is found out after opening
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise

@@ -190,6 +190,8 @@ def _impose(wanted: Combination, scene: Scene) -> Scene | None:
         return replace(scene, sign=Sign(wanted.text, wanted.colour))
     if (wanted.other_colour or wanted.other_shape or wanted.relation) and len(scene.groups) < 2:
         return None
+    if wanted.count and len(scene.groups) == 2 and wanted.category != "counting":
+        return None  # only counting draws several objects beside others
     groups = list(scene.groups)
     groups[0] = Group(
         wanted.count or groups[0].count,

@@ -49,7 +49,7 @@ def create_app(backend: Backend) -> FastAPI:
         except Exception as error:
             logger.exception("generation failed")
             raise GenerationFailed(f"generation failed: {type(error).__name__}") from error
-        return answer(job, images, backend)
+        return answer(request, job, images, backend)
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:
@@ -58,12 +58,13 @@ def create_app(backend: Backend) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        # past the field's name stand places in lists and members of unions
+        param = next((part for part in first["loc"] if isinstance(part, str) and part != "body"), None)
         refusal = InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param)
         return JSONResponse(refusal.body(), refusal.status)
 
     @app.exception_handler(HTTPException)
-    async def not_found(_: Request, error: HTTPException) -> JSONResponse:
+    async def no_such_route(_: Request, error: HTTPException) -> JSONResponse:
         refusal = InvalidRequest(str(error.detail))
         return JSONResponse(refusal.body(), error.status_code, headers=error.headers)
 
@@ -102,12 +103,13 @@ def _encode(backend: Backend, text: str, name: str) -> list[int]:
         raise InvalidRequest(str(error), param=name) from None
 
 
-def answer(job: Job, images: list[Any], backend: Backend) -> ImageResponse:
-    """The response of a finished job; each PNG carries the settings that give it again."""
+def answer(request: ImageRequest, job: Job, images: list[Any], backend: Backend) -> ImageResponse:
+    """The response of a finished job; each PNG carries the prompt and the settings that give it again."""
     info = backend.info
+    negative = {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
     data = []
     for seed, image in zip(job.seeds, images, strict=True):
-        metadata = {"model": info.name, "seed": seed, **job.params.as_dict()}
+        metadata = {"model": info.name, "prompt": request.prompt, "seed": seed, **job.params.as_dict(), **negative}
         data.append(ImageData(b64_json=base64.b64encode(png_bytes(image, metadata)).decode(), seed=seed))
     read, drawn = len(job.prompt), info.image_tokens * len(images)
     usage = Usage(

@@ -22,12 +22,15 @@ def serve(arguments: argparse.Namespace) -> None:
     import uvicorn
 
     from model.checkpoint import load_from
+    from model.errors import CheckpointError
     from serve.app import create_app
     from serve.backend import LocalBackend
 
     if not 0 <= arguments.port <= 65535:
         raise ValueError(f"--port must be from 0 to 65535, not {arguments.port}")
     janus = load_from(arguments)
+    if janus.tokenizer is None:
+        raise CheckpointError(f"{janus.name} has no tokenizer; name one with --tokenizer")
     print(f"{janus.name} on {janus.device}: http://{arguments.host}:{arguments.port}/docs", flush=True)
     uvicorn.run(create_app(LocalBackend(janus)), host=arguments.host, port=arguments.port, log_level="info")
 

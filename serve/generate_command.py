@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from model.janus import Janus
 
 MAX_N = 1000
+MAX_GRID = 64  # pictures
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def main() -> None:
     """Entry point of the console script."""
     parser = argparse.ArgumentParser(
         prog="focusdiff-generate",
-        description="Make pictures of a prompt, or of every line of a file; a call that was stopped goes on when repeated.",
+        description="Make pictures of a prompt, or of every line of a file. Repeated with its seed, a stopped call goes on.",
     )
     parser.add_argument("prompt", nargs="?", help="what to draw")
     parser.add_argument(
@@ -72,11 +73,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         for one in wanted:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
-    images = [Image.open(one.path).convert("RGB") for one in wanted[:64]]
+    shown = wanted[:MAX_GRID]
+    images = [Image.open(one.path).convert("RGB") for one in shown]
+    # a line of the grid for each prompt; where each has one picture only, a square
+    columns = arguments.n if len(lines) > 1 and arguments.n > 1 else max(4, round(len(shown) ** 0.5))
     sheet = arguments.out / "grid.png"
-    write_png(
-        sheet, grid(images, columns=min(len(images), max(4, arguments.n) if len(lines) == 1 else arguments.n)), {}
-    )
+    write_png(sheet, grid(images, columns=min(len(images), columns)), {})
+    if len(wanted) > MAX_GRID:
+        print(f"grid.png shows the first {MAX_GRID}", file=sys.stderr)
     print(f"{len(wanted)} pictures ({len(missing)} new) and grid.png in {arguments.out}", file=sys.stderr)
 
 
@@ -86,31 +90,44 @@ def read_prompts(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         raise ValueError("give either a prompt or --prompts FILE")
     if arguments.batch < 1:
         raise ValueError(f"--batch must be at least 1, not {arguments.batch}")
-    lines = [{"prompt": arguments.prompt}] if arguments.prompts is None else list(_read_lines(arguments.prompts))
-    for number, line in enumerate(lines, start=1):
-        line.setdefault("n", arguments.n)
-        line.setdefault("seed", arguments.seed)
-        if not isinstance(line["n"], int) or not 1 <= line["n"] <= MAX_N:
-            raise ValueError(f"line {number}: n must be a whole number from 1 to {MAX_N}, not {line['n']!r}")
-        if arguments.prompts is not None and line["seed"] is None:
-            line["seed"] = 0  # a file must give the same pictures when the call is repeated
+    if not _whole(arguments.n) or not 1 <= arguments.n <= MAX_N:
+        raise ValueError(f"--n must be from 1 to {MAX_N}, not {arguments.n}")
+    if arguments.prompts is None:
+        return [{"prompt": arguments.prompt, "where": "prompt", "n": arguments.n, "seed": arguments.seed}]
+    # a file must give the same pictures when the call is repeated
+    defaults = {"n": arguments.n, "seed": arguments.seed if arguments.seed is not None else 0}
+    lines = [defaults | line for line in _read_lines(arguments.prompts)]
+    if not lines:
+        raise ValueError(f"{arguments.prompts} has no prompts")
     return lines
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a prompts file, each with the place it stands at as `where`."""
     for number, text in enumerate(path.read_text().splitlines(), start=1):
         if not text.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             line = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+            raise ValueError(f"{where}: not JSON ({error})") from None
         if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
-            raise ValueError(f'{path}, line {number}: must be an object with a text "prompt"')
+            raise ValueError(f'{where}: must be an object with a text "prompt"')
         unknown = set(line) - {"prompt", "n", "seed"}
         if unknown:
-            raise ValueError(f"{path}, line {number}: unknown key {sorted(unknown)[0]!r}; known: prompt, n, seed")
-        yield line
+            raise ValueError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: prompt, n, seed")
+        line = {name: value for name, value in line.items() if value is not None}
+        n, seed = line.get("n", 1), line.get("seed", 0)
+        if not _whole(n) or not 1 <= n <= MAX_N:
+            raise ValueError(f"{where}: n must be a whole number from 1 to {MAX_N}, not {n!r}")
+        if not all(_whole(one) for one in (seed if isinstance(seed, list) else [seed])):
+            raise ValueError(f"{where}: seed must be a whole number or a list of them, not {seed!r}")
+        yield line | {"where": where}
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def plan(lines: Sequence[dict[str, Any]], arguments: argparse.Namespace, janus: "Janus") -> list[Wanted]:
@@ -123,12 +140,17 @@ def plan(lines: Sequence[dict[str, Any]], arguments: argparse.Namespace, janus: 
         top_k=arguments.top_k,
         top_p=arguments.top_p,
     )
+    if arguments.negative_prompt is not None:
+        janus.encode(arguments.negative_prompt, name="--negative-prompt")
     wanted = []
     for number, line in enumerate(lines):
-        where = "prompt" if arguments.prompts is None else f"{arguments.prompts}, line {number + 1}: prompt"
-        janus.encode(line["prompt"], name=where)
+        janus.encode(line["prompt"], name=line["where"] if arguments.prompts is None else f"{line['where']}: prompt")
         stem = _slug(line["prompt"]) if arguments.prompts is None else f"{number:05d}-{_slug(line['prompt'])}"
-        for seed in resolve_seeds(line["seed"], line["n"]):
+        try:
+            seeds = resolve_seeds(line["seed"], line["n"])
+        except ValueError as error:
+            raise ValueError(f"{line['where']}: {error}") from None
+        for seed in seeds:
             metadata = {"model": janus.name, "prompt": line["prompt"], "seed": seed, **params.as_dict()}
             if arguments.negative_prompt is not None:
                 metadata["negative_prompt"] = arguments.negative_prompt

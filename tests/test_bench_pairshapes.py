@@ -34,9 +34,13 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
     whole = judge_pictures(janus, pictures, results, batch=8)
     lines = results.read_text().splitlines()
     assert len(lines) == 1 + len(pictures)
-    # a killed run leaves some lines, the last one cut
-    results.write_text("\n".join(lines[:9]) + "\n" + lines[9][:17])
-    assert judge_pictures(janus, pictures, results, batch=5) == whole
+    # a killed run leaves some lines, the last one cut, or the first one, or nothing
+    for left in ("\n".join(lines[:9]) + "\n" + lines[9][:17], lines[0][:30], ""):
+        results.write_text(left)
+        assert judge_pictures(janus, pictures, results, batch=5) == whole
+    more = [Picture(case, 1.0, 0) for case in unseen_cases(WORLD, 2)]  # other places in another list of prompts
+    again = judge_pictures(janus, more, results, batch=8)
+    assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", batch=8) | whole
     assert "overall" in table(cases, whole, [1.0, 2.0], range(2))
     with pytest.raises(ValueError, match="another checkpoint"):
         judge_pictures(replace(janus, name="other"), pictures, results, batch=8)
@@ -46,10 +50,10 @@ def test_table_of_known_results() -> None:
     """Means by hand: one category at 1 and 0.5, the others at 0; equal pictures are counted as such."""
     cases = unseen_cases(WORLD, 2)
     first = [case for case in cases if case.category == "appearance"]
-    results = {(case.index, 2.0, seed): Result(0.0, f"{seed}") for case in cases for seed in range(2)}
+    results = {(case.caption, 2.0, seed): Result(0.0, f"{seed}") for case in cases for seed in range(2)}
     for seed in range(2):
-        results[(first[0].index, 2.0, seed)] = Result(1.0, f"{seed}")
-        results[(first[1].index, 2.0, seed)] = Result(0.5, "same")
+        results[(first[0].caption, 2.0, seed)] = Result(1.0, f"{seed}")
+        results[(first[1].caption, 2.0, seed)] = Result(0.5, "same")
     rows = {line[:24].strip(): line[24:].split() for line in table(cases, results, [2.0], range(2)).splitlines()}
     assert rows["appearance"] == ["0.750", "±", "0.250"]
     assert rows["overall"][0] == f"{1.5 / len(cases):.3f}"

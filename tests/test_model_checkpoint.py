@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from model.deepseek import convert_config
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.params import SamplingParams
+from pairs.world import World
+from train.data import SceneSource
+from train.tokenizer import train_text_tokenizer
 
 
 def weights(janus: Janus) -> dict[str, Tensor]:
@@ -81,6 +85,47 @@ def test_overlay_replaces_what_it_names(
     laid = weights(load(deepseek_folder, device="cpu", overlay=tmp_path / "focus.pt"))
     changed = {n for n, tensor in weights(deepseek).items() if not torch.equal(tensor, laid[n])}
     assert changed == {"model.language_model.layers.0.self_attn.q_proj.weight"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"module.gen_embed.weight": torch.zeros(2)}, r"focus\.pt: tensor module\.gen_embed\.weight is not part"),
+        (
+            {"gen_embed.weight": torch.zeros(2, 2)},
+            r"focus\.pt: tensor .*generation_embeddings\.weight has shape \[2, 2\]",
+        ),
+        ({"vision_model.vision_tower.blocks.0.attn.qkv.bias": torch.zeros(4)}, r"focus\.pt: .*qkv\.bias .*three parts"),
+        ([torch.zeros(2)], r"focus\.pt: is not a state dict"),
+    ],
+)
+def test_an_overlay_that_does_not_fit_is_named(
+    tmp_path: Path, deepseek_folder: Path, content: object, said: str
+) -> None:
+    torch.save(content, tmp_path / "focus.pt")
+    with pytest.raises(CheckpointError, match=said):
+        load(deepseek_folder, device="cpu", overlay=tmp_path / "focus.pt")
+
+
+def test_a_file_of_the_old_format_is_read(
+    folder: Path, deepseek: Janus, deepseek_tensors: Mapping[str, Tensor]
+) -> None:
+    torch.save(dict(deepseek_tensors), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert_same(load(folder, device="cpu"), deepseek)
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_refused(tmp_path: Path, deepseek_folder: Path) -> None:
+    source = SceneSource(World(), 0, 64)
+    train_text_tokenizer((source.caption(i, 0) for i in range(500)), 400).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"the tokenizer has \d+ tokens, the model only 300"):
+        load(deepseek_folder, device="cpu", tokenizer=tmp_path)
+
+
+def test_a_folder_is_called_by_its_name_wherever_one_stands(
+    deepseek_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(deepseek_folder)
+    assert load(".", device="cpu").name == deepseek_folder.name
 
 
 def test_conversion_round_trip(converted_folder: Path, deepseek: Janus) -> None:
@@ -168,23 +213,34 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(CheckpointError, match="not a Janus"):
         load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "janus", "text_config": {"hidden_size": "wide"}}')
+    with pytest.raises(CheckpointError, match=r"config\.json: .*hidden_size"):
+        load(tmp_path)
     with pytest.raises(CheckpointError, match="no model 'no-such-model'"):
         load("no-such-model")
 
 
-def test_saving_never_leaves_half_a_checkpoint(
-    tmp_path: Path, deepseek: Janus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_saving_never_leaves_half_a_checkpoint(tmp_path: Path, deepseek_folder: Path, deepseek: Janus) -> None:
+    """A limit on file sizes stands for a full disk: the write fails in the middle of the weights."""
 
-    monkeypatch.setattr(type(deepseek.network), "save_pretrained", full)
-    with pytest.raises(CheckpointError, match="No space left"):
-        save(deepseek, tmp_path / "out")
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "model.convert", str(tmp_path / "out"), "--model", str(deepseek_folder)]
+    full = subprocess.run(command, preexec_fn=no_room, capture_output=True, text=True, check=False)
+    assert full.returncode == 2, full.stderr
+    assert len(full.stderr.splitlines()) == 1, full.stderr
+    assert f"{tmp_path / 'out'} cannot be written" in full.stderr
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match="exists"):
         save(deepseek, tmp_path / "out")
+
+
+def test_a_greedy_recipe_can_be_saved(tmp_path: Path, deepseek: Janus) -> None:
+    recipe = SamplingParams(temperature=0, top_k=7, top_p=0.5)
+    save(Janus("x", deepseek.network, None, deepseek.ids, recipe), tmp_path / "x")
+    assert load(tmp_path / "x", device="cpu").recipe == recipe
 
 
 def test_convert_command(tmp_path: Path, deepseek_folder: Path, deepseek: Janus) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.errors import PromptError
 from model.generate import generate
 from model.janus import Janus
 from model.noise import gumbel
@@ -81,3 +82,11 @@ def test_indifferent_logits_leave_the_choice_to_the_noise_of_each_position(
 def test_mismatched_lists_are_refused(deepseek: Janus, rows: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="seeds"):
         generate(deepseek, rows, seeds=[1])
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [([], "0 token ids"), ([1] * 257, "257 token ids"), ([1, 300], "0 … 299"), ([-1], "0 … 299")]
+)
+def test_token_ids_that_the_model_cannot_take_are_refused(deepseek: Janus, ids: list[int], said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        generate(deepseek, [ids], seeds=[1])

@@ -105,6 +105,14 @@ def test_a_revision_is_downloaded_once_and_then_served_offline(hub: str, tmp_pat
     arguments = ("--model", REPOSITORY, "--revision", "v1")
     again = convert(nowhere, tmp_path / "home", tmp_path / "two", *arguments, HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
+    name = subprocess.run(
+        [sys.executable, "-c", f"from model.checkpoint import load; print(load({REPOSITORY!r}, revision='v1').name)"],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert name.stdout.strip() == REPOSITORY  # what a client asks for, not the commit's folder
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from model.errors import PromptError
@@ -59,6 +60,17 @@ def test_any_unicode_is_encoded_or_refused_with_the_field(tokenizer: PreTrainedT
             encode_prompt(tokenizer, text)
     else:
         assert len(encode_prompt(tokenizer, text)) > 5
+
+
+def test_added_letters_are_plain_text_and_added_marks_are_refused() -> None:
+    """DeepSeek's tokenizers hold letters such as ö as added tokens that are not special."""
+    tokenizer = train_text_tokenizer(["three red circles"] * 4, 300)
+    letter, mark = len(tokenizer), len(tokenizer) + 1
+    tokenizer.add_tokens([AddedToken("ö", special=False), AddedToken("<mark>", special=False)])
+    assert letter in encode_prompt(tokenizer, "a schön red circle")
+    assert mark in tokenizer("a <mark>").input_ids
+    with pytest.raises(PromptError, match="reserved token '<mark>'"):
+        encode_prompt(tokenizer, "a <mark>")
 
 
 def test_the_limit_is_exact_and_named(tokenizer: PreTrainedTokenizerBase) -> None:

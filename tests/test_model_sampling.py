@@ -51,6 +51,16 @@ def test_noise_depends_on_nothing_but_seed_and_position() -> None:
     assert not torch.equal(together[0], together[2])
 
 
+def test_noise_of_the_largest_words_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They round to 1 in float32; −∞ would make the only code that a filter kept equal to those it dropped."""
+    largest, smallest = (torch.full((1, 2, 4), word, dtype=torch.int64) for word in (2**32 - 1, 2**32 - 257))
+    for words in (largest, smallest):
+        monkeypatch.setattr("model.noise.philox4x32", lambda *_, words=words: words)
+        noise = gumbel(torch.tensor([1]), torch.tensor([0]), 8)
+        assert torch.isfinite(noise).all()
+        assert (noise < -2.5).all()
+
+
 def test_noise_is_standard_gumbel() -> None:
     noise = gumbel(torch.arange(64), torch.zeros(64, dtype=torch.int64), 4096).flatten().double()
     assert torch.isfinite(noise).all()

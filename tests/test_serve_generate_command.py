@@ -1,6 +1,7 @@
 """`focusdiff-generate`: files, settings in them, resuming, and one-line refusals."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,11 @@ def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path, small
         (["a star", "--top-p", "2"], "top_p"),
         (["a star", "--model", "nothing"], "no model 'nothing'"),
         (["a star", "--batch", "0"], "--batch"),
+        (["a star", "--n", "1001"], "--n must be"),
+        (["a star", "--negative-prompt", " "], "--negative-prompt is empty"),
+        (["a star", "--negative-prompt", " ", "--guidance-scale", "1"], "--negative-prompt is empty"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
+        (["--prompts", "/dev/null"], "/dev/null has no prompts"),
         (["a star", "--out", "/proc/nothing/here"], "/proc/nothing"),
     ],
 )
@@ -97,14 +102,37 @@ def test_refusals_are_one_line_with_exit_code_2(
     assert result.returncode == 2
     assert named in result.stderr
     assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("line", ['{"prompt": 3}', "{", '{"prompt": "a", "sed": 1}', '{"prompt": "a", "n": 0}', "[]"])
-def test_a_bad_line_of_a_prompts_file_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": 3}', "{", '{"prompt": "a", "sed": 1}', '{"prompt": "a", "n": 0}', "[]", '{"prompt": "a", "seed": "7"}',
+        '{"prompt": "a", "seed": [1.5]}', '{"prompt": "a", "seed": [1, 2]}', '{"prompt": "a", "seed": -1}',
+        '{"prompt": ""}',
+    ],
+)  # fmt: skip
+def test_a_bad_line_of_a_prompts_file_is_named(tmp_path: Path, small_folder: Path, line: str) -> None:
     prompts = tmp_path / "p.jsonl"
-    prompts.write_text('{"prompt": "a blue star"}\n' + line + "\n")
-    result = run("--prompts", prompts, "--out", tmp_path / "out")
+    prompts.write_text('{"prompt": "a blue star"}\n\n' + line + "\n")
+    result = run("--prompts", prompts, "--out", tmp_path / "out", "--model", small_folder)
     assert result.returncode == 2
-    assert "line 2" in result.stderr
+    assert f"{prompts}, line 3: " in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, small_folder: Path) -> None:
+    """A limit on file sizes stands for it: the picture does not fit."""
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    command = [sys.executable, "-m", "serve.generate_command", "a star", "--seed", "1", "--model", str(small_folder)]
+    result = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], preexec_fn=no_room, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert "a-star-1.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list((tmp_path / "out").iterdir())

@@ -16,13 +16,15 @@ from transformers import PreTrainedTokenizerFast
 
 import train.run
 import train.vq_trainer
+from model.checkpoint import load
+from model.generate import generate
 from pairs.world import World
 from train.data import SceneSource
 from train.muon import Muon, orthogonalise
-from train.recipe import Recipe, RecipeError, load_recipe
+from train.recipe import Recipe, RecipeError, claim, load_recipe
 from train.schedule import warmup_cosine
 from train.sft import Average, Batch, Batches, SFTSettings, code_loss, train_sft
-from train.tiny import build_network
+from train.tiny import build_network, train_tiny
 from train.tokenizer import train_text_tokenizer
 from train.vq_trainer import SphericalCodebook, VQSettings, nearest_codes, to_pixels, train_tokenizer, transplant
 
@@ -168,19 +170,22 @@ def test_what_a_sign_says_is_a_token_a_character() -> None:
     assert len(tokenizer.tokenize(": three purple circles at sunset")) == 6
 
 
-def test_average_starts_as_the_mean() -> None:
+def test_average_lags_a_ramp_by_an_eleventh() -> None:
+    """Weights 10 / (n + 9) on the ramp x = n: a′ = 10 (n − a) / n has the solution a = 10 n / 11."""
     parameter = nn.Parameter(torch.zeros(1))
-    average = Average({"p": parameter}, decay=0.999)
-    for value in (1.0, 2.0, 6.0):
+    average = Average({"p": parameter})
+    for value in range(1, 2001):
         parameter.data.fill_(value)
         average.update({"p": parameter})
-    assert float(average.tensors["p"]) == pytest.approx(3.0)
+        if value == 1:
+            assert float(average.tensors["p"]) == 1
+    assert float(average.tensors["p"]) == pytest.approx(2000 * 10 / 11, rel=0.01)
 
 
 def settings(**changes: float) -> SFTSettings:
     base = {
         "steps": 10, "batch_size": 4, "learning_rate": 1e-3, "matrix_learning_rate": 1e-3, "warmup": 1,
-        "weight_decay": 0.0, "drop_prompt": 0.25, "unconditional_smoothing": 0.1, "average_decay": 0.9, "base_at": 0.5,
+        "weight_decay": 0.0, "drop_prompt": 0.25, "unconditional_smoothing": 0.1, "base_at": 0.5,
     }  # fmt: skip
     return SFTSettings(**(base | changes))  # type: ignore[arg-type]
 
@@ -223,6 +228,38 @@ def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: s
         load_recipe(str(path))
     with pytest.raises(RecipeError, match="tiny"):
         load_recipe("enormous")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("thin_at_step = 4", "thin_at_step = 6", "vq_training: .*continuous_steps < thin_at_step < steps"),
+        (
+            "scaffold_embeddings = 80",
+            "scaffold_embeddings = 60",
+            "scaffold_embeddings must be at least vq.num_embeddings",
+        ),
+        ("base_at = 0.5", "base_at = 0.01", "sft: .*base_at"),
+        ("guidance_scale = 2.0", "guidance_scale = 0.5", "sampling: .*guidance_scale must be from 1 to 20"),
+    ],
+)
+def test_what_would_fail_after_an_hour_is_refused_at_the_start(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "bad.toml"
+    assert old in SMALL_RECIPE
+    path.write_text(SMALL_RECIPE.replace(old, new))
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(str(path))
+
+
+def test_a_run_is_not_gone_on_with_by_another_recipe(tmp_path: Path, small_recipe: Recipe) -> None:
+    claim(tmp_path / "run", small_recipe)
+    claim(tmp_path / "run", small_recipe)
+    other = tmp_path / "other.toml"
+    other.write_text(SMALL_RECIPE.replace("warmup = 2", "warmup = 3"))
+    result = subprocess.run(command(other, tmp_path / "run"), capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "run holds a run of another recipe (sft differs)" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 class Killed(BaseException):
@@ -334,3 +371,11 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None
     losses = [float(line.split(",")[1]) for line in curve[1:]]
     assert losses[-1] < math.log(64)  # below chance over 64 codes
     assert not list((tmp_path / "killed").rglob(".*partial"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_runs_on_a_gpu_and_its_checkpoint_loads(tmp_path: Path, small_recipe: Recipe) -> None:
+    finished = train_tiny(small_recipe, tmp_path, torch.device("cuda"))
+    codes = generate(load(finished["tiny"], device="cuda", dtype="float32"), ["a red star"], seeds=[1])
+    assert codes.shape == (1, 64)

@@ -1,6 +1,7 @@
 """`focusdiff-train`: checkpoints from recipes."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from model.cli import one_line_errors
@@ -14,6 +15,7 @@ def main() -> None:
     )
     parser.add_argument("recipe", help="name of a shipped recipe (tiny), or path of a .toml file")
     parser.add_argument("--out", type=Path, default=Path("run/tiny"), help="folder of the run (default: run/tiny)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     arguments = parser.parse_args()
     one_line_errors(lambda: train(arguments))
 
@@ -23,10 +25,13 @@ def train(arguments: argparse.Namespace) -> None:
     from train.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe)
+    if find_spec("matplotlib") is None:
+        raise ValueError("training draws its curves with matplotlib: pip install 'focusdiff[train]', or make train")
 
+    from model.checkpoint import choose_device
     from train.tiny import train_tiny
 
-    for name, folder in train_tiny(recipe, arguments.out).items():
+    for name, folder in train_tiny(recipe, arguments.out, choose_device(arguments.device)).items():
         print(f"{name}: {folder}")
 
 

@@ -1,10 +1,14 @@
 """A training recipe: one TOML file, checked before anything heavy is imported."""
 
+import json
 import tomllib
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.params import SamplingParams
+from pairs.files import write_atomically
 from pairs.scene import CATEGORIES, Category, Combination
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -40,19 +44,25 @@ class VQTrainingRecipe(_Part):
     """See `train.vq_trainer.VQSettings`; `images` is how many pictures without captions are drawn for it."""
 
     images: int = Field(gt=0)
-    steps: int
-    batch_size: int
-    learning_rate: float
-    own_learning_rate: float
-    continuous_steps: int
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    own_learning_rate: float = Field(gt=0)
+    continuous_steps: int = Field(ge=0)
     thin_at_step: int
-    edge_weight: float
-    commitment: float
-    locality: float
+    edge_weight: float = Field(ge=0)
+    commitment: float = Field(ge=0)
+    locality: float = Field(ge=0)
     scaffold_embeddings: int
     codebook_decay: float = Field(ge=0, lt=1)
-    restart_below: float
-    separation: float
+    restart_below: float = Field(ge=0)
+    separation: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.continuous_steps < self.thin_at_step < self.steps:
+            raise ValueError("must have continuous_steps < thin_at_step < steps")
+        return self
 
 
 class LanguageRecipe(_Part):
@@ -70,16 +80,21 @@ class LanguageRecipe(_Part):
 class SFTRecipe(_Part):
     """See `train.sft.SFTSettings`; `base_at` is the share of the steps at which `tiny-base` is kept."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    matrix_learning_rate: float
-    warmup: int
-    weight_decay: float
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    matrix_learning_rate: float = Field(gt=0)
+    warmup: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
     drop_prompt: float = Field(ge=0, le=1)
     unconditional_smoothing: float = Field(ge=0, lt=1)
-    average_decay: float = Field(ge=0, lt=1)
     base_at: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _base_exists(self) -> Self:
+        if int(self.steps * self.base_at) < 1:
+            raise ValueError("base_at must leave at least one step before it")
+        return self
 
 
 class SamplingRecipe(_Part):
@@ -89,6 +104,16 @@ class SamplingRecipe(_Part):
     temperature: float
     top_k: int
     top_p: float
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        self.params  # noqa: B018  it checks
+        return self
+
+    @property
+    def params(self) -> SamplingParams:
+        """The same as what everything else speaks."""
+        return SamplingParams(**self.model_dump())
 
 
 class Recipe(_Part):
@@ -103,6 +128,12 @@ class Recipe(_Part):
     language: LanguageRecipe
     sft: SFTRecipe
     sampling: SamplingRecipe
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> Self:
+        if self.vq_training.scaffold_embeddings < self.vq.num_embeddings:
+            raise ValueError("vq_training.scaffold_embeddings must be at least vq.num_embeddings")
+        return self
 
     @property
     def category_weights(self) -> tuple[float, ...]:
@@ -132,4 +163,21 @@ def load_recipe(name: str) -> Recipe:
         raise RecipeError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise RecipeError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+        raise RecipeError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Make a folder a recipe's: its parts must not be gone on with by another.
+
+    Raises:
+        RecipeError: it holds a run of another recipe.
+    """
+    file = folder / "recipe.json"
+    mine = recipe.model_dump(mode="json")
+    if file.exists():
+        theirs = json.loads(file.read_text())
+        if differing := [name for name in mine if mine[name] != theirs.get(name)]:
+            raise RecipeError(f"{folder} holds a run of another recipe ({differing[0]} differs): choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda partial: partial.write_text(json.dumps(mine, indent=1)))

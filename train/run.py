@@ -1,6 +1,7 @@
 """One training stage on disk: progress, loss curves, and checkpoints that survive a kill."""
 
 import csv
+import io
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ class Stateful(Protocol):
 
 
 class Run:
-    """A stage of training in a folder: `state.pt`, `curve.csv`, `curve.png`, and `done` at the end.
+    """A stage of training in a folder: `state.pt`, `curve.csv` and `curve.png`.
 
     Steps are numbered, and the batch of a step must depend on its number alone: then a run that
     was killed goes on exactly as if it had not been.
@@ -89,7 +90,9 @@ class Run:
             "sums": self._sums,
             "count": self._count,
         }
-        write_atomically(self.folder / "state.pt", lambda path: torch.save(content, path))
+        buffer = io.BytesIO()  # torch.save to a path would hide that the disk is full
+        torch.save(content, buffer)
+        write_atomically(self.folder / "state.pt", lambda path: path.write_bytes(buffer.getbuffer()))
         if self._rows:
             write_atomically(self.folder / "curve.csv", self._write_csv)
             write_atomically(self.folder / "curve.png", self._write_png)

@@ -8,13 +8,13 @@ matrices are moved by Muon, all else by AdamW: prompts are followed after fewer 
 alone needs (docs/tiny.md). What is kept is a running average of the weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import gcd
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 
@@ -43,7 +43,6 @@ class SFTSettings:
     weight_decay: float
     drop_prompt: float
     unconditional_smoothing: float
-    average_decay: float
     base_at: float
     seed: int = 0
 
@@ -56,6 +55,10 @@ class Batch:
     mask: Tensor
     codes: Tensor
     unconditional: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Batches:
@@ -143,12 +146,11 @@ def decoder_parameters(network: JanusForConditionalGeneration) -> dict[str, nn.P
 
 
 class Average(nn.Module):
-    """Running average of parameters; starts as their mean, so that early values do not linger."""
+    """Running average of parameters over about the last tenth of all updates so far."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__()
         self._names = list(parameters)
-        self._decay = decay
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.values = nn.ParameterList(
@@ -159,8 +161,7 @@ class Average(nn.Module):
     def update(self, parameters: dict[str, nn.Parameter]) -> None:
         """Move towards the present values."""
         self.updates += 1
-        n = int(self.updates)
-        weight = max(1 - self._decay, 1 / n if n < 20 else 10 / (n + 10))
+        weight = min(1.0, 10 / (int(self.updates) + 9))
         for average, present in zip(self.values, parameters.values(), strict=True):
             average.lerp_(present, weight)
 
@@ -183,7 +184,7 @@ def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: 
     for parameter in trained.values():
         parameter.requires_grad_(True)
     muon, adamw = _optimizers(trained, settings)
-    average = Average(trained, settings.average_decay)
+    average = Average(trained)
     run = Run(folder, settings.steps)
     base_step = int(settings.steps * settings.base_at)
     for step in run.steps({"network": network, "muon": muon, "adamw": adamw, "average": average}):
@@ -191,7 +192,7 @@ def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: 
         for optimizer, rate in ((muon, settings.matrix_learning_rate), (adamw, settings.learning_rate)):
             for group in optimizer.param_groups:
                 group["lr"] = pace * rate
-        batch = batches[step]
+        batch = batches[step].to(network.device)
         objective, loss = code_loss(
             image_logits(network, batch), batch, unconditional_smoothing=settings.unconditional_smoothing
         )
@@ -219,4 +220,4 @@ def _optimizers(trained: dict[str, nn.Parameter], settings: SFTSettings) -> tupl
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    write_atomically(path, lambda partial: save_file(tensors, partial))
+    write_atomically(path, lambda partial: partial.write_bytes(save(tensors)))

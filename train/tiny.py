@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from transformers import (
     JanusConfig,
@@ -27,7 +28,7 @@ from model.prompt import IMAGE_PLACEHOLDER, special_ids
 from pairs.files import write_atomically
 from pairs.world import World
 from train.data import CrowdedPictures, SceneSource, render_images
-from train.recipe import Recipe
+from train.recipe import Recipe, claim
 from train.sft import Batches, SFTSettings, train_sft
 from train.tokenizer import train_text_tokenizer
 from train.vq_trainer import VQSettings, encode_images, train_tokenizer
@@ -36,30 +37,34 @@ _CAPTIONS_FOR_TOKENIZER = 8192
 _VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2.0}
 
 
-def train_tiny(recipe: Recipe, out: Path) -> dict[str, Path]:
+def train_tiny(recipe: Recipe, out: Path, device: torch.device) -> dict[str, Path]:
     """Make `tiny` and `tiny-base` under `out`; a killed call goes on where it stopped.
 
     Returns:
         The finished checkpoint folders by name.
+
+    Raises:
+        RecipeError: `out` holds a run of another recipe.
     """
+    claim(out, recipe)
     finished = {"tiny-base": out / "tiny-base", "tiny": out / "tiny"}
     if all(folder.exists() for folder in finished.values()):
         return finished
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     source = SceneSource(World(recipe.held_out), recipe.seed, recipe.image_size, recipe.category_weights)
     tokenizer = _text_tokenizer(source, recipe, out / "tokenizer")
-    codes = _image_tokenizer(source, recipe, out)
+    codes = _image_tokenizer(source, recipe, out, device)
     network = build_network(recipe, tokenizer)
     network.model.vqmodel.load_state_dict(load_file(out / "vq" / "final.safetensors"))
     start_decoder(network)
     settings = SFTSettings(**recipe.sft.model_dump(), seed=recipe.seed)
+    network.to(device)
     train_sft(network, Batches(source, codes, tokenizer, settings), out / "sft", settings)
     for name, weights in (("tiny-base", "base"), ("tiny", "final")):
         if not finished[name].exists():
             network.load_state_dict(load_file(out / "sft" / f"{weights}.safetensors"), strict=False)
-            export(network, tokenizer, SamplingParams(**recipe.sampling.model_dump()), finished[name])
-    print(f"finished in {(time.monotonic() - started) / 60:.1f} minutes")
+            export(network, tokenizer, recipe.sampling.params, finished[name])
+    print(f"finished; this call took {(time.monotonic() - started) / 60:.1f} minutes")
     return finished
 
 
@@ -80,14 +85,14 @@ def _text_tokenizer(source: SceneSource, recipe: Recipe, folder: Path) -> PreTra
     return tokenizer
 
 
-def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path) -> Tensor:
-    """Train the image tokenizer, and the codes of all pictures: [images, tokens]."""
+def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path, device: torch.device) -> Tensor:
+    """Train the image tokenizer, and the codes of all pictures: [images, tokens], on the CPU."""
     vq_file, codes_file = out / "vq" / "final.safetensors", out / "codes.safetensors"
     if codes_file.exists():
         kept: Tensor = load_file(codes_file)["codes"]
         return kept
     torch.manual_seed(recipe.seed)
-    vq = JanusForConditionalGeneration(_config(recipe, None)).model.vqmodel
+    vq = JanusForConditionalGeneration(_config(recipe, None)).model.vqmodel.to(device)
     if vq_file.exists():
         vq.load_state_dict(load_file(vq_file))
     else:
@@ -95,9 +100,9 @@ def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path) -> Tensor:
         pictures = render_images(crowded, recipe.vq_training.images, out / "vq" / "images")
         settings = VQSettings(**recipe.vq_training.model_dump(exclude={"images"}), seed=recipe.seed)
         train_tokenizer(vq, pictures, out / "vq", settings)
-        write_atomically(vq_file, lambda path: save_file(vq.state_dict(), path))
+        write_atomically(vq_file, lambda path: path.write_bytes(save_tensors(vq.state_dict())))
     codes = encode_images(vq, render_images(source, recipe.data.images, out / "images"))
-    write_atomically(codes_file, lambda path: save_file({"codes": codes}, path))
+    write_atomically(codes_file, lambda path: path.write_bytes(save_tensors({"codes": codes})))
     return codes
 
 

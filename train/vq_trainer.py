@@ -105,7 +105,7 @@ class SphericalCodebook(nn.Module):
             How many were moved; at most a quarter of N.
         """
         likeness = self.codes @ self.codes.T
-        place = torch.arange(len(self.codes))
+        place = torch.arange(len(self.codes), device=self.codes.device)
         busier = (self.usage[None] > self.usage[:, None]) | (
             (self.usage[None] == self.usage[:, None]) & (place[None] < place[:, None])
         )
@@ -142,6 +142,7 @@ class SphericalCodebook(nn.Module):
 
 def _apart(likeness: Tensor, limit: float) -> Tensor:
     """Indices of rows taken first to last, without those more alike than `limit` to one taken before."""
+    likeness = likeness.cpu()
     free = torch.ones(len(likeness), dtype=torch.bool)
     taken = []
     for row in range(len(likeness)):
@@ -216,13 +217,14 @@ def transplant(pixels: Tensor, cells: int, generator: torch.Generator) -> Transp
     if torch.rand((), generator=generator) < 0.5:
         own, judged = own.T, judged.T
     size = pixels.shape[-1] // cells
+    own, judged = own.to(pixels.device), judged.to(pixels.device)
     mask = own.repeat_interleave(size, 0).repeat_interleave(size, 1)
     return Transplant(torch.where(mask, pixels, pixels.roll(1, 0)), own, judged)
 
 
-def to_pixels(images: NDArray[np.uint8], indices: Tensor) -> Tensor:
+def to_pixels(images: NDArray[np.uint8], indices: Tensor, device: torch.device) -> Tensor:
     """Rows of a uint8 array [N, H, W, 3] as float pixels [n, 3, H, W] in [−1, 1]."""
-    batch = torch.from_numpy(images[indices.numpy()])
+    batch = torch.from_numpy(images[indices.numpy()]).to(device)
     return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -235,6 +237,7 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         folder: of the run's state and curves.
     """
     torch.manual_seed(settings.seed)
+    device = _device(vq)
     default_convolution_start(vq)
     vq.train().requires_grad_(True)
     vq.quantize.requires_grad_(False)
@@ -245,7 +248,7 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
             decay=settings.codebook_decay,
             restart_below=settings.restart_below,
             separation=settings.separation,
-        )
+        ).to(device)
         for size in (settings.scaffold_embeddings, vq.config.num_embeddings)
     )
     optimizer = torch.optim.AdamW([p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4)
@@ -262,13 +265,13 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         book = None
         if step >= settings.continuous_steps:
             book = scaffold if step < settings.thin_at_step else own
-        pixels = to_pixels(images, torch.randint(len(images), (settings.batch_size,), generator=generator))
+        pixels = to_pixels(images, torch.randint(len(images), (settings.batch_size,), generator=generator), device)
         mixed = transplant(pixels, cells, generator)
         latents, mixed_latents = encode_latents(vq, torch.cat([pixels, mixed.pixels])).chunk(2)
         quantised = latents
         nearest = latents.detach()
         commitment = latents.new_zeros(())
-        chosen = torch.zeros(0, dtype=torch.long)
+        chosen = torch.zeros(0, dtype=torch.long, device=device)
         if book is not None:
             chosen = nearest_codes(nearest, book.codes)
             nearest = F.embedding(chosen, book.codes)
@@ -295,6 +298,11 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
     vq.eval()
 
 
+def _device(vq: JanusVQVAE) -> torch.device:
+    device: torch.device = next(vq.parameters()).device
+    return device
+
+
 def _learning_rate(step: int, settings: VQSettings) -> float:
     part, total, peak = step, settings.thin_at_step, settings.learning_rate
     if step >= settings.thin_at_step:
@@ -307,18 +315,20 @@ def _start_codebook(
     vq: JanusVQVAE, scaffold: SphericalCodebook, images: NDArray[np.uint8], generator: torch.Generator
 ) -> None:
     chosen = torch.randperm(len(images), generator=generator)[:1024]
-    latents = torch.cat([encode_latents(vq, to_pixels(images, part)).flatten(0, 2) for part in torch.split(chosen, 64)])
+    device = _device(vq)
+    parts = [encode_latents(vq, to_pixels(images, part, device)).flatten(0, 2) for part in torch.split(chosen, 64)]
+    latents = torch.cat(parts).cpu()
     # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
     _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
     distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
-    scaffold.start(distinct, generator)
+    scaffold.start(distinct.to(device), generator)
 
 
 @torch.no_grad()
 def encode_images(vq: JanusVQVAE, images: NDArray[np.uint8], batch_size: int = 64) -> Tensor:
-    """Codes of uint8 pictures [N, H, W, 3]: [N, tokens] int16 where the codebook allows, else int32."""
+    """Codes of uint8 pictures [N, H, W, 3]: [N, tokens] on the CPU, int16 where the codebook allows, else int32."""
     codes = []
     for part in torch.split(torch.arange(len(images)), batch_size):
-        latents = encode_latents(vq, to_pixels(images, part))
-        codes.append(nearest_codes(latents, F.normalize(vq.quantize.embedding.weight, dim=-1)).flatten(1))
+        latents = encode_latents(vq, to_pixels(images, part, _device(vq)))
+        codes.append(nearest_codes(latents, F.normalize(vq.quantize.embedding.weight, dim=-1)).flatten(1).cpu())
     return torch.cat(codes).to(torch.int16 if vq.config.num_embeddings <= 2**15 else torch.int32)
