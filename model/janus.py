@@ -49,6 +49,12 @@ class Janus:
         return self.grid**2
 
     @property
+    def codebook_size(self) -> int:
+        """Number of different codes, V."""
+        size: int = self.network.config.vq_config.num_embeddings
+        return size
+
+    @property
     def image_size(self) -> int:
         """Pixels along one side of a picture."""
         return self.grid * int(2 ** (len(self.network.config.vq_config.channel_multiplier) - 1))

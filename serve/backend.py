@@ -1,26 +1,17 @@
 """The seam between HTTP and whatever makes pictures, and its first implementation."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
-from PIL import Image
-
-from model.generate import generate
 from model.janus import Janus
 from model.params import SamplingParams
-from model.vq import decode_images
-
-
-@dataclass(frozen=True)
-class Job:
-    """n pictures of one prompt, checked and complete: nothing is left to a default."""
-
-    prompt: list[int]
-    negative_prompt: list[int] | None
-    seeds: tuple[int, ...]
-    params: SamplingParams
+from serve.engine import Engine
+from serve.events import Event, Failed, Finished
+from serve.request import Job
+from serve.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -33,6 +24,34 @@ class ModelInfo:
     recipe: SamplingParams
 
 
+class Generation(AsyncIterator[Event]):
+    """The events of one job, up to the end of its last image; to leave it before that is to cancel the job."""
+
+    def __init__(self, events: "asyncio.Queue[Event]", *, images: int, cancel: Callable[[], None]) -> None:
+        self._events = events
+        self._unended = images
+        self._cancel = cancel
+
+    async def __anext__(self) -> Event:
+        if self._unended == 0:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        if isinstance(event, Failed) and event.index is None:
+            self._unended = 0
+        elif isinstance(event, Finished | Failed):
+            self._unended -= 1
+        return event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._unended:
+            self._cancel()
+
+
 class Backend(Protocol):
     """Makes pictures from jobs."""
 
@@ -40,22 +59,38 @@ class Backend(Protocol):
     def info(self) -> ModelInfo:
         """The model behind it."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs."""
+
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
 
-    async def generate(self, job: Job) -> list[Image.Image]:
-        """The job's pictures, one for each seed."""
+    def submit(self, job: Job) -> Generation:
+        """Accept a job; called on the event loop, and returns at once.
+
+        Raises:
+            QueueFull: too many images wait.
+            EngineDead: it takes no jobs any more.
+        """
 
     def close(self) -> None:
-        """Finish what is running and let go of the device."""
+        """Finish what was accepted and let go of the device."""
 
 
 class LocalBackend:
-    """One model in this process, one job at a time, in the order they came."""
+    """One model in this process, drawn by an engine in a thread of its own."""
 
-    def __init__(self, janus: Janus) -> None:
+    def __init__(
+        self,
+        janus: Janus,
+        *,
+        images: int = 16,
+        queue_limit: int = 256,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
         self._janus = janus
-        self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+        self._worker = Worker(Engine(janus, images=images), queue_limit=queue_limit, on_death=on_death)
 
     @property
     def info(self) -> ModelInfo:
@@ -63,25 +98,27 @@ class LocalBackend:
         janus = self._janus
         return ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.recipe)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it takes jobs."""
+        return self._worker.alive
+
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt."""
         return self._janus.encode(prompt, name=name)
 
-    async def generate(self, job: Job) -> list[Image.Image]:
-        """The job's pictures, drawn on the device's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._device, self._generate, job)
+    def submit(self, job: Job) -> Generation:
+        """Hand a job to the engine's thread."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
 
-    def _generate(self, job: Job) -> list[Image.Image]:
-        n = len(job.seeds)
-        codes = generate(
-            self._janus,
-            [job.prompt] * n,
-            seeds=job.seeds,
-            negative_prompts=None if job.negative_prompt is None else [job.negative_prompt] * n,
-            **job.params.as_dict(),  # type: ignore[arg-type]
-        )
-        return [Image.fromarray(picture) for picture in decode_images(self._janus, codes).numpy()]
+        def listen(event: Event) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        ticket = self._worker.submit(job, listen)
+        return Generation(events, images=len(job.seeds), cancel=lambda: self._worker.cancel(ticket))
 
     def close(self) -> None:
-        """Finish what is running; what waits is dropped."""
-        self._device.shutdown(cancel_futures=True)
+        """Finish what was accepted; blocks until then."""
+        self._worker.close()

@@ -74,25 +74,28 @@ class Engine:
     Args:
         janus: the model.
         images: how many guided images are drawn at once; twice as many unguided ones.
-        queue_limit: how many images may wait.
         max_prompt: tokens; longer prompts must be refused before.
     """
 
-    def __init__(
-        self, janus: Janus, *, images: int = 16, queue_limit: int = 256, max_prompt: int = MAX_PROMPT_TOKENS
-    ) -> None:
+    def __init__(self, janus: Janus, *, images: int = 16, max_prompt: int = MAX_PROMPT_TOKENS) -> None:
         self.janus = janus
         self.decoder = Decoder(janus)
         length = min(max_prompt + janus.image_tokens, self.decoder.max_length)
         self.cache = self.decoder.cache(2 * images, length)
-        self.scheduler = Scheduler(rows=2 * images, queue_limit=queue_limit)
+        self.scheduler = Scheduler(rows=2 * images, tokens=janus.image_tokens)
         self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)
         self._unfit = torch.zeros(2 * images, dtype=torch.bool, device=janus.device)  # a logit was not finite
         self._noise = NoiseTable(
             slots=2 * images, tokens=janus.image_tokens, vocabulary=janus.codebook_size, device=janus.device
         )
         self._unconditional: OrderedDict[int, Prefix] = OrderedDict()
+        self._step_seconds = 0.0
         self._batch = Batch.of([], janus.codebook_size, janus.device)
+
+    @property
+    def wait_seconds(self) -> float:
+        """After how long an image that came now would begin, if steps go on as fast as lately."""
+        return self.scheduler.steps_to_wait * self._step_seconds
 
     @property
     def idle(self) -> bool:
@@ -100,11 +103,7 @@ class Engine:
         return not self.scheduler.waiting and not self.scheduler.running
 
     def submit(self, job: Job) -> Request:
-        """Accept a job.
-
-        Raises:
-            QueueFull: too many images wait.
-        """
+        """Put a job at the end of the queue."""
         request = Request(job)
         self.scheduler.submit(request)
         return request
@@ -119,6 +118,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Event]]:
         """Draw the next code of every running image, and begin those that wait while there is room."""
+        started = time.monotonic()
         events = self._drop_overdue()
         logits = self._decode()
         entering = self.scheduler.admit()
@@ -130,6 +130,7 @@ class Engine:
             self._sample(logits)
             events += self._previews()
             events += self._collect()
+        self._step_seconds += 0.1 * (time.monotonic() - started - self._step_seconds)
         return events
 
     def _drop_overdue(self) -> list[tuple[Request, Event]]:

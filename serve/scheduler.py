@@ -2,16 +2,9 @@
 
 from collections import deque
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 
 from serve.request import Request, Slot
-
-
-class QueueFull(Exception):
-    """Too many images wait already; `waiting` says how many."""
-
-    def __init__(self, waiting: int) -> None:
-        super().__init__(f"{waiting} images are waiting already")
-        self.waiting = waiting
 
 
 class Scheduler:
@@ -19,14 +12,14 @@ class Scheduler:
 
     Args:
         rows: of the cache; an even number.
-        queue_limit: the most images that may wait.
+        tokens: codes of an image, which is how many steps it keeps its rows.
     """
 
-    def __init__(self, *, rows: int, queue_limit: int) -> None:
+    def __init__(self, *, rows: int, tokens: int) -> None:
         assert rows % 2 == 0, rows
         self.waiting: deque[Request] = deque()
         self.running: list[Slot] = []
-        self._queue_limit = queue_limit
+        self._tokens = tokens
         self._pairs = sorted(range(0, rows, 2), reverse=True)  # free pairs by their first row, lowest last
         self._singles: list[int] = []  # free rows whose partner is taken
 
@@ -35,15 +28,23 @@ class Scheduler:
         """Images without a slot yet."""
         return sum(request.images - request.admitted for request in self.waiting)
 
-    def submit(self, request: Request) -> None:
-        """Put a request at the end of the queue.
+    @property
+    def steps_to_wait(self) -> int:
+        """After how many steps a guided image that came now would begin: known, since no image ends early."""
+        ends = [(self._tokens - slot.drawn, len(slot.rows)) for slot in self.running]
+        heapify(ends)
+        free, now = 2 * len(self._pairs), 0
+        before = [request.rows_each for request in self.waiting for _ in range(request.images - request.admitted)]
+        for rows in [*before, 2]:
+            while free < rows:
+                now, freed = heappop(ends)
+                free += freed
+            free -= rows
+            heappush(ends, (now + self._tokens, rows))
+        return now
 
-        Raises:
-            QueueFull: its images would exceed the limit.
-        """
-        waiting = self.waiting_images
-        if waiting + request.images > self._queue_limit:
-            raise QueueFull(waiting)
+    def submit(self, request: Request) -> None:
+        """Put a request at the end of the queue."""
         self.waiting.append(request)
 
     def admit(self) -> list[Slot]:

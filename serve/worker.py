@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve.engine import Engine
-from serve.events import Event, Failed, Queued, Started
+from serve.events import Event, Failed, Finished, Queued, Started
 from serve.request import Job, Request
 
 logger = logging.getLogger("focusdiff")
@@ -32,8 +32,9 @@ class Ticket:
 
     job: Job
     listener: Callable[[Event], None]
+    unstarted: int  # images without a slot
+    unended: int  # images that have neither come nor failed
     request: Request | None = None
-    unstarted: int = 0  # images without a slot
 
 
 class Worker:
@@ -55,7 +56,7 @@ class Worker:
         self._tickets: dict[Request, Ticket] = {}
         self._lock = threading.Lock()
         self._waiting = 0
-        self._wait_seconds = 0.0
+        self._wait_seconds = 0.0  # as of the last time that an image came or began
         self._closing = False
         self._death: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -78,7 +79,7 @@ class Worker:
             QueueFull: too many images wait.
             EngineDead: a step has failed, or the worker is closing.
         """
-        ticket = Ticket(job, listener, unstarted=len(job.seeds))
+        ticket = Ticket(job, listener, unstarted=len(job.seeds), unended=len(job.seeds))
         with self._lock:
             if not self.alive:
                 raise EngineDead("the engine is not running")
@@ -104,7 +105,6 @@ class Worker:
             while self._obey():
                 for request, event in self._engine.step():
                     self._tell(request, event)
-                self._wait_seconds = self._engine.wait_seconds
         except BaseException as error:
             logger.exception("the engine failed")
             self._die(error)
@@ -120,10 +120,11 @@ class Worker:
                 return True
 
     def _accept(self, ticket: Ticket) -> None:
-        ahead, wait = self._engine.scheduler.waiting_images, self._engine.wait_seconds
+        queued = Queued(self._engine.scheduler.waiting_images, self._engine.wait_seconds)
         ticket.request = self._engine.submit(ticket.job)
         self._tickets[ticket.request] = ticket
-        ticket.listener(Queued(ahead, wait))
+        self._wait_seconds = self._engine.wait_seconds
+        ticket.listener(queued)
 
     def _cancel(self, ticket: Ticket) -> None:
         if ticket.request in self._tickets:
@@ -136,8 +137,11 @@ class Worker:
             ticket.unstarted -= 1
             with self._lock:
                 self._waiting -= 1
-        if not request.live:
-            self._forget(request)
+            self._wait_seconds = self._engine.wait_seconds
+        elif isinstance(event, Finished | Failed):
+            ticket.unended = 0 if isinstance(event, Failed) and event.index is None else ticket.unended - 1
+            if ticket.unended == 0:
+                self._forget(request)
         ticket.listener(event)
 
     def _forget(self, request: Request) -> None:
