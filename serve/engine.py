@@ -233,18 +233,19 @@ class Engine:
         if not complete:
             return []
         places = self._index(complete)
-        pictures = decode_images(self.janus, self._codes[places]).numpy()
+        codes, unfit = self._codes[places], self._unfit[places].tolist()
+        pictures = decode_images(self.janus, codes).numpy()
         events: list[tuple[Request, Event]] = []
-        for slot, picture, unfit in zip(complete, pictures, self._unfit[places].tolist(), strict=True):
+        for slot, row, picture, failed in zip(complete, codes.tolist(), pictures, unfit, strict=True):
             self.scheduler.release(slot)
             request = slot.request
             request.ended += 1
             if request.ended == request.images:
                 request.status = "done"
-            if unfit:
+            if failed:
                 events.append((request, Failed(slot.index, "the model gave a logit that is not a finite number")))
             else:
-                events.append((request, Finished(slot.index, Image.fromarray(picture))))
+                events.append((request, Finished(slot.index, Image.fromarray(picture), tuple(row))))
         self._refresh()
         return events
 

@@ -31,10 +31,11 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """An image is complete."""
+    """An image is complete: its picture, and the codes [tokens] that it was decoded from, row by row."""
 
     index: int
     picture: Image.Image
+    codes: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ class Scheduler:
         self._singles: list[int] = []  # free rows whose partner is taken
 
     @property
+    def free_rows(self) -> int:
+        """Rows that nobody has."""
+        return 2 * len(self._pairs) + len(self._singles)
+
+    @property
     def waiting_images(self) -> int:
         """Images without a slot yet."""
         return sum(request.images - request.admitted for request in self.waiting)

@@ -1,0 +1,241 @@
+"""The engine draws what the reference draws, whoever else is being drawn, and keeps its books."""
+
+import random
+import time
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from torch import Tensor
+
+from model.generate import generate
+from model.janus import Janus
+from model.params import SamplingParams
+from serve.engine import Engine
+from serve.events import Event, Failed, Finished, Preview, Started
+from serve.request import Job, Request
+
+GREEDY = SamplingParams(guidance_scale=3, temperature=0)
+SETTINGS = [
+    GREEDY,
+    SamplingParams(guidance_scale=1, temperature=0),
+    SamplingParams(guidance_scale=5, temperature=1, top_k=40),
+    SamplingParams(guidance_scale=2, temperature=1.3, top_k=0, top_p=0.8),
+    SamplingParams(guidance_scale=1, temperature=0.7, top_k=100, top_p=0.9),
+    SamplingParams(guidance_scale=2.5, temperature=1, top_k=4096),
+]
+
+
+@pytest.fixture(scope="module")
+def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
+    return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
+
+
+def job(prompt: list[int], params: SamplingParams, *seeds: int, negative: list[int] | None = None) -> Job:
+    return Job(prompt, negative, seeds, params)
+
+
+def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
+    n = len(one.seeds)
+    negative = None if one.negative_prompt is None else [one.negative_prompt] * n
+    codes = generate(
+        janus, [one.prompt] * n, seeds=one.seeds, negative_prompts=negative, **one.params.as_dict()  # type: ignore[arg-type]
+    )
+    return [tuple(row) for row in codes.tolist()]
+
+
+def run(engine: Engine, arrivals: dict[int, Job]) -> dict[Job, list[Event]]:
+    """Submit jobs at given steps and run until nothing is left."""
+    heard: dict[Request, list[Event]] = {}
+    waiting = dict(arrivals)
+    step = 0
+    while waiting or not engine.idle:
+        if step in waiting:
+            heard[engine.submit(waiting.pop(step))] = []
+        for request, event in engine.step():
+            heard[request].append(event)
+        step += 1
+    return {request.job: events for request, events in heard.items()}
+
+
+def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
+    return [e.codes for e in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.index)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
+    """Mixed prompts, settings and negative prompts join at random steps, into too few slots."""
+    rng = random.Random(seed)
+    arrivals = {}
+    for number in range(10):
+        seeds = [rng.randrange(2**53) for _ in range(rng.choice((1, 1, 2, 3)))]
+        negative = rng.choice((None, None, prompts[rng.randrange(3)]))
+        params = SETTINGS[(number + seed) % len(SETTINGS)]
+        arrivals[number * rng.randrange(1, 9)] = job(prompts[rng.randrange(3)], params, *seeds, negative=negative)
+    engine = Engine(deepseek, images=3)
+    for one, events in run(engine, arrivals).items():
+        assert codes_of(events) == reference(deepseek, one), one
+    assert not engine.scheduler.running
+
+
+def test_golden_codes(deepseek: Janus, golden: Mapping[str, Tensor], prompts: list[list[int]]) -> None:
+    """Greedy codes of the original implementation, all prompts together."""
+    params = SamplingParams(guidance_scale=5, temperature=0)
+    heard = run(Engine(deepseek, images=4), {i: job(prompt, params, i) for i, prompt in enumerate(prompts)})
+    for one, events in heard.items():
+        assert codes_of(events)[0] == tuple(golden[f"prompt{one.seeds[0]}.greedy_tokens"].tolist())
+
+
+def test_images_of_one_request_begin_in_order_and_share_a_prefill(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(deepseek, images=2)
+    read: list[int] = []
+    prefill = engine.decoder.prefill
+    monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(len(rows)) or prefill(rows))
+    same_length = [prompts[0], [*prompts[0][:-2], *prompts[0][-2:]]]
+    heard = run(engine, {0: job(same_length[0], GREEDY, 1, 2, 3, 4, 5), 1: job(same_length[1], GREEDY, 6)})
+    first, second = heard.values()
+    assert [e.index for e in first if isinstance(e, Started)] == [0, 1, 2, 3, 4]
+    assert read == [2, 1]  # prompt and unconditional row once; then the other prompt alone
+    assert len(codes_of(second)) == 1
+
+
+def test_nobody_overtakes(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """A single row is free, and an unguided image would fit; but a guided one came before it."""
+    engine = Engine(deepseek, images=1)
+    order: list[int] = []
+    unguided = SamplingParams(guidance_scale=1, temperature=0)
+    requests = [engine.submit(job(prompts[0], params, 0)) for params in (unguided, GREEDY, unguided)]
+    while not engine.idle:
+        order += [requests.index(request) for request, event in engine.step() if isinstance(event, Started)]
+    assert order == [0, 1, 2]
+
+
+def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
+    engine = Engine(deepseek, images=2)
+    rows = frozenset(range(1, deepseek.grid))
+    engine.submit(Job(prompts[0], None, (1, 2), GREEDY, preview_rows=rows))
+    events = [event for _ in range(1000) if not engine.idle for _, event in engine.step()]
+    for index in (0, 1):
+        seen = [e for e in events if isinstance(e, Preview | Finished) and e.index == index]
+        assert [e.rows for e in seen if isinstance(e, Preview)] == sorted(rows)
+        assert isinstance(seen[-1], Finished)
+
+
+def test_a_logit_that_is_not_finite_fails_its_own_image(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(deepseek, images=3)
+    step, jobs = engine.decoder.step, [job(prompt, SETTINGS[2], i) for i, prompt in enumerate(prompts)]
+    poisoned = 0
+
+    def poison(*arguments: object) -> Tensor:
+        nonlocal poisoned
+        logits: Tensor = step(*arguments)  # type: ignore[arg-type]
+        poisoned += 1
+        if poisoned == 5:
+            logits[3, 7] = torch.nan  # the second image's unconditional row
+        return logits
+
+    monkeypatch.setattr(engine.decoder, "step", poison)
+    heard = run(engine, dict.fromkeys([0], jobs[0]) | {1: jobs[1], 2: jobs[2]})
+    assert codes_of(heard[jobs[0]]) == reference(deepseek, jobs[0])
+    assert codes_of(heard[jobs[2]]) == reference(deepseek, jobs[2])
+    (failure,) = [event for event in heard[jobs[1]] if isinstance(event, Failed)]
+    assert "not a finite number" in failure.reason
+    monkeypatch.undo()
+    again = run(engine, {0: jobs[1]})
+    assert codes_of(again[jobs[1]]) == reference(deepseek, jobs[1])
+
+
+def test_a_deadline_fails_the_request_and_frees_its_rows(deepseek: Janus, prompts: list[list[int]]) -> None:
+    engine = Engine(deepseek, images=1)
+    late = engine.submit(Job(prompts[0], None, (1, 2), GREEDY, deadline=time.monotonic() - 1))
+    engine.submit(job(prompts[1], GREEDY, 3))
+    events = engine.step()
+    assert [type(e) for r, e in events if r is late] == [Failed]
+    assert late.status == "failed"
+    assert [r for r, e in events if isinstance(e, Started)] != [late]
+
+
+def test_other_weights_in_place(deepseek: Janus, golden_janus: Janus, prompts: list[list[int]]) -> None:
+    engine = Engine(deepseek, images=1)
+    one = job(prompts[0], GREEDY, 1)
+    network = type(deepseek.network)(deepseek.network.config).eval()
+    engine.decoder.load_weights(network)
+    assert codes_of(run(engine, {0: one})[one]) != reference(deepseek, one)
+    engine.decoder.load_weights(deepseek.network)
+    assert codes_of(run(engine, {0: one})[one]) == reference(deepseek, one)
+
+
+class Arrivals(RuleBasedStateMachine):
+    """Random arrivals, cancellations, deadlines and steps: nothing is lost, leaked or told twice."""
+
+    janus: Janus
+    prompts: list[list[int]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = Engine(self.janus, images=2)
+        self.open: dict[Request, list[Event]] = {}
+        self.closed: set[Request] = set()
+
+    @rule(n=st.integers(1, 4), params=st.sampled_from(SETTINGS), which=st.integers(0, 2), late=st.booleans())
+    def arrive(self, n: int, params: SamplingParams, which: int, late: bool) -> None:
+        deadline = time.monotonic() + 0.02 if late else None
+        one = Job(self.prompts[which], None, tuple(range(n)), params, deadline=deadline)
+        self.open[self.engine.submit(one)] = []
+
+    @precondition(lambda self: self.open)
+    @rule(choice=st.randoms(use_true_random=False))
+    def cancel(self, choice: random.Random) -> None:
+        request = choice.choice(list(self.open))
+        self.engine.cancel(request)
+        del self.open[request]
+        self.closed.add(request)
+
+    @rule(count=st.integers(1, 30))
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            for request, event in self.engine.step():
+                assert request not in self.closed, event
+                events = self.open[request]
+                events.append(event)
+                ended = [e for e in events if isinstance(e, Finished | Failed)]
+                if len(ended) == request.images or (isinstance(event, Failed) and event.index is None):
+                    self.closed.add(request)
+                    del self.open[request]
+
+    @invariant()
+    def rows_are_neither_lost_nor_shared(self) -> None:
+        scheduler = self.engine.scheduler
+        used = [row for slot in scheduler.running for row in slot.rows]
+        assert len(used) == len(set(used))
+        assert len(used) + scheduler.free_rows == self.engine.cache.rows
+        for slot in scheduler.running:
+            assert len(slot.rows) == (2 if slot.request.job.params.guided else 1)
+            assert slot.request in self.open
+
+    @invariant()
+    def every_open_request_waits_or_runs(self) -> None:
+        scheduler = self.engine.scheduler
+        present = {slot.request for slot in scheduler.running} | set(scheduler.waiting)
+        assert present == set(self.open)
+        for request, events in self.open.items():
+            ended = [e.index for e in events if isinstance(e, Finished | Failed)]
+            assert len(ended) == len(set(ended))
+
+    def teardown(self) -> None:
+        while not self.engine.idle:
+            self.steps(1)
+        assert not self.open
+        assert self.engine.scheduler.free_rows == self.engine.cache.rows
+
+
+def test_random_arrivals_cancellations_and_deadlines(deepseek: Janus, prompts: list[list[int]]) -> None:
+    Arrivals.janus, Arrivals.prompts = deepseek, prompts
+    run_state_machine_as_test(Arrivals, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
