@@ -55,13 +55,13 @@ def pairshapes(arguments: argparse.Namespace) -> None:
         if not 1 <= scale <= 20:
             raise ValueError(f"--guidance must be from 1 to 20, not {scale:g}")
     janus = load_from(arguments)
+    place = provenance(device=janus.device, dtype=janus.dtype)
     cases = unseen_cases(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
     seeds = range(arguments.seeds)
     pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
     results = arguments.out / f"{janus.name}.jsonl"
     made = judge_pictures(janus, pictures, results, batch=arguments.batch)
     held_out = sum(case.held_out for case in cases)
-    place = provenance(device=janus.device, dtype=janus.dtype)
     recipe = ", ".join(
         f"{name} {value:g}" for name, value in janus.recipe.as_dict().items() if name != "guidance_scale"
     )

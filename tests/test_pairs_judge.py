@@ -1,5 +1,8 @@
 """The exact judge: full marks for what is right, next to none for what is wrong, damaged or empty."""
 
+import json
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -82,3 +85,17 @@ def test_a_failed_judgement_is_not_a_zero() -> None:
     assert result.standard_error == pytest.approx(0.25)  # s = √0.125, over √2
     with pytest.raises(ValueError, match="none of 2"):
         mean([None, None])
+
+
+def test_the_judge_agrees_with_people_on_generated_pictures() -> None:
+    """60 pictures of the shipped models, drawn at random for unseen prompts, labelled by looking at them."""
+    folder = Path(__file__).parent / "labelled"
+    labels = json.loads((folder / "labels.json").read_text())
+    with Image.open(folder / "pictures.png") as sheet:
+        boxes = [(64 * (i % 10), 64 * (i // 10), 64 * (i % 10) + 64, 64 * (i // 10) + 64) for i in range(len(labels))]
+        pictures = [sheet.crop(box) for box in boxes]
+    judgements = ExactJudge()(pictures, [label["caption"] for label in labels])
+    agreed = [(j is not None and j.score >= 0.5) == label["shown"] for j, label in zip(judgements, labels, strict=True)]
+    assert len(labels) == 60
+    assert 10 <= sum(label["shown"] for label in labels) <= 50  # both kinds are there
+    assert sum(agreed) >= 57

@@ -1,0 +1,84 @@
+"""The checkpoints that come with the repository: there, small, plain transformers' own, and true to their prompts."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, JanusForConditionalGeneration
+
+from bench.pairshapes import unseen_cases
+from bench.reconstruction import reconstruction_scores
+from model.checkpoint import load
+from model.generate import generate
+from model.janus import Janus
+from model.names import SHIPPED, shipped_names
+from model.prompt import encode_prompt
+from model.vq import decode_images
+from pairs.exact_judge import ExactJudge
+from pairs.scores import mean
+from pairs.world import World
+from train.recipe import load_recipe
+
+CASES = unseen_cases(World(load_recipe("tiny").held_out), 8)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Janus:
+    return load("tiny", device="cpu")
+
+
+def score(janus: Janus) -> float:
+    """Judge mean over unseen prompts at the checkpoint's recipe, one picture each."""
+    captions = [case.caption for case in CASES]
+    codes = generate(janus, captions, seeds=list(range(len(captions))))
+    pictures = [Image.fromarray(picture) for picture in decode_images(janus, codes).numpy()]
+    judgements = ExactJudge()(pictures, captions)
+    return float(np.mean([judgement.score for judgement in judgements if judgement is not None]))
+
+
+def test_names_and_size() -> None:
+    assert shipped_names() == ["tiny", "tiny-base"]
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 30e6
+
+
+def test_both_are_stages_of_one_training() -> None:
+    """The same tokenizers and image decoder, so that pictures of equal codes are equal; other decoder weights."""
+    base, tiny = (load(name, device="cpu", dtype="source").network.state_dict() for name in ("tiny-base", "tiny"))
+    assert base.keys() == tiny.keys()
+    same = {name for name in base if torch.equal(base[name], tiny[name])}
+    assert {name for name in base if name.startswith("model.vqmodel.")} <= same
+    assert not any(name.startswith("model.language_model.layers.") for name in same)
+    words = [hashlib.sha256((SHIPPED / n / "tokenizer.json").read_bytes()).digest() for n in ("tiny-base", "tiny")]
+    assert words[0] == words[1]
+
+
+def test_the_recipe_guides(tiny: Janus) -> None:
+    assert tiny.recipe.guidance_scale >= 2
+    assert tiny.recipe.temperature == 1
+
+
+def test_unseen_prompts_are_followed_and_better_than_by_the_base(tiny: Janus) -> None:
+    """bench/pairshapes has the true figures; 48 pictures tell 0.85 from 0.7 and less."""
+    assert score(tiny) >= 0.7
+    assert score(load("tiny-base", device="cpu")) <= score(tiny) - 0.1
+
+
+def test_the_image_tokenizer_keeps_what_is_judged(tiny: Janus) -> None:
+    assert mean(reconstruction_scores(tiny, CASES)).value >= 0.95
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-base"])
+def test_plain_transformers_loads_it_and_gives_the_same_greedy_codes(name: str) -> None:
+    folder: Path = SHIPPED / name
+    plain = JanusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    janus = load(name, device="cpu")
+    row = torch.tensor(encode_prompt(tokenizer, "two green hearts"))[None]
+    theirs = plain.generate(
+        row, attention_mask=torch.ones_like(row), generation_mode="image", do_sample=False, guidance_scale=2
+    )
+    ours = generate(janus, ["two green hearts"], seeds=[0], guidance_scale=2, temperature=0)
+    assert theirs.tolist() == ours.tolist()
