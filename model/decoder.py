@@ -55,7 +55,7 @@ class Decoder:
     """Prefill and step of one model.
 
     Args:
-        janus: whose weights are read; they are copied where they are fused, and shared where not.
+        janus: whose weights are copied.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not know.
@@ -206,7 +206,7 @@ def read_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
         attention, mlp = block.self_attn, block.mlp
         layers.append(
             LayerWeights(
-                block.input_layernorm.weight.detach(),
+                block.input_layernorm.weight.clone(),
                 torch.cat(
                     [
                         _interleaved(attention.q_proj.weight, head_dim),
@@ -214,23 +214,23 @@ def read_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
                         attention.v_proj.weight,
                     ]
                 ),
-                attention.o_proj.weight.detach(),
-                block.post_attention_layernorm.weight.detach(),
+                attention.o_proj.weight.clone(),
+                block.post_attention_layernorm.weight.clone(),
                 torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-                mlp.down_proj.weight.detach(),
+                mlp.down_proj.weight.clone(),
             )
         )
     head = model.generation_head
     codes = torch.arange(network.config.vq_config.num_embeddings, device=model.generation_embeddings.weight.device)
     return DecoderWeights(
         tuple(layers),
-        model.language_model.norm.weight.detach(),
-        model.language_model.embed_tokens.weight.detach(),
+        model.language_model.norm.weight.clone(),
+        model.language_model.embed_tokens.weight.clone(),
         network.prepare_embeddings_for_image_generation(codes),
-        head.proj_out.weight.detach(),
-        head.proj_out.bias.detach(),
-        head.vision_head.weight.detach(),
-        head.vision_head.bias.detach(),
+        head.proj_out.weight.clone(),
+        head.proj_out.bias.clone(),
+        head.vision_head.weight.clone(),
+        head.vision_head.bias.clone(),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import JanusForConditionalGeneration
 
 from model.attention import Rows
 from model.decoder import Decoder
@@ -101,6 +102,17 @@ class Engine:
     def idle(self) -> bool:
         """Whether a step would do nothing."""
         return not self.scheduler.waiting and not self.scheduler.running
+
+    def load_weights(self, network: JanusForConditionalGeneration) -> None:
+        """Draw with other weights of the same shapes from the next step on; nothing may be running.
+
+        Raises:
+            RuntimeError: images wait or are being drawn.
+        """
+        if not self.idle:
+            raise RuntimeError("weights can be changed only while nothing is being drawn")
+        self.decoder.load_weights(network)
+        self._unconditional.clear()
 
     def submit(self, job: Job) -> Request:
         """Put a job at the end of the queue."""

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -47,18 +47,18 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
     return [tuple(row) for row in codes.tolist()]
 
 
-def run(engine: Engine, arrivals: dict[int, Job]) -> dict[Job, list[Event]]:
-    """Submit jobs at given steps and run until nothing is left."""
+def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]]:
+    """Submit jobs at given steps and run until nothing is left; the events of each job."""
     heard: dict[Request, list[Event]] = {}
-    waiting = dict(arrivals)
+    waiting = sorted(arrivals, key=lambda arrival: arrival[0])
     step = 0
     while waiting or not engine.idle:
-        if step in waiting:
-            heard[engine.submit(waiting.pop(step))] = []
+        while waiting and waiting[0][0] <= step:
+            heard[engine.submit(waiting.pop(0)[1])] = []
         for request, event in engine.step():
             heard[request].append(event)
         step += 1
-    return {request.job: events for request, events in heard.items()}
+    return list(heard.values())
 
 
 def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
@@ -69,14 +69,14 @@ def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
 def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
     """Mixed prompts, settings and negative prompts join at random steps, into too few slots."""
     rng = random.Random(seed)
-    arrivals = {}
+    arrivals = []
     for number in range(10):
         seeds = [rng.randrange(2**53) for _ in range(rng.choice((1, 1, 2, 3)))]
         negative = rng.choice((None, None, prompts[rng.randrange(3)]))
         params = SETTINGS[(number + seed) % len(SETTINGS)]
-        arrivals[number * rng.randrange(1, 9)] = job(prompts[rng.randrange(3)], params, *seeds, negative=negative)
+        arrivals.append((9 * number, job(prompts[rng.randrange(3)], params, *seeds, negative=negative)))
     engine = Engine(deepseek, images=3)
-    for one, events in run(engine, arrivals).items():
+    for (_, one), events in zip(arrivals, run(engine, arrivals), strict=True):
         assert codes_of(events) == reference(deepseek, one), one
     assert not engine.scheduler.running
 
@@ -84,9 +84,9 @@ def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int
 def test_golden_codes(deepseek: Janus, golden: Mapping[str, Tensor], prompts: list[list[int]]) -> None:
     """Greedy codes of the original implementation, all prompts together."""
     params = SamplingParams(guidance_scale=5, temperature=0)
-    heard = run(Engine(deepseek, images=4), {i: job(prompt, params, i) for i, prompt in enumerate(prompts)})
-    for one, events in heard.items():
-        assert codes_of(events)[0] == tuple(golden[f"prompt{one.seeds[0]}.greedy_tokens"].tolist())
+    heard = run(Engine(deepseek, images=4), [(i, job(prompt, params, i)) for i, prompt in enumerate(prompts)])
+    for i, events in enumerate(heard):
+        assert codes_of(events)[0] == tuple(golden[f"prompt{i}.greedy_tokens"].tolist())
 
 
 def test_images_of_one_request_begin_in_order_and_share_a_prefill(
@@ -96,9 +96,8 @@ def test_images_of_one_request_begin_in_order_and_share_a_prefill(
     read: list[int] = []
     prefill = engine.decoder.prefill
     monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(len(rows)) or prefill(rows))
-    same_length = [prompts[0], [*prompts[0][:-2], *prompts[0][-2:]]]
-    heard = run(engine, {0: job(same_length[0], GREEDY, 1, 2, 3, 4, 5), 1: job(same_length[1], GREEDY, 6)})
-    first, second = heard.values()
+    other = [prompts[0][0], *prompts[0][-2:0:-1], prompts[0][-1]]  # as long, so that its unconditional row is the same
+    first, second = run(engine, [(0, job(prompts[0], GREEDY, 1, 2, 3, 4, 5)), (1, job(other, GREEDY, 6))])
     assert [e.index for e in first if isinstance(e, Started)] == [0, 1, 2, 3, 4]
     assert read == [2, 1]  # prompt and unconditional row once; then the other prompt alone
     assert len(codes_of(second)) == 1
@@ -142,14 +141,13 @@ def test_a_logit_that_is_not_finite_fails_its_own_image(
         return logits
 
     monkeypatch.setattr(engine.decoder, "step", poison)
-    heard = run(engine, dict.fromkeys([0], jobs[0]) | {1: jobs[1], 2: jobs[2]})
-    assert codes_of(heard[jobs[0]]) == reference(deepseek, jobs[0])
-    assert codes_of(heard[jobs[2]]) == reference(deepseek, jobs[2])
-    (failure,) = [event for event in heard[jobs[1]] if isinstance(event, Failed)]
+    heard = run(engine, [(0, one) for one in jobs])
+    assert codes_of(heard[0]) == reference(deepseek, jobs[0])
+    assert codes_of(heard[2]) == reference(deepseek, jobs[2])
+    (failure,) = [event for event in heard[1] if isinstance(event, Failed)]
     assert "not a finite number" in failure.reason
     monkeypatch.undo()
-    again = run(engine, {0: jobs[1]})
-    assert codes_of(again[jobs[1]]) == reference(deepseek, jobs[1])
+    assert codes_of(run(engine, [(0, jobs[1])])[0]) == reference(deepseek, jobs[1])  # the row is as good as new
 
 
 def test_a_deadline_fails_the_request_and_frees_its_rows(deepseek: Janus, prompts: list[list[int]]) -> None:
@@ -166,10 +164,10 @@ def test_other_weights_in_place(deepseek: Janus, golden_janus: Janus, prompts: l
     engine = Engine(deepseek, images=1)
     one = job(prompts[0], GREEDY, 1)
     network = type(deepseek.network)(deepseek.network.config).eval()
-    engine.decoder.load_weights(network)
-    assert codes_of(run(engine, {0: one})[one]) != reference(deepseek, one)
-    engine.decoder.load_weights(deepseek.network)
-    assert codes_of(run(engine, {0: one})[one]) == reference(deepseek, one)
+    engine.load_weights(network)
+    assert codes_of(run(engine, [(0, one)])[0]) != reference(deepseek, one)
+    engine.load_weights(deepseek.network)
+    assert codes_of(run(engine, [(0, one)])[0]) == reference(deepseek, one)
 
 
 class Arrivals(RuleBasedStateMachine):
