@@ -231,16 +231,16 @@ def choose_device(device: Device) -> torch.device:
     Raises:
         CheckpointError: this machine does not have it.
     """
-    if device != "auto":
-        try:
-            chosen = torch.device(device)
-            torch.zeros(1, device=chosen)
-        except (RuntimeError, AssertionError, NotImplementedError):
-            raise CheckpointError(f"no device {device!r} here: give auto, or one of cpu, cuda and mps") from None
-        return chosen
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if device == "auto":
+        return torch.device(next(kind for kind, count in here.items() if count))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:  # not a name that PyTorch knows
+        chosen = None
+    if chosen is None or (chosen.index or 0) >= here.get(chosen.type, 0):
+        raise CheckpointError(f"no device {device!r} here: give auto, or one of cpu, cuda and mps")
+    return chosen
 
 
 def _choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:

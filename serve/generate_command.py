@@ -19,6 +19,16 @@ MAX_GRID = 64  # pictures
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A prompt with how many pictures of it, and their seeds; `place` starts messages about it: "FILE, line 3: "."""
+
+    prompt: str
+    n: int
+    seed: int | list[int] | None
+    place: str = ""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """One picture to make: its file, and the settings that decide it."""
 
@@ -54,7 +64,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make what is missing of the wanted pictures, then the grid."""
-    lines = read_prompts(arguments)
+    entries = read_prompts(arguments)
 
     from PIL import Image
 
@@ -62,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     from serve.image import grid, write_png
 
     janus = load_from(arguments)
-    wanted = plan(lines, arguments, janus)
+    wanted = plan(entries, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
     missing = [one for one in wanted if not _is_there(one)]
     for start in range(0, len(missing), arguments.batch):
@@ -75,8 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
     shown = wanted[:MAX_GRID]
     images = [Image.open(one.path).convert("RGB") for one in shown]
-    # a line of the grid for each prompt; where each has one picture only, a square
-    columns = arguments.n if len(lines) > 1 and arguments.n > 1 else max(4, round(len(shown) ** 0.5))
+    # each of several prompts has a line of its own, unless it is a line of one picture
+    columns = arguments.n if len(entries) > 1 and arguments.n > 1 else max(4, round(len(shown) ** 0.5))
     sheet = arguments.out / "grid.png"
     write_png(sheet, grid(images, columns=min(len(images), columns)), {})
     if len(wanted) > MAX_GRID:
@@ -84,53 +94,57 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{len(wanted)} pictures ({len(missing)} new) and grid.png in {arguments.out}", file=sys.stderr)
 
 
-def read_prompts(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def read_prompts(arguments: argparse.Namespace) -> list[Entry]:
     """The prompts with their own n and seed; checked before any model is loaded."""
     if (arguments.prompt is None) == (arguments.prompts is None):
         raise ValueError("give either a prompt or --prompts FILE")
     if arguments.batch < 1:
         raise ValueError(f"--batch must be at least 1, not {arguments.batch}")
-    if not _whole(arguments.n) or not 1 <= arguments.n <= MAX_N:
+    if not 1 <= arguments.n <= MAX_N:
         raise ValueError(f"--n must be from 1 to {MAX_N}, not {arguments.n}")
     if arguments.prompts is None:
-        return [{"prompt": arguments.prompt, "where": "prompt", "n": arguments.n, "seed": arguments.seed}]
+        return [Entry(arguments.prompt, arguments.n, arguments.seed)]
     # a file must give the same pictures when the call is repeated
-    defaults = {"n": arguments.n, "seed": arguments.seed if arguments.seed is not None else 0}
-    lines = [defaults | line for line in _read_lines(arguments.prompts)]
-    if not lines:
+    seed = 0 if arguments.seed is None else arguments.seed
+    entries = list(_read_entries(arguments.prompts, n=arguments.n, seed=seed))
+    if not entries:
         raise ValueError(f"{arguments.prompts} has no prompts")
-    return lines
+    return entries
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a prompts file, each with the place it stands at as `where`."""
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+def _read_entries(path: Path, *, n: int, seed: int) -> Iterator[Entry]:
+    """The entries of a prompts file; `n` and `seed` are for lines that give none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
-        where = f"{path}, line {number}"
+        place = f"{path}, line {number}: "
         try:
             line = json.loads(text)
         except ValueError as error:
-            raise ValueError(f"{where}: not JSON ({error})") from None
+            raise ValueError(f"{place}not JSON ({error})") from None
         if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
-            raise ValueError(f'{where}: must be an object with a text "prompt"')
+            raise ValueError(f'{place}must be an object with a text "prompt"')
         unknown = set(line) - {"prompt", "n", "seed"}
         if unknown:
-            raise ValueError(f"{where}: unknown key {sorted(unknown)[0]!r}; known: prompt, n, seed")
-        line = {name: value for name, value in line.items() if value is not None}
-        n, seed = line.get("n", 1), line.get("seed", 0)
-        if not _whole(n) or not 1 <= n <= MAX_N:
-            raise ValueError(f"{where}: n must be a whole number from 1 to {MAX_N}, not {n!r}")
-        if not all(_whole(one) for one in (seed if isinstance(seed, list) else [seed])):
-            raise ValueError(f"{where}: seed must be a whole number or a list of them, not {seed!r}")
-        yield line | {"where": where}
+            raise ValueError(f"{place}unknown key {sorted(unknown)[0]!r}; known: prompt, n, seed")
+        given = {"n": n, "seed": seed} | {name: value for name, value in line.items() if value is not None}
+        if not _whole(given["n"]) or not 1 <= given["n"] <= MAX_N:
+            raise ValueError(f"{place}n must be a whole number from 1 to {MAX_N}, not {given['n']!r}")
+        seeds = given["seed"] if isinstance(given["seed"], list) else [given["seed"]]
+        if not all(map(_whole, seeds)):
+            raise ValueError(f"{place}seed must be a whole number or a list of them, not {given['seed']!r}")
+        yield Entry(**given, place=place)
 
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def plan(lines: Sequence[dict[str, Any]], arguments: argparse.Namespace, janus: "Janus") -> list[Wanted]:
+def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus") -> list[Wanted]:
     """Every picture with its file name and settings; bad prompts and settings are refused here."""
     from model.params import resolve_seeds
 
@@ -143,15 +157,15 @@ def plan(lines: Sequence[dict[str, Any]], arguments: argparse.Namespace, janus: 
     if arguments.negative_prompt is not None:
         janus.encode(arguments.negative_prompt, name="--negative-prompt")
     wanted = []
-    for number, line in enumerate(lines):
-        janus.encode(line["prompt"], name=line["where"] if arguments.prompts is None else f"{line['where']}: prompt")
-        stem = _slug(line["prompt"]) if arguments.prompts is None else f"{number:05d}-{_slug(line['prompt'])}"
+    for number, entry in enumerate(entries):
+        janus.encode(entry.prompt, name=f"{entry.place}prompt")
+        stem = _slug(entry.prompt) if arguments.prompts is None else f"{number:05d}-{_slug(entry.prompt)}"
         try:
-            seeds = resolve_seeds(line["seed"], line["n"])
+            seeds = resolve_seeds(entry.seed, entry.n)
         except ValueError as error:
-            raise ValueError(f"{line['where']}: {error}") from None
+            raise ValueError(f"{entry.place}{error}") from None
         for seed in seeds:
-            metadata = {"model": janus.name, "prompt": line["prompt"], "seed": seed, **params.as_dict()}
+            metadata = {"model": janus.name, "prompt": entry.prompt, "seed": seed, **params.as_dict()}
             if arguments.negative_prompt is not None:
                 metadata["negative_prompt"] = arguments.negative_prompt
             wanted.append(Wanted(arguments.out / f"{stem}-{seed}.png", metadata))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import load, save
+from model.checkpoint import choose_device, load, save
 from model.deepseek import convert_config
 from model.errors import CheckpointError
 from model.janus import Janus
@@ -241,6 +241,12 @@ def test_a_greedy_recipe_can_be_saved(tmp_path: Path, deepseek: Janus) -> None:
     recipe = SamplingParams(temperature=0, top_k=7, top_p=0.5)
     save(Janus("x", deepseek.network, None, deepseek.ids, recipe), tmp_path / "x")
     assert load(tmp_path / "x", device="cpu").recipe == recipe
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "cpu:1", "meta", "hpu", "xla", "abacus", ""])
+def test_a_device_that_is_not_here_is_named(device: str) -> None:
+    with pytest.raises(CheckpointError, match=f"no device '{device}' here"):
+        choose_device(device)
 
 
 def test_convert_command(tmp_path: Path, deepseek_folder: Path, deepseek: Janus) -> None:

@@ -81,7 +81,7 @@ def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path, small
         ([""], "prompt"),
         (["red " * 400], "at most 256"),
         (["a star", "--n", "0"], "n must be"),
-        (["a star", "--seed", "-1"], "seed"),
+        (["a star", "--seed", "-1"], "error: seed must be"),
         (["a star", "--top-p", "2"], "top_p"),
         (["a star", "--model", "nothing"], "no model 'nothing'"),
         (["a star", "--batch", "0"], "--batch"),
@@ -119,6 +119,15 @@ def test_a_bad_line_of_a_prompts_file_is_named(tmp_path: Path, small_folder: Pat
     result = run("--prompts", prompts, "--out", tmp_path / "out", "--model", small_folder)
     assert result.returncode == 2
     assert f"{prompts}, line 3: " in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_prompts_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_bytes(b'{"prompt": "\xff"}')
+    result = run("--prompts", prompts, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert f"{prompts} is not UTF-8 text" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
