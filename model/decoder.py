@@ -1,16 +1,16 @@
-"""The decoder as it is served: weights read once into fused form, prefill of prompts, one step for many rows.
+"""The decoder as it is served: weights fused once, prefill of prompts, one step for many rows.
 
 `model.generate` says what is computed; this says it in few and large operations, over a cache that
 is allocated once. Every row stands at a position of its own, so images may join and leave at any step.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, LlamaConfig
 
 from model.attention import Rows, attend
@@ -21,7 +21,7 @@ from model.kv_cache import KVCache, Prefix
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One block. Queries and keys are stored with the two halves of every head interleaved (see `rotate`)."""
+    """One block; matrices that read the same input are one."""
 
     attention_norm: Tensor  # [hidden]
     qkv: Tensor  # [(heads + 2 · kv_heads) · head_dim, hidden]
@@ -36,26 +36,19 @@ class DecoderWeights:
     """Everything a step reads; `inputs` [V, hidden] is what each image code becomes for the decoder."""
 
     layers: tuple[LayerWeights, ...]
-    norm: Tensor
+    norm: Tensor  # [hidden]
     words: Tensor  # [vocabulary, hidden]
     inputs: Tensor
-    head_in: Tensor
-    head_in_bias: Tensor
-    head_out: Tensor
-    head_out_bias: Tensor
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Every tensor, in an order of their own."""
-        for layer in self.layers:
-            yield from (getattr(layer, field.name) for field in fields(layer))
-        yield from (getattr(self, field.name) for field in fields(self) if field.name != "layers")
+    head_in: nn.Linear
+    head_out: nn.Linear
 
 
 class Decoder:
     """Prefill and step of one model.
 
     Args:
-        janus: whose weights are copied.
+        janus: its matrices become parts of fused ones, in place: the reference loop, training and this
+            decoder go on with the same memory.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not know.
@@ -69,19 +62,26 @@ class Decoder:
         self._config = config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        self._network = janus.network
         self._activation = janus.network.model.generation_head.activation_fn
-        self._weights = read_weights(janus.network)
-        self._turns = self._rotations(janus.network)
+        self._weights = fuse_weights(janus.network)
+        self._turns = self._rotations()
 
     @property
     def max_length(self) -> int:
         """The most tokens of a row: what the model's positions allow."""
         return cast(int, self._config.max_position_embeddings)
 
+    @torch.no_grad()
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
-        """Take other weights of the same shapes, in place: what was captured or compiled stays valid."""
-        for mine, other in zip(self._weights.tensors(), read_weights(network).tensors(), strict=True):
-            mine.copy_(other)
+        """Take a network's weights, or after its own have changed what follows from them, in place.
+
+        What was captured or compiled stays valid. The model's other parts take theirs as well.
+        """
+        if network is not self._network:
+            for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
+                mine.copy_(other)
+        self._weights.inputs.copy_(code_inputs(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
         """A cache of so many rows of so many tokens."""
@@ -96,18 +96,18 @@ class Decoder:
         )
 
     @torch.inference_mode()
-    def prefill(self, prompts: Sequence[list[int]]) -> list[Prefix]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Read prompts of any lengths together.
 
         They are padded behind: no real token sees what comes after it.
         """
         longest = max(map(len, prompts))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in prompts], device=self.device)
-        turns = self._turns[:longest]
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
+        turns = self._turns[:, :longest, None]
         x = F.embedding(ids, self._weights.words)
         keys, values = [], []
         for layer in self._weights.layers:
-            q, k, v = (part.transpose(1, 2) for part in self._project(x, layer, turns[:, None]))
+            q, k, v = (part.transpose(1, 2) for part in self._project(x, layer, turns))
             keys.append(k)
             values.append(v)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self._grouped)
@@ -133,7 +133,7 @@ class Decoder:
             Logits of the next code, float32 [R, V].
         """
         x = F.embedding(codes, self._weights.inputs)
-        turns = self._turns[rows.positions][:, None]
+        turns = self._turns[:, rows.positions, None]
         for number, layer in enumerate(self._weights.layers):
             q, k, v = self._project(x, layer, turns)
             keys, values = cache.keys[number], cache.values[number]
@@ -144,103 +144,109 @@ class Decoder:
 
     @property
     def _grouped(self) -> bool:
-        return self._heads != self._kv_heads
+        return cast(bool, self._heads != self._kv_heads)
 
     def _project(self, x: Tensor, layer: LayerWeights, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries and keys, and values: each [..., heads, head_dim]."""
-        normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self._config.rms_norm_eps)
-        heads = F.linear(normed, layer.qkv).unflatten(-1, (-1, self._head_dim))
-        turned = rotate(heads[..., : self._heads + self._kv_heads, :], turns)
-        return (
-            turned[..., : self._heads, :],
-            turned[..., self._heads :, :],
-            heads[..., self._heads + self._kv_heads :, :],
-        )
+        joined = F.linear(self._norm(x, layer.attention_norm), layer.qkv)
+        heads = joined.view(*x.shape[:-1], -1, self._head_dim)
+        turned, values = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=-2)
+        queries, keys = torch.split(rotate(turned, turns), [self._heads, self._kv_heads], dim=-2)
+        return queries, keys, values
 
     def _finish(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
         """The rest of a block after attention [..., heads · head_dim]."""
         x = x + F.linear(attended, layer.out)
-        normed = F.rms_norm(x, x.shape[-1:], layer.mlp_norm, self._config.rms_norm_eps)
-        gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
+        gate, up = F.linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
         return x + F.linear(F.silu(gate) * up, layer.down)
 
     def _head(self, x: Tensor) -> Tensor:
         """Hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
-        w = self._weights
-        normed = F.rms_norm(x, x.shape[-1:], w.norm, self._config.rms_norm_eps)
-        inner: Tensor = self._activation(F.linear(normed, w.head_in, w.head_in_bias))
-        return F.linear(inner, w.head_out, w.head_out_bias).float()
+        inner: Tensor = self._activation(self._weights.head_in(self._norm(x, self._weights.norm)))
+        logits: Tensor = self._weights.head_out(inner)
+        return logits.float()
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
 
     @torch.no_grad()
-    def _rotations(self, network: JanusForConditionalGeneration) -> Tensor:
-        """e^{i · position · frequency}, complex64 [max_length, head_dim / 2]."""
+    def _rotations(self) -> Tensor:
+        """Cosines and signed sines of every position, float32 [2, max_length, head_dim]; see `rotate`."""
         positions = torch.arange(self.max_length, device=self.device)[None]
         nothing = torch.zeros(1, device=self.device)
-        cos, sin = network.model.language_model.rotary_emb(nothing, positions)
-        half = self._head_dim // 2
-        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+        cos, sin = self._network.model.language_model.rotary_emb(nothing, positions)
+        sign = torch.ones(self._head_dim, device=self.device)
+        sign[: self._head_dim // 2] = -1
+        return torch.stack([cos[0], sin[0] * sign]).float()
 
 
 def rotate(heads: Tensor, turns: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): neighbouring pairs of a head, as complex numbers, turned.
-
-    transformers pairs the first half of a head with the second. Interleaving the weights once lets
-    every step turn all pairs in one product.
+    """Rotary positions (Su et al. 2021), each number paired with the one half a head away.
 
     Args:
         heads: [..., H, head_dim].
-        turns: complex64, broadcast against [..., H, head_dim / 2].
+        turns: cosines and sines [2, ..., 1, head_dim], the sines of the first half negated.
     """
-    pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(heads.dtype)
+    numbers = heads.float()
+    turned = torch.addcmul(numbers * turns[0], numbers.roll(numbers.shape[-1] // 2, -1), turns[1])
+    return turned.to(heads.dtype)
 
 
 @torch.no_grad()
-def read_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
-    """The weights of a network, fused."""
+def fuse_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
+    """The weights of a network; it goes on with views of what is fused, so that nothing is held twice."""
     model = network.model
-    config = model.language_model.config
-    head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
     layers = []
     for block in model.language_model.layers:
         attention, mlp = block.self_attn, block.mlp
         layers.append(
             LayerWeights(
-                block.input_layernorm.weight.clone(),
-                torch.cat(
-                    [
-                        _interleaved(attention.q_proj.weight, head_dim),
-                        _interleaved(attention.k_proj.weight, head_dim),
-                        attention.v_proj.weight,
-                    ]
-                ),
-                attention.o_proj.weight.clone(),
-                block.post_attention_layernorm.weight.clone(),
-                torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-                mlp.down_proj.weight.clone(),
+                attention_norm=block.input_layernorm.weight.detach(),
+                qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
+                out=attention.o_proj.weight.detach(),
+                mlp_norm=block.post_attention_layernorm.weight.detach(),
+                gate_up=_joined(mlp.gate_proj, mlp.up_proj),
+                down=mlp.down_proj.weight.detach(),
             )
         )
-    head = model.generation_head
-    codes = torch.arange(network.config.vq_config.num_embeddings, device=model.generation_embeddings.weight.device)
     return DecoderWeights(
-        tuple(layers),
-        model.language_model.norm.weight.clone(),
-        model.language_model.embed_tokens.weight.clone(),
-        network.prepare_embeddings_for_image_generation(codes),
-        head.proj_out.weight.clone(),
-        head.proj_out.bias.clone(),
-        head.vision_head.weight.clone(),
-        head.vision_head.bias.clone(),
+        layers=tuple(layers),
+        norm=model.language_model.norm.weight.detach(),
+        words=model.language_model.embed_tokens.weight.detach(),
+        inputs=code_inputs(network),
+        head_in=model.generation_head.proj_out,
+        head_out=model.generation_head.vision_head,
     )
 
 
-def _interleaved(weight: Tensor, head_dim: int) -> Tensor:
-    """Rows of each head reordered from (first half, second half) to pairs: [heads · head_dim, hidden]."""
-    return weight.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+@torch.no_grad()
+def code_inputs(network: JanusForConditionalGeneration) -> Tensor:
+    """What each image code becomes for the decoder: [V, hidden]."""
+    device = network.model.generation_embeddings.weight.device
+    inputs: Tensor = network.prepare_embeddings_for_image_generation(
+        torch.arange(network.config.vq_config.num_embeddings, device=device)
+    )
+    return inputs
+
+
+def _joined(*modules: nn.Linear) -> Tensor:
+    """The matrices of layers that read the same input, as one; each layer keeps its part of it."""
+    weights = [module.weight.detach() for module in modules]
+    rows, width = [len(weight) for weight in weights], weights[0].shape[1]
+    places = [(weight.untyped_storage().data_ptr(), weight.storage_offset()) for weight in weights]
+    storage, start = places[0]
+    if places == [(storage, start + sum(rows[:i]) * width) for i in range(len(rows))]:
+        return weights[0].as_strided((sum(rows), width), (width, 1))  # joined before, by another decoder
+    joined = torch.cat(weights)
+    for module, part in zip(modules, torch.split(joined, rows), strict=True):
+        module.weight.data = part
+    return joined
 
 
 def _check(config: LlamaConfig) -> None:
     """Refuse what this decoder would compute wrongly."""
     for name, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if getattr(config, name) != wanted:
-            raise CheckpointError(f"config.json: text_config.{name} is {getattr(config, name)!r}; only {wanted!r} is served")
+            raise CheckpointError(
+                f"config.json: text_config.{name} is {getattr(config, name)!r}; only {wanted!r} is served"
+            )

@@ -83,15 +83,13 @@ class NoiseTable:
     """
 
     def __init__(self, *, slots: int, tokens: int, vocabulary: int, device: torch.device) -> None:
-        self.ahead = max(1, min(tokens, 2**18 // vocabulary))
+        self.ahead = max(1, min(tokens, 2**16 // vocabulary))
         self._table = torch.zeros(slots, self.ahead, vocabulary, device=device)
 
     def fill(self, slots: Tensor, seeds: Tensor, start: int) -> None:
         """Noise of positions start … start + ahead − 1 for slots [n] with seeds [n]; start is a multiple of `ahead`."""
         positions = torch.arange(start, start + self.ahead, device=seeds.device)
-        noise = gumbel(
-            seeds.repeat_interleave(self.ahead), positions.repeat(len(seeds)), self._table.shape[-1]
-        )
+        noise = gumbel(seeds.repeat_interleave(self.ahead), positions.repeat(len(seeds)), self._table.shape[-1])
         self._table[slots] = noise.view(len(seeds), self.ahead, -1)
 
     def at(self, slots: Tensor, positions: Tensor) -> Tensor:

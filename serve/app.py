@@ -1,26 +1,40 @@
 """The HTTP application: OpenAI's Images API over a backend."""
 
+import asyncio
 import base64
-import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from model.errors import PromptError
 from model.params import resolve_seeds
-from serve.backend import Backend, Job
-from serve.errors import ApiError, GenerationFailed, InvalidRequest, UnknownModel
+from serve.backend import Backend
+from serve.errors import (
+    ApiError,
+    DeadlinePassed,
+    GenerationFailed,
+    InvalidRequest,
+    TooBusy,
+    Unavailable,
+    UnknownModel,
+)
+from serve.events import Failed, Finished
 from serve.image import png_bytes
+from serve.request import Job
 from serve.schemas import ErrorResponse, Health, ImageData, ImageRequest, ImageResponse, InputTokensDetails, Usage
+from serve.worker import NotRunning, QueueFull
 
-logger = logging.getLogger("focusdiff")
-_ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse} for status in (400, 404, 500)}
+T = TypeVar("T")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 404, 429, 500, 503, 504)
+}
 
 
 def create_app(backend: Backend) -> FastAPI:
@@ -29,31 +43,33 @@ def create_app(backend: Backend) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        backend.close()
+        await asyncio.to_thread(backend.close)
 
     app = FastAPI(
         title="FocusDiff", summary="Autoregressive text-to-image models over OpenAI's Images API.", lifespan=lifespan
     )
 
-    @app.get("/health")
-    async def health() -> Health:
-        """Whether the server is up, and with which model."""
-        return Health(model=backend.info.name)
+    @app.get("/health", responses={503: {"model": Health}})
+    async def health(answer: Response) -> Health:
+        """Whether the server takes requests, and for which model."""
+        answer.status_code = 200 if backend.state == "ready" else 503
+        return Health(status=backend.state, model=backend.info.name)
 
     @app.post("/v1/images/generations", responses=_ERRORS)
-    async def generations(request: ImageRequest) -> ImageResponse:
+    async def generations(request: ImageRequest, connection: Request) -> ImageResponse:
         """Make n pictures of a prompt."""
         job = plan(request, backend)
-        try:
-            images = await backend.generate(job)
-        except Exception as error:
-            logger.exception("generation failed")
-            raise GenerationFailed(f"generation failed: {type(error).__name__}") from error
-        return answer(request, job, images, backend)
+        images = await unless_gone(connection, draw(backend, job))
+        # writing a PNG takes a while, and others are being served
+        return await asyncio.to_thread(answer, request, job, images, backend)
+
+    @app.exception_handler(ClientGone)
+    async def nobody_listens(_: Request, __: ClientGone) -> Response:
+        return Response(status_code=499)
 
     @app.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
+        return JSONResponse(error.body(), error.status, headers=error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -103,7 +119,67 @@ def _encode(backend: Backend, text: str, name: str) -> list[int]:
         raise InvalidRequest(str(error), param=name) from None
 
 
-def answer(request: ImageRequest, job: Job, images: list[Any], backend: Backend) -> ImageResponse:
+async def draw(backend: Backend, job: Job) -> list[Image.Image]:
+    """The pictures of a job, in the order of its seeds; cancelled, it gives its slots back.
+
+    Raises:
+        ApiError: the job was not accepted, or one of its pictures will not come.
+    """
+    try:
+        generation = backend.submit(job)
+    except QueueFull as full:
+        raise TooBusy(f"{full}; try again later", retry_after=full.wait_seconds) from None
+    except NotRunning as error:
+        raise Unavailable(str(error)) from None
+    images = {}
+    async with generation:
+        async for event in generation:
+            if isinstance(event, Failed):
+                raise failure(event, job)
+            if isinstance(event, Finished):
+                images[event.index] = event.picture
+    return [images[index] for index in range(len(job.seeds))]
+
+
+def failure(event: Failed, job: Job) -> ApiError:
+    """What a client is told of a picture that will not come."""
+    match event.cause:
+        case "engine died":
+            return Unavailable(event.reason)
+        case "deadline":
+            return DeadlinePassed(event.reason)
+        case "not finite":
+            assert event.index is not None
+            return GenerationFailed(f"image {event.index} (seed {job.seeds[event.index]}): {event.reason}")
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+async def unless_gone(connection: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives; it is cancelled when the client disconnects.
+
+    Raises:
+        ClientGone: it did.
+    """
+
+    async def disconnected() -> None:
+        while (await connection.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+def answer(request: ImageRequest, job: Job, images: Sequence[Image.Image], backend: Backend) -> ImageResponse:
     """The response of a finished job; each PNG carries the prompt and the settings that give it again."""
     info = backend.info
     negative = {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}

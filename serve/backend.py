@@ -11,7 +11,7 @@ from model.params import SamplingParams
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished
 from serve.request import Job
-from serve.worker import Worker
+from serve.worker import State, Worker
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Backend(Protocol):
         """The model behind it."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it takes jobs."""
+    def state(self) -> State:
+        """Only what is ready takes jobs."""
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
@@ -71,7 +71,7 @@ class Backend(Protocol):
 
         Raises:
             QueueFull: too many images wait.
-            EngineDead: it takes no jobs any more.
+            NotRunning: it takes no jobs any more.
         """
 
     def close(self) -> None:
@@ -99,9 +99,9 @@ class LocalBackend:
         return ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.recipe)
 
     @property
-    def alive(self) -> bool:
-        """Whether it takes jobs."""
-        return self._worker.alive
+    def state(self) -> State:
+        """Of the engine's thread."""
+        return self._worker.state
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt."""

@@ -1,13 +1,15 @@
 """The engine: every step draws one code of every running image.
 
-    drop overdue → admit → prefill ┐
-                  decode ──────────┴→ guide, filter, sample → previews, finished pictures
+drop overdue → admit → prefill ┐
+              decode ──────────┴→ guide, filter, sample → previews, finished pictures
 """
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from itertools import count
 
 import torch
 from PIL import Image
@@ -27,6 +29,7 @@ from serve.scheduler import Scheduler
 
 _UNCONDITIONAL_KEPT = 64  # lengths
 _PREFILL_TOKENS = 4096  # read at once, so that a crowd of newcomers does not take all memory
+_PREVIEW_SHARE = 0.05  # of the time, while others are being drawn or wait
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Batch:
     @classmethod
     def of(cls, running: Sequence[Slot], vocabulary: int, device: torch.device) -> "Batch":
         """From the scheduler's running slots."""
-        starts, owners = [], []
+        starts: list[int] = []
+        owners: list[int] = []
         for place, slot in enumerate(running):
             starts.append(len(owners))
             owners += [place] * len(slot.rows)
@@ -76,10 +80,19 @@ class Engine:
         janus: the model.
         images: how many guided images are drawn at once; twice as many unguided ones.
         max_prompt: tokens; longer prompts must be refused before.
+        clock: seconds; deadlines are times of it.
     """
 
-    def __init__(self, janus: Janus, *, images: int = 16, max_prompt: int = MAX_PROMPT_TOKENS) -> None:
+    def __init__(
+        self,
+        janus: Janus,
+        *,
+        images: int = 16,
+        max_prompt: int = MAX_PROMPT_TOKENS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.janus = janus
+        self._clock = clock
         self.decoder = Decoder(janus)
         length = min(max_prompt + janus.image_tokens, self.decoder.max_length)
         self.cache = self.decoder.cache(2 * images, length)
@@ -89,14 +102,17 @@ class Engine:
         self._noise = NoiseTable(
             slots=2 * images, tokens=janus.image_tokens, vocabulary=janus.codebook_size, device=janus.device
         )
-        self._unconditional: OrderedDict[int, Prefix] = OrderedDict()
-        self._step_seconds = 0.0
+        self._unconditional: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._deadlines: list[tuple[float, int, Request]] = []  # a heap; the number settles ties
+        self._arrivals = count()
+        self._step_seconds: float | None = None  # of late
+        self._preview_debt = 0.0  # seconds that previews took from others beyond their share
         self._batch = Batch.of([], janus.codebook_size, janus.device)
 
     @property
     def wait_seconds(self) -> float:
         """After how long an image that came now would begin, if steps go on as fast as lately."""
-        return self.scheduler.steps_to_wait * self._step_seconds
+        return self.scheduler.steps_to_wait * (self._step_seconds or 0.0)
 
     @property
     def idle(self) -> bool:
@@ -118,6 +134,8 @@ class Engine:
         """Put a job at the end of the queue."""
         request = Request(job)
         self.scheduler.submit(request)
+        if job.deadline is not None:
+            heappush(self._deadlines, (job.deadline, next(self._arrivals), request))
         return request
 
     def cancel(self, request: Request) -> None:
@@ -130,7 +148,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Event]]:
         """Draw the next code of every running image, and begin those that wait while there is room."""
-        started = time.monotonic()
+        started = self._clock()
         events = self._drop_overdue()
         logits = self._decode()
         entering = self.scheduler.admit()
@@ -142,19 +160,21 @@ class Engine:
             self._sample(logits)
             events += self._previews()
             events += self._collect()
-        self._step_seconds += 0.1 * (time.monotonic() - started - self._step_seconds)
+        self._note_time(self._clock() - started)
         return events
 
     def _drop_overdue(self) -> list[tuple[Request, Event]]:
-        now = time.monotonic()
-        live = {slot.request: None for slot in self.scheduler.running} | dict.fromkeys(self.scheduler.waiting)
-        overdue = [r for r in live if r.job.deadline is not None and r.job.deadline <= now]
-        for request in overdue:
-            request.status = "failed"
-            self.scheduler.drop(request)
+        """Fail the requests whose deadline has passed, waiting or running."""
+        overdue = []
+        while self._deadlines and self._deadlines[0][0] <= self._clock():
+            request = heappop(self._deadlines)[2]
+            if request.live:
+                request.status = "failed"
+                self.scheduler.drop(request)
+                overdue.append(request)
         if overdue:
             self._refresh()
-        return [(request, Failed(None, "the deadline passed", "timeout")) for request in overdue]
+        return [(request, Failed(None, "deadline", "the deadline passed")) for request in overdue]
 
     def _decode(self) -> Tensor:
         """Logits of the running rows' next codes: [R, V]."""
@@ -166,9 +186,7 @@ class Engine:
 
     def _prefill(self, entering: Sequence[Slot]) -> Tensor:
         """Fill the rows of new slots; logits of their first codes, [rows, V]."""
-        for request in dict.fromkeys(slot.request for slot in entering):
-            if request.prefixes is None:
-                request.prefixes = self._read(request.job)
+        self._read({slot.request for slot in entering if slot.request.prefixes is None})
         logits = []
         for slot in entering:
             prefixes = slot.request.prefixes
@@ -182,24 +200,37 @@ class Engine:
         self._unfit[self._index(entering)] = False
         return torch.stack(logits)
 
-    def _read(self, job: Job) -> tuple[Prefix, ...]:
-        """Keys and values of a job's prompt and, when guided, of what it is guided away from."""
+    def _read(self, requests: Collection[Request]) -> None:
+        """Give requests the keys and values of their prompts, and of what they are guided away from."""
+        wanted = {request: self._prompts(request.job) for request in requests}
+        known = {
+            row: self._unconditional[row] for rows in wanted.values() for row in rows if row in self._unconditional
+        }
+        unread = sorted({row for rows in wanted.values() for row in rows} - set(known), key=len)
+        while unread:
+            # padded to the longest of them, which is the last
+            take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= _PREFILL_TOKENS)
+            part, unread = unread[:take], unread[take:]
+            known.update(zip(part, self.decoder.prefill(part), strict=True))
+        for request, rows in wanted.items():
+            request.prefixes = tuple(known[row] for row in rows)
+            if request.job.params.guided and request.job.negative_prompt is None:
+                self._keep(rows[1], known[rows[1]])
+
+    def _prompts(self, job: Job) -> tuple[tuple[int, ...], ...]:
+        """The token rows of a job: its prompt and, when guided, what it is guided away from."""
+        prompt = tuple(job.prompt)
         if not job.params.guided:
-            return (self.decoder.prefill([job.prompt])[0],)
-        if job.negative_prompt is not None:
-            conditional, negative = self.decoder.prefill([job.prompt, job.negative_prompt])
-            return conditional, negative
-        length = len(job.prompt)
-        if length in self._unconditional:
-            self._unconditional.move_to_end(length)
-            return self.decoder.prefill([job.prompt])[0], self._unconditional[length]
-        conditional, unconditional = self.decoder.prefill(
-            [job.prompt, unconditional_row(length, self.janus.ids)]
-        )
-        self._unconditional[length] = unconditional
+            return (prompt,)
+        away = job.negative_prompt or unconditional_row(len(prompt), self.janus.ids)
+        return prompt, tuple(away)
+
+    def _keep(self, row: tuple[int, ...], prefix: Prefix) -> None:
+        """Remember an unconditional row, of which there is one for each length; those used last stay."""
+        self._unconditional[row] = prefix
+        self._unconditional.move_to_end(row)
         if len(self._unconditional) > _UNCONDITIONAL_KEPT:
             self._unconditional.popitem(last=False)
-        return conditional, unconditional
 
     def _refresh(self) -> None:
         self._batch = Batch.of(self.scheduler.running, self.janus.codebook_size, self.janus.device)
@@ -225,15 +256,20 @@ class Engine:
             self._noise.fill(self._index(slots), self._tensor([slot.seed for slot in slots]), start)
 
     def _previews(self) -> list[tuple[Request, Event]]:
+        """Pictures of what is drawn so far, after the rows that were asked for; left out where they would cost others."""
         grid = self.janus.grid
         due = [
             slot
             for slot in self._batch.running
             if slot.drawn % grid == 0 and slot.drawn // grid in slot.request.job.preview_rows
         ]
-        if not due:
+        alone = not self.scheduler.waiting and len({slot.request for slot in self._batch.running}) == 1
+        if not due or (self._preview_debt > 0 and not alone):
             return []
+        started = self._clock()
         pictures = preview_images(self.janus, self._codes[self._index(due)], [slot.drawn // grid for slot in due])
+        if not alone:
+            self._preview_debt += self._clock() - started
         return [
             (slot.request, Preview(slot.index, slot.drawn // grid, Image.fromarray(picture)))
             for slot, picture in zip(due, pictures.numpy(), strict=True)
@@ -255,11 +291,17 @@ class Engine:
             if request.ended == request.images:
                 request.status = "done"
             if failed:
-                events.append((request, Failed(slot.index, "the model gave a logit that is not a finite number")))
+                reason = "the model gave a logit that is not a finite number"
+                events.append((request, Failed(slot.index, "not finite", reason)))
             else:
                 events.append((request, Finished(slot.index, Image.fromarray(picture), tuple(row))))
         self._refresh()
         return events
+
+    def _note_time(self, seconds: float) -> None:
+        """What a step took: for the estimate of waits, and for what previews may take."""
+        self._step_seconds = seconds if self._step_seconds is None else 0.9 * self._step_seconds + 0.1 * seconds
+        self._preview_debt = max(0.0, self._preview_debt - _PREVIEW_SHARE * seconds)
 
     def _index(self, slots: Sequence[Slot]) -> Tensor:
         """Where the slots keep their codes and noise: [n]."""

@@ -1,6 +1,7 @@
 """What happens to a request: Queued, then for each image Started, Preview …, and Finished or Failed."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 
@@ -38,13 +39,16 @@ class Finished:
     codes: tuple[int, ...]
 
 
+Cause = Literal["not finite", "deadline", "engine died"]
+
+
 @dataclass(frozen=True)
 class Failed:
-    """An image, or with `index` None the whole request, will not come; `reason` is for people."""
+    """An image, or with `index` None every image that has not come yet, will not come; `reason` is for people."""
 
     index: int | None
+    cause: Cause
     reason: str
-    kind: str = "server_error"
 
 
 Event = Queued | Started | Preview | Finished | Failed

@@ -13,6 +13,7 @@ from model.cli import add_model_arguments, add_sampling_arguments, one_line_erro
 
 if TYPE_CHECKING:
     from model.janus import Janus
+    from serve.request import Job
 
 MAX_N = 1000
 MAX_GRID = 64  # pictures
@@ -75,11 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = plan(entries, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
     missing = [one for one in wanted if not _is_there(one)]
-    for start in range(0, len(missing), arguments.batch):
-        part = missing[start : start + arguments.batch]
-        label = f"pictures {start + 1}–{start + len(part)} of {len(missing)}"
-        for one, image in zip(part, draw(janus, part, label), strict=True):
-            write_png(one.path, image, one.metadata)
+    draw(janus, missing, images=arguments.batch)
     if arguments.json:
         for one in wanted:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
@@ -172,26 +169,49 @@ def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus"
     return wanted
 
 
-def draw(janus: "Janus", part: Sequence[Wanted], label: str) -> list[Any]:
-    """The pictures of one batch, with a progress bar of image rows."""
-    from PIL import Image
+def draw(janus: "Janus", missing: Sequence[Wanted], *, images: int) -> None:
+    """Make and write pictures, so many at a time, with a progress bar of image rows.
+
+    Raises:
+        ValueError: some could not be made; all others are written.
+    """
     from tqdm import tqdm
 
-    from model.generate import generate
-    from model.vq import decode_images
+    from serve.engine import Engine
+    from serve.events import Failed, Finished
+    from serve.image import write_png
 
-    settings = part[0].metadata
+    failures = []
+    engine = Engine(janus, images=min(images, max(1, len(missing))))
+    wanted = {engine.submit(job(one, janus)): one for one in missing}
+    with tqdm(total=len(missing) * janus.grid, desc="drawing", unit="row", disable=None) as bar:
+        finished = 0
+        while not engine.idle:
+            for request, event in engine.step():
+                one = wanted[request]
+                if isinstance(event, Finished):
+                    write_png(one.path, event.picture, one.metadata)
+                elif isinstance(event, Failed):
+                    failures.append(f"{one.path}: {event.reason}")
+                finished += isinstance(event, Finished | Failed)
+            rows = finished * janus.grid + sum(slot.drawn // janus.grid for slot in engine.scheduler.running)
+            bar.update(rows - bar.n)
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(missing)} pictures could not be made; {failures[0]}")
+
+
+def job(one: Wanted, janus: "Janus") -> "Job":
+    """The engine's job that draws a picture."""
+    from serve.request import Job
+
+    settings = one.metadata
     negative = settings.get("negative_prompt")
-    with tqdm(total=janus.grid, desc=label, unit="row", disable=None) as bar:
-        codes = generate(
-            janus,
-            [one.metadata["prompt"] for one in part],
-            seeds=[one.metadata["seed"] for one in part],
-            negative_prompts=None if negative is None else [negative] * len(part),
-            on_token=lambda count, _: bar.update() if count % janus.grid == 0 else None,
-            **{name: settings[name] for name in janus.recipe.as_dict()},
-        )
-    return [Image.fromarray(picture) for picture in decode_images(janus, codes).numpy()]
+    return Job(
+        janus.encode(settings["prompt"]),
+        None if negative is None else janus.encode(negative),
+        (settings["seed"],),
+        janus.recipe.override(**{name: settings[name] for name in janus.recipe.as_dict()}),
+    )
 
 
 def _is_there(one: Wanted) -> bool:

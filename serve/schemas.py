@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.params import MAX_SEED
 
 MAX_PROMPT_CHARACTERS = 4000
+MAX_IMAGES = 10  # of one request
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
 
 
@@ -22,7 +23,7 @@ class ImageRequest(BaseModel):
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)
     model: str | None = None
-    n: int = Field(default=1, ge=1, le=10)
+    n: int = Field(default=1, ge=1, le=MAX_IMAGES)
     size: str | None = None
     response_format: Literal["b64_json"] = "b64_json"
     user: str | None = None
@@ -69,9 +70,9 @@ class ImageResponse(BaseModel):
 
 
 class Health(BaseModel):
-    """`GET /health`: the server has its model loaded and answers."""
+    """`GET /health`: only what is ready takes requests; anything else comes with status 503."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ready", "draining", "dead"]
     model: str
 
 

@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished, Queued, Started
@@ -22,8 +23,11 @@ class QueueFull(Exception):
         self.wait_seconds = wait_seconds
 
 
-class EngineDead(Exception):
-    """The engine failed, and takes no more jobs."""
+class NotRunning(Exception):
+    """The engine has failed or is stopping, and takes no more jobs."""
+
+
+State = Literal["ready", "draining", "dead"]
 
 
 @dataclass(eq=False)
@@ -63,9 +67,11 @@ class Worker:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether it takes jobs."""
-        return self._death is None and not self._closing
+    def state(self) -> State:
+        """Only what is ready takes jobs; what is draining finishes those that it has."""
+        if self._death is not None:
+            return "dead"
+        return "draining" if self._closing else "ready"
 
     @property
     def waiting(self) -> int:
@@ -77,12 +83,12 @@ class Worker:
 
         Raises:
             QueueFull: too many images wait.
-            EngineDead: a step has failed, or the worker is closing.
+            NotRunning: a step has failed, or the worker is closing.
         """
         ticket = Ticket(job, listener, unstarted=len(job.seeds), unended=len(job.seeds))
         with self._lock:
-            if not self.alive:
-                raise EngineDead("the engine is not running")
+            if self.state != "ready":
+                raise NotRunning(f"the engine is {self.state}")
             if self._waiting + ticket.unstarted > self._queue_limit:
                 raise QueueFull(self._waiting, self._wait_seconds)
             self._waiting += ticket.unstarted
@@ -103,8 +109,11 @@ class Worker:
     def _run(self) -> None:
         try:
             while self._obey():
-                for request, event in self._engine.step():
+                events = self._engine.step()
+                for request, event in events:
                     self._tell(request, event)
+                if events:
+                    self._wait_seconds = self._engine.wait_seconds
         except BaseException as error:
             logger.exception("the engine failed")
             self._die(error)
@@ -137,7 +146,6 @@ class Worker:
             ticket.unstarted -= 1
             with self._lock:
                 self._waiting -= 1
-            self._wait_seconds = self._engine.wait_seconds
         elif isinstance(event, Finished | Failed):
             ticket.unended = 0 if isinstance(event, Failed) and event.index is None else ticket.unended - 1
             if ticket.unended == 0:
@@ -157,6 +165,6 @@ class Worker:
         while not self._commands.empty():
             self._commands.get_nowait()()
         for ticket in list(self._tickets.values()):
-            ticket.listener(Failed(None, f"the engine failed: {type(error).__name__}"))
+            ticket.listener(Failed(None, "engine died", f"the engine failed: {type(error).__name__}"))
         self._tickets.clear()
         self._on_death()

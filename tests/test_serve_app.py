@@ -3,20 +3,24 @@
 import base64
 import io
 import json
-import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import torch
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
+from torch import Tensor
 
 from bench.speed import free_port
 from model.checkpoint import load
@@ -25,7 +29,7 @@ from model.janus import Janus
 from model.params import MAX_SEED
 from model.vq import decode_images
 from serve.app import create_app
-from serve.backend import Job, LocalBackend
+from serve.backend import LocalBackend
 
 URL = "/v1/images/generations"
 
@@ -131,50 +135,144 @@ def test_unknown_paths_answer_in_the_same_shape(client: TestClient) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_failure_in_the_model_is_a_500_with_a_reason_and_the_next_request_works(
+def test_an_image_that_fails_is_named_and_the_next_request_works(
     client: TestClient, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: Job) -> list[Image.Image]:
-        raise RuntimeError("planted")
+    decoder = backend._worker._engine.decoder
+    step = decoder.step
+
+    def poison(*arguments: object) -> Tensor:
+        logits: Tensor = step(*arguments)  # type: ignore[arg-type]
+        logits[-1, 0] = torch.inf  # the second image's unconditional row
+        return logits
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "_generate", broken)
-        answer = client.post(URL, json={"prompt": "a blue star"})
-        assert answer.status_code == 500
-        assert answer.json()["error"]["type"] == "server_error"
+        patch.setattr(decoder, "step", poison)
+        answer = client.post(URL, json={"prompt": "a blue star", "seed": 4, "n": 2})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.json()["error"]["message"].startswith("image 1 (seed 5): the model gave a logit")
     assert client.post(URL, json={"prompt": "a blue star"}).status_code == 200
 
 
-def post(port: int, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{URL}", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        content: dict[str, Any] = json.load(answer)
-        return content
+class Served:
+    """An application on a socket, in this process."""
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self.backend, self.port = backend, free_port()
+        self.server = uvicorn.Server(uvicorn.Config(create_app(backend), port=self.port, log_level="warning"))
+        self._thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self._thread.join()
+
+    def post(self, body: dict[str, Any]) -> httpx.Response:
+        return httpx.post(f"http://127.0.0.1:{self.port}{URL}", json=body, timeout=60)
+
+
+def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(janus: Janus) -> None:
+    with Served(LocalBackend(janus, images=1, queue_limit=10)) as served, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda seed: served.post({"prompt": "a blue star", "seed": seed, "n": 5}), range(12)))
+    accepted = [answer for answer in answers if answer.status_code == 200]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(accepted) >= 2
+    assert all(len(pictures(answer.json())) == 5 for answer in accepted)
+    assert refused
+    for answer in refused:
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["Retry-After"]) <= 120
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_client_that_leaves_frees_its_slots(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before its pictures could be done, nothing is drawn or waits any more."""
+    backend = LocalBackend(janus, images=1)
+    engine = backend._worker._engine
+    step, steps = engine.decoder.step, 0
+
+    def count(*arguments: object) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.decoder, "step", count)
+    body = json.dumps({"prompt": "a blue star", "n": 10}).encode()
+    head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with Served(backend) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            connection.sendall(head.encode() + body)
+            while engine.idle:
+                time.sleep(0.001)
+        while not engine.idle:
+            time.sleep(0.001)
+        assert steps < 10 * 63 / 2
+        assert served.post({"prompt": "a blue star"}).status_code == 200
 
 
 def test_a_real_server(small_folder: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "serve.command", "--model", str(small_folder), "--port", str(port)]
-    server = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as health:
-                    assert json.load(health) == {"status": "ok", "model": "small"}
-                    break
-            except urllib.error.URLError:
-                assert server.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        answer = post(port, {"prompt": "two green hearts", "seed": 3, "n": 2})
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, server)
+        answer = httpx.post(url + URL, json={"prompt": "two green hearts", "seed": 3, "n": 2}, timeout=60).json()
         assert [picture.size for picture in pictures(answer)] == [(64, 64)] * 2
     finally:
         server.terminate()
         _, errors = server.communicate(timeout=30)
     assert b"Traceback" not in errors
+
+
+def test_a_dead_engine_answers_everyone_and_ends_the_process(small_folder: Path) -> None:
+    """A step that fails after a while: open requests are answered 503, and the exit code is not 0."""
+    port = free_port()
+    planted = (
+        "import sys, model.decoder as decoder, serve.command\n"
+        "step, count = decoder.Decoder.step, [0]\n"
+        "def broken(*arguments):\n"
+        "    count[0] += 1\n"
+        "    if count[0] > 100: raise ZeroDivisionError('planted')\n"
+        "    return step(*arguments)\n"
+        "decoder.Decoder.step = broken\n"
+        "serve.command.main()\n"
+    )
+    command = [sys.executable, "-c", planted, "--model", str(small_folder), "--port", str(port), "--slots", "1"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, server)
+        with ThreadPoolExecutor(3) as pool:
+            body = {"prompt": "a blue star", "n": 3}
+            answers = list(pool.map(lambda _: httpx.post(url + URL, json=body, timeout=60), range(3)))
+        for answer in answers:
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == "the engine failed: ZeroDivisionError"
+        _, errors = server.communicate(timeout=30)
+        assert server.returncode == 1
+        assert b"planted" in errors  # the traceback is logged
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            assert httpx.get(f"{url}/health", timeout=5).json() == {"status": "ready", "model": "small"}
+            return
+        except httpx.TransportError:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +281,8 @@ def test_a_real_server(small_folder: Path) -> None:
         (["--model", "no-such-model"], "no model 'no-such-model'"),
         (["--model", "{small}", "--device", "cuda:77"], "no device 'cuda:77'"),
         (["--model", "{small}", "--port", "70000"], "--port must be"),
+        (["--model", "{small}", "--slots", "0"], "--slots must be at least 1"),
+        (["--model", "{small}", "--queue", "5"], "--queue must be at least 10"),
         (["--model", "{bare}"], "bare has no tokenizer; name one with --tokenizer"),
         (["--model", "{bare}", "--tokenizer", "{bare}"], "no tokenizer.json"),
     ],

@@ -3,17 +3,20 @@
 import random
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.checkpoint import load, save
 from model.generate import generate
 from model.janus import Janus
 from model.params import SamplingParams
+from model.vq import preview_images
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished, Preview, Started
 from serve.request import Job, Request
@@ -42,7 +45,11 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
     n = len(one.seeds)
     negative = None if one.negative_prompt is None else [one.negative_prompt] * n
     codes = generate(
-        janus, [one.prompt] * n, seeds=one.seeds, negative_prompts=negative, **one.params.as_dict()  # type: ignore[arg-type]
+        janus,
+        [one.prompt] * n,
+        seeds=one.seeds,
+        negative_prompts=negative,
+        **one.params.as_dict(),  # type: ignore[arg-type]
     )
     return [tuple(row) for row in codes.tolist()]
 
@@ -93,14 +100,38 @@ def test_images_of_one_request_begin_in_order_and_share_a_prefill(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(deepseek, images=2)
-    read: list[int] = []
+    read: list[list[int]] = []
     prefill = engine.decoder.prefill
-    monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(len(rows)) or prefill(rows))
+    monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(sorted(map(len, rows))) or prefill(rows))
     other = [prompts[0][0], *prompts[0][-2:0:-1], prompts[0][-1]]  # as long, so that its unconditional row is the same
     first, second = run(engine, [(0, job(prompts[0], GREEDY, 1, 2, 3, 4, 5)), (1, job(other, GREEDY, 6))])
     assert [e.index for e in first if isinstance(e, Started)] == [0, 1, 2, 3, 4]
-    assert read == [2, 1]  # prompt and unconditional row once; then the other prompt alone
+    length = len(prompts[0])
+    assert read == [[length, length], [length]]  # prompt and unconditional row once; then the other prompt alone
     assert len(codes_of(second)) == 1
+
+
+def test_prompts_that_arrive_together_are_read_together(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four requests of three prompts: one pass over them and their unconditional rows, as far as its memory allows."""
+    engine = Engine(deepseek, images=4)
+    read: list[list[int]] = []
+    prefill = engine.decoder.prefill
+    monkeypatch.setattr(
+        engine.decoder, "prefill", lambda rows: read.append([len(row) for row in rows]) or prefill(rows)
+    )
+    jobs = [job(prompts[i % 3], GREEDY, i) for i in range(4)]
+    together = run(engine, [(0, one) for one in jobs])
+    lengths = sorted(2 * [len(prompt) for prompt in prompts])
+    assert read == [lengths]
+    read.clear()
+    monkeypatch.setattr("serve.engine._PREFILL_TOKENS", 12)
+    engine._unconditional.clear()
+    assert list(map(codes_of, run(engine, [(0, one) for one in jobs]))) == list(map(codes_of, together))
+    assert [length for part in read for length in part] == lengths
+    assert all(len(part) * max(part) <= 12 or len(part) == 1 for part in read)
+    assert any(len(part) > 1 for part in read)
 
 
 def test_nobody_overtakes(deepseek: Janus, prompts: list[list[int]]) -> None:
@@ -160,14 +191,84 @@ def test_a_deadline_fails_the_request_and_frees_its_rows(deepseek: Janus, prompt
     assert [r for r, e in events if isinstance(e, Started)] != [late]
 
 
-def test_other_weights_in_place(deepseek: Janus, golden_janus: Janus, prompts: list[list[int]]) -> None:
-    engine = Engine(deepseek, images=1)
+def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]]) -> None:
+    """The engine and the reference loop share what the model holds, and both draw with the new weights."""
+    janus, others = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
+    with torch.no_grad():
+        for parameter in others.network.parameters():
+            parameter.mul_(0.9)
+    engine = Engine(janus, images=1)
     one = job(prompts[0], GREEDY, 1)
-    network = type(deepseek.network)(deepseek.network.config).eval()
-    engine.load_weights(network)
-    assert codes_of(run(engine, [(0, one)])[0]) != reference(deepseek, one)
-    engine.load_weights(deepseek.network)
-    assert codes_of(run(engine, [(0, one)])[0]) == reference(deepseek, one)
+    before = codes_of(run(engine, [(0, one)])[0])
+    engine.load_weights(others.network)
+    after = codes_of(run(engine, [(0, one)])[0])
+    assert before != after == reference(others, one) == reference(janus, one)
+
+
+def test_weights_are_held_once(deepseek_folder: Path) -> None:
+    """Fused matrices and the network's own are the same memory, for a second engine too."""
+
+    def held(network: nn.Module) -> int:
+        return sum(
+            {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in network.parameters()}.values()
+        )
+
+    janus = load(deepseek_folder, device="cpu")
+    before = held(janus.network)
+    first = Engine(janus, images=1).decoder
+    assert held(janus.network) == before
+    second = Engine(janus, images=1).decoder
+    fused = [[layer.qkv.data_ptr() for layer in decoder._weights.layers] for decoder in (first, second)]
+    assert fused[0] == fused[1]
+    attention = janus.network.model.language_model.layers[0].self_attn
+    assert attention.q_proj.weight.data_ptr() == fused[0][0]
+
+
+def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_folder: Path) -> None:
+    janus = load(deepseek_folder, device="cpu")
+    Engine(janus, images=1)
+    save(janus, tmp_path / "saved")
+    saved = dict(load(tmp_path / "saved", device="cpu").network.named_parameters())
+    for name, parameter in janus.network.named_parameters():
+        assert torch.equal(saved[name], parameter), name
+
+
+class Clock:
+    """A clock that others move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_previews_take_a_small_share_of_others_time(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 1 s and a preview 4 s: alone, every preview comes; beside others, about one in 80 steps."""
+    clock, made = Clock(), []
+    engine = Engine(deepseek, images=2, clock=clock)
+    step = engine.decoder.step
+
+    def slow_step(*arguments: object) -> Tensor:
+        clock.now += 1
+        return step(*arguments)  # type: ignore[arg-type]
+
+    def slow_preview(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
+        clock.now += 4
+        made.append(clock.now)
+        return preview_images(janus, codes, rows)
+
+    monkeypatch.setattr(engine.decoder, "step", slow_step)
+    monkeypatch.setattr("serve.engine.preview_images", slow_preview)
+    wish = Job(prompts[0], None, (1,), GREEDY, preview_rows=frozenset(range(1, deepseek.grid)))
+    run(engine, [(0, wish)])
+    assert len(made) == deepseek.grid - 1
+    made.clear()
+    began = clock.now
+    run(engine, [(0, wish), (0, wish)] * 4)
+    share = 4 * len(made) / (clock.now - began)
+    assert 0 < share <= 0.05 + 4 / (clock.now - began)
 
 
 class Arrivals(RuleBasedStateMachine):
@@ -223,7 +324,7 @@ class Arrivals(RuleBasedStateMachine):
         scheduler = self.engine.scheduler
         present = {slot.request for slot in scheduler.running} | set(scheduler.waiting)
         assert present == set(self.open)
-        for request, events in self.open.items():
+        for events in self.open.values():
             ended = [e.index for e in events if isinstance(e, Finished | Failed)]
             assert len(ended) == len(set(ended))
 

@@ -1,0 +1,158 @@
+"""What every backend owes the API, whatever draws behind it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model.checkpoint import load
+from model.errors import PromptError
+from model.generate import generate
+from model.janus import Janus
+from model.params import SamplingParams
+from model.vq import decode_images
+from serve.backend import Backend, LocalBackend
+from serve.events import Event, Failed, Finished, Preview, Queued, Started
+from serve.request import Job
+from serve.worker import NotRunning, QueueFull
+
+PARAMS = SamplingParams(guidance_scale=3, temperature=1, top_k=0)
+QUEUE_LIMIT = 6
+
+
+@pytest.fixture(scope="module")
+def janus(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+@pytest.fixture(params=["local"])
+def backend(request: pytest.FixtureRequest, janus: Janus) -> Iterator[Backend]:
+    """A fresh backend that draws two images at once and lets six wait."""
+    makers: dict[str, Callable[[], Backend]] = {"local": lambda: LocalBackend(janus, images=2, queue_limit=QUEUE_LIMIT)}
+    backend = makers[request.param]()
+    yield backend
+    backend.close()
+
+
+def job(backend: Backend, prompt: str, *seeds: int, rows: tuple[int, ...] = (), deadline: float | None = None) -> Job:
+    ids = backend.encode(prompt, name="prompt")
+    return Job(ids, None, seeds, PARAMS, preview_rows=frozenset(rows), deadline=deadline)
+
+
+async def events_of(backend: Backend, one: Job) -> list[Event]:
+    async with backend.submit(one) as generation:
+        return [event async for event in generation]
+
+
+def wait(work: Awaitable[list[Event]]) -> list[Event]:
+    async def bounded() -> list[Event]:
+        return await asyncio.wait_for(work, 120)
+
+    return asyncio.run(bounded())
+
+
+def test_info(backend: Backend, janus: Janus) -> None:
+    info = backend.info
+    assert (info.name, info.image_size, info.image_tokens, info.recipe) == ("small", 64, 64, janus.recipe)
+    assert backend.state == "ready"
+
+
+def test_a_bad_prompt_names_its_field(backend: Backend) -> None:
+    with pytest.raises(PromptError, match="negative_prompt"):
+        backend.encode(" ", name="negative_prompt")
+
+
+def test_pictures_are_those_of_the_reference(backend: Backend, janus: Janus) -> None:
+    events = wait(events_of(backend, job(backend, "a blue star", 3, 2**53 - 1)))
+    codes = generate(
+        janus, ["a blue star"] * 2, seeds=[3, 2**53 - 1], guidance_scale=3, temperature=1, top_k=0, top_p=1
+    )
+    pictures = decode_images(janus, codes).numpy()
+    finished = {event.index: event for event in events if isinstance(event, Finished)}
+    for index in (0, 1):
+        assert finished[index].codes == tuple(codes[index].tolist())
+        assert finished[index].picture.tobytes() == pictures[index].tobytes()
+
+
+def test_events_come_in_order(backend: Backend) -> None:
+    """Queued once and first; then each image starts, shows its previews by rows, and ends once."""
+    events = wait(events_of(backend, job(backend, "a blue star", 1, 2, 3, rows=(2, 5))))
+    assert isinstance(events[0], Queued)
+    assert sum(isinstance(event, Queued) for event in events) == 1
+    for index in range(3):
+        mine = [event for event in events if getattr(event, "index", None) == index]
+        assert [type(event) for event in mine] == [Started, Preview, Preview, Finished]
+        assert [event.rows for event in mine if isinstance(event, Preview)] == [2, 5]
+
+
+def test_a_full_queue_refuses_and_loses_nothing(backend: Backend) -> None:
+    """Refused at once, with a time to wait; all that was accepted comes."""
+
+    async def crowd() -> list[Event]:
+        accepted, waits = [], []
+        for seed in range(30):
+            try:
+                accepted.append(backend.submit(job(backend, "a blue star", seed)))
+            except QueueFull as full:
+                assert full.waiting <= QUEUE_LIMIT
+                waits.append(full.wait_seconds)
+        assert len(accepted) >= QUEUE_LIMIT
+        assert waits
+        assert min(waits) >= 0
+        return [event for generation in accepted async for event in generation if isinstance(event, Finished)] + [
+            Queued(len(accepted), 0)
+        ]
+
+    *finished, last = wait(crowd())
+    assert isinstance(last, Queued)
+    assert len(finished) == last.ahead
+    assert len(wait(events_of(backend, job(backend, "a blue star", 1)))) == 3  # there is room again
+
+
+def test_who_leaves_gives_its_place_back(backend: Backend) -> None:
+    """Long jobs, left once they have begun, make room for another that is then drawn at once."""
+
+    async def leave() -> list[Event]:
+        for _ in range(5):
+            async with backend.submit(job(backend, "a blue star", *range(6))) as generation:
+                async for event in generation:
+                    if isinstance(event, Started):
+                        break
+            # the place in the queue comes back with the next step
+            while True:
+                try:
+                    return await events_of(backend, job(backend, "a red heart", 7))
+                except QueueFull:
+                    await asyncio.sleep(0.01)
+        raise AssertionError
+
+    events = wait(leave())
+    assert isinstance(events[0], Queued)
+    assert events[0].ahead <= 4  # the four of the job just left that had not begun, at most
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_deadline_that_passes_fails_the_whole_job(backend: Backend) -> None:
+    late = job(backend, "a blue star", 1, 2, 3, deadline=time.monotonic() + 0.01)
+    events = wait(events_of(backend, late))
+    last = events[-1]
+    assert isinstance(last, Failed)
+    assert (last.index, last.cause) == (None, "deadline")
+    assert isinstance(wait(events_of(backend, job(backend, "a blue star", 1)))[-1], Finished)
+
+
+def test_closing_finishes_what_was_accepted_and_refuses_the_rest(backend: Backend) -> None:
+    async def close() -> list[Event]:
+        generations = [backend.submit(job(backend, "a blue star", seed)) for seed in range(4)]
+        closing = asyncio.create_task(asyncio.to_thread(backend.close))
+        while backend.state == "ready":
+            await asyncio.sleep(0.001)
+        with pytest.raises(NotRunning, match="draining"):
+            backend.submit(job(backend, "a blue star", 9))
+        events = [event for generation in generations async for event in generation]
+        await closing
+        return events
+
+    assert sum(isinstance(event, Finished) for event in wait(close())) == 4

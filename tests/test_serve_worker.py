@@ -1,0 +1,119 @@
+"""The engine's thread under faults, and what a long day leaves behind."""
+
+import gc
+import resource
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.janus import Janus
+from model.params import SamplingParams
+from serve.engine import Engine
+from serve.events import Event, Failed, Finished
+from serve.request import Job, Request, Slot
+from serve.worker import NotRunning, Worker
+
+PARAMS = SamplingParams(guidance_scale=2, temperature=1, top_k=0)
+
+
+class Listener:
+    """Keeps what it hears, and knows when all of it has come."""
+
+    def __init__(self, images: int) -> None:
+        self.events: list[Event] = []
+        self.done = threading.Event()
+        self._unended = images
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Finished | Failed):
+            self._unended = 0 if isinstance(event, Failed) and event.index is None else self._unended - 1
+        if self._unended == 0:
+            self.done.set()
+
+
+@pytest.fixture(scope="module")
+def prompt(golden: Mapping[str, Tensor]) -> list[int]:
+    ids: list[int] = golden["prompt0.input_ids"].tolist()
+    return ids
+
+
+@pytest.mark.parametrize("defect", ["exception", "out of memory"])
+def test_a_step_that_fails_fails_everyone_with_a_reason(
+    deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch, defect: str
+) -> None:
+    engine = Engine(deepseek, images=2)
+    step, count = engine.decoder.step, 0
+
+    def break_down(*arguments: object) -> Tensor:
+        nonlocal count
+        count += 1
+        if count == 5:
+            if defect == "out of memory":
+                return torch.empty(2**60)  # the allocator's own refusal
+            raise ZeroDivisionError("planted")
+        return step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.decoder, "step", break_down)
+    deaths = []
+    died = threading.Event()
+    worker = Worker(engine, queue_limit=100, on_death=lambda: (deaths.append(worker.state), died.set()))
+    listeners = [Listener(2) for _ in range(5)]  # ten images: two run, eight wait
+    for number, listener in enumerate(listeners):
+        worker.submit(Job(prompt, None, (number, number + 100), PARAMS), listener)
+    for listener in listeners:
+        assert listener.done.wait(60)
+        last = listener.events[-1]
+        assert isinstance(last, Failed)
+        assert (last.index, last.cause) == (None, "engine died")
+        assert ("RuntimeError" if defect == "out of memory" else "ZeroDivisionError") in last.reason
+    assert died.wait(60)
+    assert deaths == ["dead"]
+    with pytest.raises(NotRunning, match="dead"):
+        worker.submit(Job(prompt, None, (1,), PARAMS), Listener(1))
+    worker.close()  # does not hang
+
+
+def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, prompt: list[int]) -> None:
+    worker = Worker(Engine(deepseek, images=1), queue_limit=1000, on_death=lambda: None)
+    listeners = [Listener(3) for _ in range(4)]
+    tickets = [worker.submit(Job(prompt, None, (1, 2, 3), PARAMS), listener) for listener in listeners]
+    worker.cancel(tickets[1])
+    worker.cancel(tickets[3])
+    worker.cancel(tickets[3])
+    for listener in (listeners[0], listeners[2]):
+        assert listener.done.wait(60)
+        assert sum(isinstance(event, Finished) for event in listener.events) == 3
+    worker.close()
+    assert worker.waiting == 0
+    assert not any(isinstance(event, Finished) for event in listeners[3].events)
+
+
+def test_500_images_leave_nothing_behind(deepseek: Janus, prompt: list[int], tmp_path: Path) -> None:
+    """Slots are allocated once: after 500 images there are as many tensors as after 100, and no more memory."""
+    engine = Engine(deepseek, images=16)
+    allocated = engine.cache.keys.data_ptr(), engine._codes.data_ptr()
+
+    def draw(count: int) -> None:
+        for start in range(0, count, 4):
+            engine.submit(Job(prompt, None, tuple(range(start, start + 4)), PARAMS))
+        finished = 0
+        while not engine.idle:
+            finished += sum(isinstance(event, Finished) for _, event in engine.step())
+        assert finished == count
+
+    def alive() -> Counter[type]:
+        gc.collect()
+        return Counter(type(thing) for thing in gc.get_objects() if isinstance(thing, Tensor | Request | Slot))
+
+    draw(100)
+    before, peak = alive(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    draw(400)
+    assert alive() == before
+    assert (engine.cache.keys.data_ptr(), engine._codes.data_ptr()) == allocated
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 4096  # KiB
