@@ -23,7 +23,8 @@ train: $(VENV)/.train
 	$(BIN)/focusdiff-train tiny --out run/tiny
 
 bench: $(VENV)/.dev
-	$(BIN)/focusdiff-bench speed --model $(MODEL) --fresh
+	$(BIN)/focusdiff-bench speed --model $(MODEL)
+	$(BIN)/focusdiff-bench startup --model $(MODEL) --fresh
 
 clean:
 	rm -rf $(VENV)

@@ -31,11 +31,28 @@ def main() -> None:
     sheet.add_argument("--out", type=Path, default=Path("pairs.png"), help="PNG file (default: pairs.png)")
     sheet.set_defaults(run=draw_sheet)
 
-    speed = benches.add_parser("speed", help="latency, start and memory of a small model on the CPU")
-    speed.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    speed = benches.add_parser("speed", help="the engine beside other loops over the same weights")
+    speed.add_argument("--model", help="shipped name or folder (default: tiny)")
+    speed.add_argument("--geometry", help="instead: janus-pro-7b, janus-pro-1b or 12x768, with random weights")
+    speed.add_argument("--device", default="cpu", help="cpu, cuda, mps or auto (default: cpu)")
     speed.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
-    speed.add_argument("--fresh", action="store_true", help="also `make serve` in a new clone (downloads all packages)")
+    speed.add_argument(
+        "--images", type=int, nargs="+", default=[1, 4, 16], help="that arrive together (default: 1 4 16)"
+    )
+    speed.add_argument("--rounds", type=int, default=6, help="of each timing; the first is not counted (default: 6)")
+    speed.add_argument("--arrivals", type=int, default=100, help="images of the Poisson load (default: 100)")
+    speed.add_argument(
+        "--baselines-up-to", type=int, default=4, metavar="N", help="images for the other loops (default: 4)"
+    )
     speed.set_defaults(run=measure_speed)
+
+    startup = benches.add_parser("startup", help="a serving process: start, first picture, memory")
+    startup.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    startup.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    startup.add_argument(
+        "--fresh", action="store_true", help="also `make serve` in a new clone (downloads all packages)"
+    )
+    startup.set_defaults(run=measure_startup)
 
     arguments = parser.parse_args()
     one_line_errors(lambda: arguments.run(arguments))
@@ -99,6 +116,26 @@ def draw_sheet(arguments: argparse.Namespace) -> None:
 def measure_speed(arguments: argparse.Namespace) -> None:
     """The speed table."""
     from bench.speed import report
+
+    if arguments.model and arguments.geometry:
+        raise ValueError("give either --model or --geometry")
+    print(
+        report(
+            model=arguments.model,
+            geometry=arguments.geometry,
+            device=arguments.device,
+            threads=arguments.threads,
+            batches=sorted(set(arguments.images)),
+            rounds=arguments.rounds,
+            arrivals=arguments.arrivals,
+            baselines_up_to=arguments.baselines_up_to,
+        )
+    )
+
+
+def measure_startup(arguments: argparse.Namespace) -> None:
+    """What a serving process takes."""
+    from bench.startup import report
 
     print(report(arguments.model, threads=arguments.threads, fresh=arguments.fresh))
 

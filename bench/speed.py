@@ -1,160 +1,260 @@
-"""How fast and how large: latency of one picture, and memory and start of a serving process."""
+"""How fast the engine draws, beside other loops over the same weights: one run, one table, one JSON line.
 
-import contextlib
+Everything is timed in turn, way after way and round after round, so that what disturbs the machine
+disturbs all alike. Seconds are wall time.
+"""
+
 import json
-import os
-import resource
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
+import serve.engine
+from bench.drawing_loops import with_a_growing_cache, with_transformers
+from bench.geometry import random_janus
 from bench.provenance import provenance
-from model.checkpoint import load
-from model.generate import generate
+from bench.stopwatch import Stopwatch
+from model.checkpoint import choose_device, load
+from model.janus import Janus
+from model.params import SamplingParams
 from model.vq import decode_images
+from serve.engine import Engine
+from serve.events import Finished
+from serve.image import png_bytes
+from serve.request import Job
+
+_PROMPT = "three red circles and a blue star"
+_PROMPT_IDS = list(range(100, 126))  # where a model has no tokenizer
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Seconds for one picture: median of several, decoding of codes and of pixels apart."""
+class Workload:
+    """What is measured: a model, a prompt as token ids, and settings that every way of drawing has."""
+
+    janus: Janus
+    prompt: list[int]
+    params: SamplingParams
+
+    @classmethod
+    def of(cls, janus: Janus) -> "Workload":
+        """At the checkpoint's guidance, without top-k and top-p, which the published loop lacks."""
+        ids = [janus.ids.bos, *_PROMPT_IDS, janus.ids.begin_of_image]
+        prompt = janus.encode(_PROMPT) if janus.tokenizer else ids
+        return cls(janus, prompt, janus.recipe.override(temperature=1.0, top_k=0, top_p=1.0))
+
+    def job(self, seeds: Sequence[int]) -> Job:
+        """One request for so many pictures."""
+        return Job(self.prompt, None, tuple(seeds), self.params)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one batch of pictures: drawing their codes, and turning codes into pixels."""
 
     codes: float
     pixels: float
 
     @property
-    def total(self) -> float:
+    def whole(self) -> float:
         """From prompt to pixels."""
         return self.codes + self.pixels
 
 
-def measure_latency(model: str, *, threads: int, runs: int = 7) -> Latency:
-    """One picture at the checkpoint's recipe, on the CPU."""
-    torch.set_num_threads(threads)
-    janus = load(model, device="cpu")
-    codes_seconds, pixels_seconds = [], []
-    for seed in range(runs + 1):
-        started = time.perf_counter()
-        codes = generate(janus, ["three red circles"], seeds=[seed])
-        middle = time.perf_counter()
-        decode_images(janus, codes)
-        codes_seconds.append(middle - started)
-        pixels_seconds.append(time.perf_counter() - middle)
-    return Latency(statistics.median(codes_seconds[1:]), statistics.median(pixels_seconds[1:]))
+def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Seconds:
+    """A loop that returns codes, then the image tokenizer."""
+    _settle(work.janus)
+    started = time.perf_counter()
+    codes = draw(work.janus, work.prompt, range(images), work.params)
+    _settle(work.janus)
+    middle = time.perf_counter()
+    decode_images(work.janus, codes)
+    return Seconds(middle - started, time.perf_counter() - middle)
+
+
+def time_engine(engine: Engine, work: Workload, images: int) -> Seconds:
+    """One request for so many images through the engine."""
+    stopwatch = Stopwatch()
+    _settle(work.janus)
+    started = time.perf_counter()
+    with stopwatch.over(pixels=(serve.engine, "decode_images")):
+        _run(engine, work.job(range(images)))
+    whole = time.perf_counter() - started
+    return Seconds(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
+
+
+def _run(engine: Engine, *jobs: Job) -> None:
+    for job in jobs:
+        engine.submit(job)
+    while not engine.idle:
+        engine.step()
+
+
+def _settle(janus: Janus) -> None:
+    if janus.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Seconds]:
+    """Medians of the engine and, unless it is `alone`, of the other loops, for images that arrive together."""
+    engine = Engine(work.janus, images=images)
+    ways: dict[str, Callable[[], Seconds]] = {"engine": lambda: time_engine(engine, work, images)}
+    if not alone:
+        ways["transformers"] = lambda: time_loop(with_transformers, work, images)
+        ways["growing cache"] = lambda: time_loop(with_a_growing_cache, work, images)
+    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            taken[name].append(way())
+    kept = {name: times[1:] or times for name, times in taken.items()}  # the first round warms up
+    return {
+        name: Seconds(statistics.median(t.codes for t in times), statistics.median(t.pixels for t in times))
+        for name, times in kept.items()
+    }
 
 
 @dataclass(frozen=True)
-class Serving:
-    """A server: seconds from its start to readiness and to its first picture, and its peak memory in bytes."""
+class Load:
+    """Images that arrived at random: how many a second came, and how long each took from its arrival."""
 
-    ready_seconds: float
-    first_picture_seconds: float
-    peak_bytes: int
-
-
-def measure_serving(model: str, *, threads: int, pictures: int = 8) -> Serving:
-    """Start `focusdiff-serve` on the CPU, ask for pictures, stop it."""
-    port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--model", model, "--port", str(port), "--device", "cpu"]
-    return _measure(command, port, pictures=pictures, patience=120, environment={"OMP_NUM_THREADS": str(threads)})
+    rate: float
+    p50: float
+    p95: float
 
 
-def measure_fresh_machine(model: str) -> Serving:
-    """`make serve` in a new clone of this repository, with no virtual environment and no cache of packages."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        here = Path(__file__).resolve().parents[1]
-        subprocess.run(["git", "clone", "--quiet", str(here), folder], check=True)
-        where = Path(model).resolve() if Path(model).exists() else model  # make runs elsewhere
-        command = ["make", "-C", folder, "serve", f"MODEL={where}", f"PORT={port}", f"PYTHON={sys.executable}"]
-        return _measure(command, port, pictures=1, patience=1800, environment={"PIP_NO_CACHE_DIR": "1"})
-
-
-def _measure(command: list[str], port: int, *, pictures: int, patience: float, environment: dict[str, str]) -> Serving:
+def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> Load:
+    """Single images at exponential intervals; the same ones for every number of slots."""
+    gaps = np.random.default_rng(0).exponential(1 / per_second, arrivals)
+    due = np.cumsum(gaps) - gaps[0]
+    engine = Engine(work.janus, images=slots)
+    arrived, took, seed = {}, [], 0
     started = time.perf_counter()
-    # its own process group: make does not hand signals on to what it started
-    server = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | environment,
-    )
-    try:
-        _wait_until_up(server, port, started + patience)
-        ready = time.perf_counter() - started
-        first = 0.0
-        for seed in range(pictures):
-            body = json.dumps({"prompt": "four red circles", "seed": seed}).encode()
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{port}/v1/images/generations", body, {"content-type": "application/json"}
+    while len(took) < arrivals:
+        now = time.perf_counter() - started
+        while seed < arrivals and due[seed] <= now:
+            arrived[engine.submit(work.job([seed]))] = float(due[seed])
+            seed += 1
+        if engine.idle:
+            time.sleep(max(0.0, due[seed] - (time.perf_counter() - started)))
+            continue
+        for request, event in engine.step():
+            if isinstance(event, Finished):
+                took.append(time.perf_counter() - started - arrived[request])
+    whole = time.perf_counter() - started
+    return Load(arrivals / whole, float(np.percentile(took, 50)), float(np.percentile(took, 95)))
+
+
+def profile(work: Workload, images: int) -> dict[str, float]:
+    """Seconds of the engine's parts for images that arrive together; "own" is what the engine itself adds."""
+    engine = Engine(work.janus, images=images)
+    _run(engine, work.job(range(images)))  # warms up
+    pictures = []
+    stopwatch = Stopwatch()
+    started = time.perf_counter()
+    with stopwatch.over(
+        prefill=(engine.decoder, "prefill"),
+        step=(engine.decoder, "step"),
+        sample=(engine, "_sample"),
+        pixels=(serve.engine, "decode_images"),
+    ):
+        engine.submit(work.job(range(images)))
+        while not engine.idle:
+            pictures += [event.picture for _, event in engine.step() if isinstance(event, Finished)]
+    whole = time.perf_counter() - started
+    parts = dict(stopwatch.seconds)
+    parts["own"] = whole - sum(parts.values())
+    started = time.perf_counter()
+    for picture in pictures:
+        png_bytes(picture, {})
+    return parts | {"png": time.perf_counter() - started}
+
+
+def report(
+    *,
+    model: str | None,
+    geometry: str | None,
+    device: str,
+    threads: int,
+    batches: Sequence[int],
+    rounds: int,
+    arrivals: int,
+    baselines_up_to: int,
+) -> str:
+    """Time everything; a table for people and one JSON line for machines.
+
+    Args:
+        model: shipped name or folder; or
+        geometry: a model with random weights (`bench.geometry`).
+        device: cpu, cuda, mps or auto.
+        threads: of the CPU.
+        batches: how many images arrive together.
+        rounds: of each timing; the first is not counted.
+        arrivals: images of the Poisson load; 0 leaves it out.
+        baselines_up_to: larger batches than this are timed on the engine alone.
+    """
+    for name, value, least in (("--threads", threads, 1), ("--rounds", rounds, 1), ("--arrivals", arrivals, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+    if min(batches) < 1:
+        raise ValueError(f"--images must be at least 1, not {min(batches)}")
+    torch.set_num_threads(threads)
+    place = choose_device(device)
+    if geometry is not None:
+        janus = random_janus(geometry, place, torch.bfloat16 if place.type == "cuda" else torch.float32)
+    else:
+        janus = load(model or "tiny", device=device)
+    work = Workload.of(janus)
+    where = provenance(device=janus.device, dtype=janus.dtype)
+    lines = [f"{janus.name}, {', '.join(f'{k} {v}' for k, v in where.items())}", ""]
+    results: dict[str, object] = {"model": janus.name, **where}
+
+    lines.append("together  way             codes s    whole s   images/s  engine is faster: codes   whole")
+    timed = {}
+    for images in batches:
+        timed[images] = side_by_side(work, images, rounds=rounds, alone=images > baselines_up_to)
+        ours = timed[images]["engine"]
+        for name, seconds in timed[images].items():
+            ratios = (
+                "" if name == "engine" else f"{seconds.codes / ours.codes:21.2f}×  {seconds.whole / ours.whole:6.2f}×"
             )
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                answer.read()
-            first = first or time.perf_counter() - started
-        peak = _peak_memory(server.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself, which is being reported
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-    return Serving(ready, first, peak)
+            rate = images / seconds.whole
+            lines.append(f"{images:8}  {name:13} {seconds.codes:9.3f}  {seconds.whole:9.3f}  {rate:9.3f}  {ratios}")
+    results["together"] = {n: {k: vars(v) for k, v in ways.items()} for n, ways in timed.items()}
 
+    one = timed[min(batches)]["engine"]
+    if min(batches) == 1 and max(batches) > 1:
+        lines += ["", "one after another ÷ together    codes   whole"]
+        for images in batches[1:]:
+            all_at_once = timed[images]["engine"]
+            lines.append(
+                f"{images:25} images  {images * one.codes / all_at_once.codes:5.2f}×  "
+                f"{images * one.whole / all_at_once.whole:5.2f}×"
+            )
 
-def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    if arrivals and min(batches) == 1:
+        rate = 3 / one.whole
+        lines += ["", f"{arrivals} images at {rate:.3g} a second, 3 × what one after another can serve"]
+        loads = {slots: poisson(work, slots=slots, arrivals=arrivals, per_second=rate) for slots in (1, max(batches))}
+        for slots, load_ in loads.items():
+            name = "one after another" if slots == 1 else f"{slots} slots"
+            lines.append(f"{name:18} {load_.rate:8.3f} images/s   p50 {load_.p50:8.3f} s   p95 {load_.p95:8.3f} s")
+        results["poisson"] = {slots: vars(load_) for slots, load_ in loads.items()}
 
-
-def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, deadline: float) -> None:
-    while time.perf_counter() < deadline:
-        if server.poll() is not None:
-            raise ChildProcessError(f"the server ended with code {server.returncode}")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise TimeoutError("the server did not come up in time")
-
-
-def _peak_memory(pid: int) -> int:
-    """Peak resident bytes of a running process; where /proc is missing, of finished children."""
-    status = Path(f"/proc/{pid}/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-
-
-def report(model: str, *, threads: int, fresh: bool) -> str:
-    """A table for people and one JSON line for machines; with `fresh`, `make serve` from a new clone as well."""
-    if threads < 1:
-        raise ValueError(f"--threads must be at least 1, not {threads}")
-    latency = measure_latency(model, threads=threads)
-    serving = measure_serving(model, threads=threads)
-    setup = measure_fresh_machine(model) if fresh else None
-    place = provenance(device="cpu", dtype="float32")
-    lines = [
-        f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}",
-        f"one picture, prompt to pixels      {latency.total:7.3f} s  (codes {latency.codes:.3f}, pixels {latency.pixels:.3f})",
-        f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
-        f"server's peak memory               {serving.peak_bytes / 2**20:7.0f} MiB",
+    lines += [
+        "",
+        "where the time goes      step  prefill  sample  pixels     own  (png)   share outside step and pixels",
     ]
-    if setup:
-        lines.append(f"make serve, new clone to picture    {setup.first_picture_seconds:7.1f} s")
-    result = {"model": model, **place, "latency": asdict(latency), "serving": asdict(serving)}
-    if setup:
-        result["fresh"] = {"first_picture_seconds": setup.first_picture_seconds}
-    lines.append(json.dumps(result))
-    return "\n".join(lines)
+    profiles = {}
+    for images in (min(batches), max(batches)):
+        parts = profiles[images] = profile(work, images)
+        whole = sum(parts.values()) - parts["png"]
+        names = ("step", "prefill", "sample", "pixels", "own", "png")
+        shares = "  ".join(f"{parts.get(name, 0.0) / whole:6.1%}" for name in names)
+        rest = 1 - (parts["step"] + parts["pixels"]) / whole
+        lines.append(f"{images:10} images together  {shares}   {rest:6.1%}")
+    results["profile"] = profiles
+    return "\n".join([*lines, "", json.dumps(results)])

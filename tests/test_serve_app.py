@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
 
-from bench.speed import free_port
+from bench.startup import free_port
 from model.checkpoint import load
 from model.generate import generate
 from model.janus import Janus
