@@ -4,7 +4,7 @@
 is allocated once. Every row stands at a position of its own, so images may join and leave at any step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, LlamaConfig
 
 from model.attention import Rows, attend
+from model.cuda_graphs import StepGraphs, batch_sizes
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
@@ -66,6 +67,8 @@ class Decoder:
         self._activation = janus.network.model.generation_head.activation_fn
         self._weights = fuse_weights(janus.network)
         self._turns = self._rotations()
+        self._attend = _attention_for(self.device)
+        self._captured: tuple[KVCache, StepGraphs] | None = None
 
     @property
     def max_length(self) -> int:
@@ -121,6 +124,18 @@ class Decoder:
         ]
 
     @torch.inference_mode()
+    def capture(self, cache: KVCache) -> None:
+        """On CUDA: record the steps over a cache as graphs, which `step` then replays; its last row is not for use."""
+        spare = cache.rows - 1
+        graphs = StepGraphs(
+            lambda codes, rows: self._step(codes, rows, cache),
+            sizes=batch_sizes(spare),
+            spare_row=spare,
+            device=self.device,
+        )
+        self._captured = cache, graphs
+
+    @torch.inference_mode()
     def step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """Feed one image code to each row.
 
@@ -130,8 +145,13 @@ class Decoder:
             cache: its rows gain one token.
 
         Returns:
-            Logits of the next code, float32 [R, V].
+            Logits of the next code, float32 [R, V]; good until the next step.
         """
+        if self._captured and self._captured[0] is cache:
+            return self._captured[1](codes, rows)
+        return self._step(codes, rows, cache)
+
+    def _step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         x = F.embedding(codes, self._weights.inputs)
         turns = self._turns[:, rows.positions, None]
         for number, layer in enumerate(self._weights.layers):
@@ -139,7 +159,7 @@ class Decoder:
             keys, values = cache.keys[number], cache.values[number]
             keys[rows.index, :, rows.positions] = k
             values[rows.index, :, rows.positions] = v
-            x = self._finish(x, attend(q, keys, values, rows), layer)
+            x = self._finish(x, self._attend(q, keys, values, rows), layer)
         return self._head(x)
 
     @property
@@ -178,6 +198,16 @@ class Decoder:
         sign = torch.ones(self._head_dim, device=self.device)
         sign[: self._head_dim // 2] = -1
         return torch.stack([cos[0], sin[0] * sign]).float()
+
+
+def _attention_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Rows], Tensor]:
+    if device.type != "cuda":
+        return attend
+    from model.attention_kernel import attend_filled  # Triton comes with PyTorch's CUDA builds only
+
+    return lambda queries, keys, values, rows: attend_filled(
+        queries.contiguous(), keys, values, rows.index, rows.positions
+    )
 
 
 def rotate(heads: Tensor, turns: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ class Engine:
         self._clock = clock
         self.decoder = Decoder(janus)
         length = min(max_prompt + janus.image_tokens, self.decoder.max_length)
-        self.cache = self.decoder.cache(2 * images, length)
+        self.cache = self.decoder.cache(2 * images + (janus.device.type == "cuda"), length)
+        if janus.device.type == "cuda":
+            self.decoder.capture(self.cache)
         self.scheduler = Scheduler(rows=2 * images, tokens=janus.image_tokens)
         self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)
         self._unfit = torch.zeros(2 * images, dtype=torch.bool, device=janus.device)  # a logit was not finite

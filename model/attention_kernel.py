@@ -1,0 +1,106 @@
+"""Attention of one new token a row as Triton kernels: reads what is filled, learns how much that is on the device.
+
+Nothing here depends on numbers that the host knows, so a captured CUDA graph stays valid while rows
+grow and change. Each row is cut into parts that are attended to side by side and then put together
+(Dao et al. 2023, "Flash-Decoding"), because one image alone has too few rows to fill a GPU.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PARTS = 4
+_BLOCK = 64  # tokens read at once
+
+
+@triton.jit
+def _attend_to_part(
+    queries, keys, values, index, positions, sums, peaks, totals,
+    row_stride, head_stride, token_stride, scale,
+    group: tl.constexpr, width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """One part of one row for one head: weighted sum of values, largest score, sum of weights."""
+    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    place = (row * tl.num_programs(1) + head) * parts + part
+    filled = tl.load(positions + row) + 1
+    share = tl.cdiv(tl.cdiv(filled, parts), block) * block
+    start = part * share
+    stop = tl.minimum(start + share, filled)
+    column = tl.arange(0, padded_width)
+    real = column < width
+    query = tl.load(queries + (row * tl.num_programs(1) + head) * width + column, mask=real, other=0.0).to(tl.float32)
+    base = tl.load(index + row).to(tl.int64) * row_stride + (head // group) * head_stride
+    peak = -float("inf")
+    total = 0.0
+    weighted = tl.zeros([padded_width], dtype=tl.float32)
+    for first in range(start, stop, block):
+        token = first + tl.arange(0, block)
+        inside = token < stop
+        where = base + token[:, None] * token_stride + column[None, :]
+        mask = inside[:, None] & real[None, :]
+        key = tl.load(keys + where, mask=mask, other=0.0).to(tl.float32)
+        scores = tl.where(inside, tl.sum(key * query[None, :], axis=1) * scale, -float("inf"))
+        higher = tl.maximum(peak, tl.max(scores, axis=0))
+        weights = tl.exp(scores - higher)
+        fade = tl.exp(peak - higher)
+        value = tl.load(values + where, mask=mask, other=0.0).to(tl.float32)
+        weighted = weighted * fade + tl.sum(weights[:, None] * value, axis=0)
+        total = total * fade + tl.sum(weights, axis=0)
+        peak = higher
+    tl.store(sums + place * width + column, weighted, mask=real)
+    tl.store(peaks + place, peak)
+    tl.store(totals + place, total)
+
+
+@triton.jit
+def _put_together(
+    sums, peaks, totals, output,
+    width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr, padded_parts: tl.constexpr,
+):  # fmt: skip
+    """The parts of one row and head as one; a part of a short row may be empty."""
+    place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    part = tl.arange(0, padded_parts)
+    column = tl.arange(0, padded_width)
+    there, real = part < parts, column < width
+    peak = tl.load(peaks + place * parts + part, mask=there, other=-float("inf"))
+    fade = tl.exp(peak - tl.max(peak, axis=0))
+    total = tl.sum(tl.load(totals + place * parts + part, mask=there, other=0.0) * fade, axis=0)
+    where = (place * parts + part[:, None]) * width + column[None, :]
+    weighted = tl.load(sums + where, mask=there[:, None] & real[None, :], other=0.0)
+    result = tl.sum(weighted * fade[:, None], axis=0) / total
+    tl.store(output + place * width + column, result.to(output.dtype.element_ty), mask=real)
+
+
+def attend_filled(queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, positions: Tensor) -> Tensor:
+    """Attention of each row's new token over all tokens of its row.
+
+    Args:
+        queries: [R, heads, head_dim], contiguous.
+        keys: [cache rows, kv_heads, length, head_dim]; a row's numbers lie side by side.
+        values: likewise, with the same strides.
+        index: which row of the cache each is, [R].
+        positions: place of the new token, whose key and value are in the cache already, [R].
+
+    Returns:
+        [R, heads · head_dim].
+    """
+    rows, heads, width = queries.shape
+    assert queries.is_contiguous()
+    assert keys.stride() == values.stride()
+    assert keys.stride(-1) == 1
+    numbers = {"dtype": torch.float32, "device": queries.device}
+    sums = torch.empty(rows, heads, _PARTS, width, **numbers)
+    peaks, totals = torch.empty(2, rows, heads, _PARTS, **numbers)
+    output = torch.empty_like(queries)
+    padded = triton.next_power_of_2(width)
+    _attend_to_part[rows, heads, _PARTS](
+        queries, keys, values, index, positions, sums, peaks, totals,
+        keys.stride(0), keys.stride(1), keys.stride(2), width**-0.5,
+        group=heads // keys.shape[1], width=width, padded_width=padded, parts=_PARTS, block=_BLOCK,
+    )  # fmt: skip
+    _put_together[rows, heads](
+        sums, peaks, totals, output,
+        width=width, padded_width=padded, parts=_PARTS, padded_parts=triton.next_power_of_2(_PARTS),
+    )  # fmt: skip
+    return output.view(rows, -1)

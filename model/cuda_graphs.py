@@ -1,0 +1,69 @@
+"""The decode step as CUDA graphs: one launch instead of hundreds, for each of a few batch sizes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.attention import Rows
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A captured step of so many rows; it reads `codes` and `rows` and writes `logits` where they are."""
+
+    codes: Tensor
+    rows: Rows
+    logits: Tensor
+    graph: torch.cuda.CUDAGraph
+
+
+class StepGraphs:
+    """A step that replays graphs; batches between two sizes are filled up.
+
+    Args:
+        step: codes [R] and rows to logits [R, V]; depends on nothing that the host knows.
+        sizes: the batch sizes to capture.
+        spare_row: of the cache; takes what is computed for places that are filled up.
+        device: a CUDA device.
+    """
+
+    def __init__(
+        self, step: Callable[[Tensor, Rows], Tensor], *, sizes: Sequence[int], spare_row: int, device: torch.device
+    ) -> None:
+        self._spare_row = spare_row
+        self._graphs: dict[int, StepGraph] = {}
+        pool = None
+        for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory
+            codes = torch.zeros(size, dtype=torch.int64, device=device)
+            rows = Rows(torch.full_like(codes, spare_row), torch.zeros_like(codes), ())
+            side = torch.cuda.Stream(device)
+            side.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(side):  # kernels are chosen and compiled before anything is captured
+                for _ in range(2):
+                    step(codes, rows)
+            torch.cuda.current_stream(device).wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                logits = step(codes, rows)
+            pool = graph.pool()
+            self._graphs[size] = StepGraph(codes, rows, logits, graph)
+
+    def __call__(self, codes: Tensor, rows: Rows) -> Tensor:
+        """Logits [R, V], good until the next call."""
+        count = len(codes)
+        captured = self._graphs[min(size for size in self._graphs if size >= count)]
+        captured.codes[:count] = codes
+        captured.rows.index[:count] = rows.index
+        captured.rows.index[count:] = self._spare_row
+        captured.rows.positions[:count] = rows.positions
+        captured.rows.positions[count:] = 0
+        captured.graph.replay()
+        return captured.logits[:count]
+
+
+def batch_sizes(rows: int) -> list[int]:
+    """Sizes to capture for up to so many rows: close enough together that filling up wastes little."""
+    few = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48) if size < rows]
+    return [*few, *range(64, rows, 32), rows]

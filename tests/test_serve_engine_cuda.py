@@ -1,0 +1,80 @@
+"""The engine on a GPU: graphs, kernel and all, against the reference loop on the same GPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.attention import Rows
+from model.checkpoint import load
+from model.generate import generate
+from model.params import SamplingParams
+from serve.engine import Engine
+from serve.events import Finished
+from serve.request import Job, Request
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SETTINGS = [
+    SamplingParams(guidance_scale=3, temperature=0),
+    SamplingParams(guidance_scale=1, temperature=0),
+    SamplingParams(guidance_scale=5, temperature=1, top_k=40),
+    SamplingParams(guidance_scale=2, temperature=1.3, top_k=0, top_p=0.8),
+]
+
+
+def test_every_image_is_what_it_is_alone(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
+    """Float32; images join at different steps, so that graphs of several sizes are replayed."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    janus = load(deepseek_folder, device="cuda", dtype="float32")
+    prompts = [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
+    jobs = [Job(prompts[i % 3], None, (i, i + 50), SETTINGS[i % 4]) for i in range(9)]
+    engine = Engine(janus, images=5)
+    drawn: dict[Request, dict[int, tuple[int, ...]]] = {}
+    waiting, steps = list(jobs), 0
+    while waiting or not engine.idle:
+        if waiting and steps % 5 == 0:
+            drawn[engine.submit(waiting.pop(0))] = {}
+        for request, event in engine.step():
+            if isinstance(event, Finished):
+                drawn[request][event.index] = event.codes
+        steps += 1
+    for request, codes in drawn.items():
+        job = request.job
+        expected = generate(janus, [job.prompt] * 2, seeds=job.seeds, **job.params.as_dict())  # type: ignore[arg-type]
+        assert [list(codes[i]) for i in range(2)] == expected.tolist()
+
+
+def test_a_graph_gives_what_the_step_gives(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
+    """bfloat16, for every number of rows up to the cache's."""
+    janus = load(deepseek_folder, device="cuda", dtype="bfloat16")
+    decoder = Engine(janus, images=1).decoder
+    plain, captured = decoder.cache(12, 60), decoder.cache(13, 60)
+    decoder.capture(captured)
+    prefix = decoder.prefill([golden["prompt0.input_ids"].tolist()])[0]
+    for row in range(12):
+        plain.begin(row, prefix)
+        captured.begin(row, prefix)
+    for count in range(1, 13):
+        rows = Rows.of(range(count), [prefix.length] * count, janus.device)
+        codes = torch.arange(count, device=janus.device)
+        expected = decoder.step(codes, rows, plain)
+        torch.testing.assert_close(decoder.step(codes, rows, captured), expected, rtol=0.02, atol=0.02)
+
+
+def test_no_step_waits_for_the_device(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
+    """PyTorch's own watch over synchronisation sees none between two arrivals."""
+    janus = load(deepseek_folder, device="cuda")
+    engine = Engine(janus, images=4)
+    engine.submit(Job(golden["prompt0.input_ids"].tolist(), None, (1, 2, 3), SETTINGS[2]))
+    engine.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(janus.image_tokens - 3):
+            engine.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
