@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.device import upload
+
 
 class Run(NamedTuple):
     """Neighbouring rows of the cache with equally many tokens, which one call attends to.
@@ -44,7 +46,7 @@ class Rows:
                 runs[-1] = last._replace(stop=place + 1)
             else:
                 runs.append(Run(place, place + 1, row, position + 1))
-        return cls(torch.tensor(index, device=device), torch.tensor(positions, device=device), tuple(runs))
+        return cls(upload(index, device), upload(positions, device), tuple(runs))
 
     def next(self) -> "Rows":
         """The same rows, one token later."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.device import upload
 from model.noise import gumbel
 from model.params import SamplingParams
 from model.sampling import keep_top_k, keep_top_p
@@ -42,14 +43,11 @@ class BatchSettings:
             if one.temperature > 0 and (top_k or one.top_p < 1):
                 places[top_k, one.top_p].append(place)
 
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, device=device)[:, None]
-
         return cls(
-            column([one.guidance_scale for one in params]),
-            column([one.temperature or 1.0 for one in params]),
-            torch.tensor([one.temperature == 0 for one in params], device=device)[:, None],
-            tuple(Filter(k, p, torch.tensor(chosen, device=device)) for (k, p), chosen in places.items()),
+            upload([float(one.guidance_scale) for one in params], device)[:, None],
+            upload([float(one.temperature or 1) for one in params], device)[:, None],
+            upload([one.temperature == 0 for one in params], device)[:, None],
+            tuple(Filter(k, p, upload(chosen, device)) for (k, p), chosen in places.items()),
         )
 
 

@@ -1,7 +1,6 @@
 """Pictures from codes and codes from pictures."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +8,15 @@ from torch import Tensor
 
 from model.janus import Janus
 
+_PIXELS_AT_ONCE = 2**20  # seven pictures of 384 × 384: a crowd that ends together must not take all memory
+
 
 @torch.no_grad()
 def decode_codes(janus: Janus, codes: Tensor) -> Tensor:
     """The VQ decoder's output for codes [N, tokens]: float32 [N, 3, H, W], about [−1, 1], not clipped."""
-    return cast(Tensor, janus.network.model.vqmodel.decode(codes.to(janus.device)).float())
+    at_once = max(1, _PIXELS_AT_ONCE // janus.image_size**2)
+    parts = [janus.network.model.vqmodel.decode(part).float() for part in codes.to(janus.device).split(at_once)]
+    return torch.cat(parts)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from transformers import JanusForConditionalGeneration
 
 from model.attention import Rows
 from model.decoder import Decoder
+from model.device import upload
 from model.janus import Janus
 from model.kv_cache import Prefix
 from model.prompt import MAX_PROMPT_TOKENS, unconditional_row
@@ -58,18 +59,15 @@ class Batch:
             starts.append(len(owners))
             owners += [place] * len(slot.rows)
 
-        def index(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=device)
-
         return cls(
             tuple(running),
             Rows.of([r for s in running for r in s.rows], [p for s in running for p in s.positions], device),
-            index([slot.rows[0] for slot in running]),
-            index(starts),
-            index([start + len(slot.rows) - 1 for start, slot in zip(starts, running, strict=True)]),
-            index(owners),
+            upload([slot.rows[0] for slot in running], device),
+            upload(starts, device),
+            upload([start + len(slot.rows) - 1 for start, slot in zip(starts, running, strict=True)], device),
+            upload(owners, device),
             BatchSettings.of([slot.request.job.params for slot in running], vocabulary, device),
-            index([slot.drawn for slot in running]),
+            upload([slot.drawn for slot in running], device),
         )
 
 
@@ -255,7 +253,7 @@ class Engine:
             if slot.drawn % self._noise.ahead == 0:
                 due[slot.drawn].append(slot)
         for start, slots in due.items():
-            self._noise.fill(self._index(slots), self._tensor([slot.seed for slot in slots]), start)
+            self._noise.fill(self._index(slots), upload([slot.seed for slot in slots], self.janus.device), start)
 
     def _previews(self) -> list[tuple[Request, Event]]:
         """Pictures of what is drawn so far, after the rows that were asked for; left out where they would cost others."""
@@ -307,7 +305,4 @@ class Engine:
 
     def _index(self, slots: Sequence[Slot]) -> Tensor:
         """Where the slots keep their codes and noise: [n]."""
-        return self._tensor([slot.rows[0] for slot in slots])
-
-    def _tensor(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.janus.device)
+        return upload([slot.rows[0] for slot in slots], self.janus.device)
