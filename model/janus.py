@@ -59,6 +59,12 @@ class Janus:
         """Pixels along one side of a picture."""
         return self.grid * int(2 ** (len(self.network.config.vq_config.channel_multiplier) - 1))
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The most tokens of a prompt, its frame included: the model's positions must hold a picture as well."""
+        positions: int = self.network.config.text_config.max_position_embeddings
+        return min(MAX_PROMPT_TOKENS, positions - self.image_tokens)
+
     def encode(self, prompt: str | list[int], *, name: str = "prompt") -> list[int]:
         """Token ids of a prompt in its frame; ids are taken as they are.
 
@@ -68,14 +74,14 @@ class Janus:
         """
         if not isinstance(prompt, str):
             vocabulary = self.network.config.text_config.vocab_size
-            if not 0 < len(prompt) <= MAX_PROMPT_TOKENS:
-                raise PromptError(f"{name} has {len(prompt)} token ids; it must have 1 to {MAX_PROMPT_TOKENS}")
+            if not 0 < len(prompt) <= self.max_prompt_tokens:
+                raise PromptError(f"{name} has {len(prompt)} token ids; it must have 1 to {self.max_prompt_tokens}")
             if not all(0 <= number < vocabulary for number in prompt):
                 raise PromptError(f"{name} has token ids outside 0 … {vocabulary - 1}")
             return prompt
         if self.tokenizer is None:
             raise PromptError(f"{name} is text, but {self.name} has no tokenizer; name one with --tokenizer")
-        return encode_prompt(self.tokenizer, prompt, name=name)
+        return encode_prompt(self.tokenizer, prompt, name=name, limit=self.max_prompt_tokens)
 
     @torch.no_grad()
     def image_features(self, pixels: Tensor) -> Tensor:

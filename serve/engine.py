@@ -21,7 +21,7 @@ from model.decoder import Decoder
 from model.device import upload
 from model.janus import Janus
 from model.kv_cache import Prefix
-from model.prompt import MAX_PROMPT_TOKENS, unconditional_row
+from model.prompt import unconditional_row
 from model.sampler import BatchSettings, NoiseTable, sample_each
 from model.vq import decode_images, preview_images
 from serve.events import Event, Failed, Finished, Preview, Started
@@ -77,7 +77,6 @@ class Engine:
     Args:
         janus: the model.
         images: how many guided images are drawn at once; twice as many unguided ones.
-        max_prompt: tokens; longer prompts must be refused before.
         clock: seconds; deadlines are times of it.
     """
 
@@ -86,15 +85,14 @@ class Engine:
         janus: Janus,
         *,
         images: int = 16,
-        max_prompt: int = MAX_PROMPT_TOKENS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
         self._clock = clock
         self.decoder = Decoder(janus)
-        length = min(max_prompt + janus.image_tokens, self.decoder.max_length)
-        self.cache = self.decoder.cache(2 * images + (janus.device.type == "cuda"), length)
-        if janus.device.type == "cuda":
+        spare = janus.device.type == "cuda"  # for captured steps
+        self.cache = self.decoder.cache(2 * images + spare, janus.max_prompt_tokens + janus.image_tokens)
+        if spare:
             self.decoder.capture(self.cache)
         self.scheduler = Scheduler(rows=2 * images, tokens=janus.image_tokens)
         self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)

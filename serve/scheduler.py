@@ -35,10 +35,13 @@ class Scheduler:
 
     @property
     def steps_to_wait(self) -> int:
-        """After how many steps a guided image that came now would begin: known, since no image ends early."""
+        """After how many steps a guided image that came now would begin: known, since no image ends early.
+
+        Two free rows that do not lie together count as a pair, which makes it a little short at times.
+        """
         ends = [(self._tokens - slot.drawn, len(slot.rows)) for slot in self.running]
         heapify(ends)
-        free, now = 2 * len(self._pairs), 0
+        free, now = self.free_rows, 0
         before = [request.rows_each for request in self.waiting for _ in range(request.images - request.admitted)]
         for rows in [*before, 2]:
             while free < rows:

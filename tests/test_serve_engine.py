@@ -145,6 +145,24 @@ def test_nobody_overtakes(deepseek: Janus, prompts: list[list[int]]) -> None:
     assert order == [0, 1, 2]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_wait_is_foretold_to_the_step(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
+    """Guided images in random numbers at random times: each begins just when it was said that it would."""
+    rng = random.Random(seed)
+    engine = Engine(deepseek, images=2)
+    foretold: dict[Request, int] = {}
+    began: dict[Request, int] = {}
+    for step in range(250):
+        if step < 100 and rng.random() < 0.06:
+            wait = engine.scheduler.steps_to_wait
+            foretold[engine.submit(job(prompts[0], GREEDY, *range(rng.choice((1, 1, 2, 3)))))] = step + wait
+        for request, event in engine.step():
+            if isinstance(event, Started) and event.index == 0:
+                began[request] = step
+    assert len(began) > 2
+    assert began == {request: step for request, step in foretold.items() if request in began}
+
+
 def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
     engine = Engine(deepseek, images=2)
     rows = frozenset(range(1, deepseek.grid))
@@ -315,6 +333,7 @@ class Arrivals(RuleBasedStateMachine):
         used = [row for slot in scheduler.running for row in slot.rows]
         assert len(used) == len(set(used))
         assert len(used) + scheduler.free_rows == self.engine.cache.rows
+        assert scheduler.steps_to_wait >= 0
         for slot in scheduler.running:
             assert len(slot.rows) == (2 if slot.request.job.params.guided else 1)
             assert slot.request in self.open
