@@ -1,0 +1,83 @@
+"""What is timed is what it says, and the loops beside the engine draw what they should."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from bench.drawing_loops import with_a_growing_cache, with_transformers
+from bench.geometry import random_janus
+from bench.speed import Workload, poisson, profile, report
+from bench.stopwatch import Stopwatch
+from model.generate import generate
+from model.janus import Janus
+from model.params import SamplingParams
+
+
+class Clockwork:
+    """Two parts that take known times, one inside the other."""
+
+    def outer(self) -> None:
+        time.sleep(0.05)
+        self.inner()
+
+    def inner(self) -> None:
+        time.sleep(0.1)
+
+
+def test_a_stopwatch_counts_the_inner_part_once() -> None:
+    work, stopwatch = Clockwork(), Stopwatch()
+    with stopwatch.over(outer=(work, "outer"), inner=(work, "inner")):
+        work.outer()
+    work.outer()  # no longer watched
+    assert stopwatch.seconds["inner"] == pytest.approx(0.1, abs=0.04)
+    assert stopwatch.seconds["outer"] == pytest.approx(0.05, abs=0.04)
+    assert "outer" not in vars(work)
+
+
+def test_the_other_loops_draw_the_likeliest_codes(deepseek: Janus) -> None:
+    """So cold that chance has no say: both loops give the reference's greedy codes."""
+    prompt = [1, 10, 11, 12, 3]
+    cold = SamplingParams(guidance_scale=3, temperature=1e-4, top_k=0)
+    expected = generate(deepseek, [prompt], seeds=[0], guidance_scale=3, temperature=0)[0].tolist()
+    for draw in (with_transformers, with_a_growing_cache):
+        codes = draw(deepseek, prompt, [0, 1], cold)
+        assert codes.tolist() == [expected, expected], draw
+
+
+def test_a_random_model_has_the_published_geometry() -> None:
+    janus = random_janus("12x768", torch.device("cpu"), torch.float32)
+    assert (janus.grid, janus.image_size, janus.codebook_size) == (24, 384, 16384)
+    blocks = sum(p.numel() for p in janus.network.model.language_model.layers.parameters())
+    assert blocks == 12 * (4 * 768**2 + 3 * 768 * 2048 + 2 * 768)
+    with pytest.raises(ValueError, match="no geometry '7b'; known: janus-pro-7b"):
+        random_janus("7b", torch.device("cpu"), torch.float32)
+
+
+def test_all_that_arrives_is_drawn_and_timed(deepseek: Janus) -> None:
+    work = Workload(deepseek, [1, 10, 11, 12, 3], SamplingParams(guidance_scale=2, top_k=0))
+    load = poisson(work, slots=3, arrivals=8, per_second=100)
+    assert 0 < load.p50 <= load.p95
+    assert load.rate < 100
+    parts = profile(work, 2)
+    assert set(parts) == {"prefill", "step", "sample", "pixels", "own", "png"}
+    assert parts["step"] > parts["own"] > 0
+
+
+def test_the_report_names_its_conditions(small_folder: object) -> None:
+    text = report(
+        model=str(small_folder), geometry=None, device="cpu", threads=1, batches=[1, 2], rounds=1, arrivals=3,
+        baselines_up_to=1,
+    )  # fmt: skip
+    result = json.loads(text.splitlines()[-1])
+    assert set(result["together"]["1"]) == {"engine", "transformers", "growing cache"}
+    assert set(result["together"]["2"]) == {"engine"}
+    assert {"commit", "command", "device", "dtype", "threads"} <= set(result)
+
+
+@pytest.mark.parametrize(("change", "said"), [({"threads": 0}, "--threads"), ({"batches": [0]}, "--images")])
+def test_bad_settings_are_named(change: dict[str, object], said: str) -> None:
+    settings = {"model": None, "geometry": None, "device": "cpu", "threads": 1, "batches": [1], "rounds": 1}
+    with pytest.raises(ValueError, match=said):
+        report(**settings | {"arrivals": 0, "baselines_up_to": 0} | change)  # type: ignore[arg-type]
