@@ -40,8 +40,10 @@ class DecoderWeights:
     norm: Tensor  # [hidden]
     words: Tensor  # [vocabulary, hidden]
     inputs: Tensor
-    head_in: nn.Linear
-    head_out: nn.Linear
+    head_in: Tensor
+    head_in_bias: Tensor
+    head_out: Tensor
+    head_out_bias: Tensor
 
 
 class Decoder:
@@ -168,7 +170,7 @@ class Decoder:
 
     def _project(self, x: Tensor, layer: LayerWeights, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries and keys, and values: each [..., heads, head_dim]."""
-        joined = F.linear(self._norm(x, layer.attention_norm), layer.qkv)
+        joined = linear(self._norm(x, layer.attention_norm), layer.qkv)
         heads = joined.view(*x.shape[:-1], -1, self._head_dim)
         turned, values = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=-2)
         queries, keys = torch.split(rotate(turned, turns), [self._heads, self._kv_heads], dim=-2)
@@ -176,15 +178,15 @@ class Decoder:
 
     def _finish(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
         """The rest of a block after attention [..., heads · head_dim]."""
-        x = x + F.linear(attended, layer.out)
-        gate, up = F.linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, layer.down)
+        x = x + linear(attended, layer.out)
+        gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+        return x + linear(F.silu(gate) * up, layer.down)
 
     def _head(self, x: Tensor) -> Tensor:
         """Hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
-        inner: Tensor = self._activation(self._weights.head_in(self._norm(x, self._weights.norm)))
-        logits: Tensor = self._weights.head_out(inner)
-        return logits.float()
+        weights = self._weights
+        inner: Tensor = self._activation(linear(self._norm(x, weights.norm), weights.head_in) + weights.head_in_bias)
+        return (linear(inner, weights.head_out) + weights.head_out_bias).float()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
@@ -210,6 +212,17 @@ def _attention_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Ro
     )
 
 
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] times weight [out, in], transposed.
+
+    On a CPU the library multiplies a few rows faster from the other side: the image head of 768 to
+    16,384 takes a third of the time for 2 to 4 rows.
+    """
+    if x.device.type == "cpu" and x.ndim == 2 and len(x) > 1 and weight.numel() > 2**18:
+        return torch.mm(weight, x.t()).t().contiguous()
+    return F.linear(x, weight)
+
+
 def rotate(heads: Tensor, turns: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021), each number paired with the one half a head away.
 
@@ -225,7 +238,7 @@ def rotate(heads: Tensor, turns: Tensor) -> Tensor:
 @torch.no_grad()
 def fuse_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
     """The weights of a network; it goes on with views of what is fused, so that nothing is held twice."""
-    model = network.model
+    model, head = network.model, network.model.generation_head
     layers = []
     for block in model.language_model.layers:
         attention, mlp = block.self_attn, block.mlp
@@ -244,8 +257,10 @@ def fuse_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
         norm=model.language_model.norm.weight.detach(),
         words=model.language_model.embed_tokens.weight.detach(),
         inputs=code_inputs(network),
-        head_in=model.generation_head.proj_out,
-        head_out=model.generation_head.vision_head,
+        head_in=head.proj_out.weight.detach(),
+        head_in_bias=head.proj_out.bias.detach(),
+        head_out=head.vision_head.weight.detach(),
+        head_out_bias=head.vision_head.bias.detach(),
     )
 
 
