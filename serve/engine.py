@@ -261,8 +261,10 @@ class Engine:
             for slot in self._batch.running
             if slot.drawn % grid == 0 and slot.drawn // grid in slot.request.job.preview_rows
         ]
-        alone = not self.scheduler.waiting and len({slot.request for slot in self._batch.running}) == 1
-        if not due or (self._preview_debt > 0 and not alone):
+        if not due:
+            return []
+        alone = len({slot.request for slot in self._batch.running}.union(self.scheduler.waiting)) == 1
+        if self._preview_debt > 0 and not alone:
             return []
         started = self._clock()
         pictures = preview_images(self.janus, self._codes[self._index(due)], [slot.drawn // grid for slot in due])

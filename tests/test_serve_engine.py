@@ -152,8 +152,8 @@ def test_the_wait_is_foretold_to_the_step(deepseek: Janus, prompts: list[list[in
     engine = Engine(deepseek, images=2)
     foretold: dict[Request, int] = {}
     began: dict[Request, int] = {}
-    for step in range(250):
-        if step < 100 and rng.random() < 0.06:
+    for step in range(400):
+        if step < 150 and rng.random() < 0.08:
             wait = engine.scheduler.steps_to_wait
             foretold[engine.submit(job(prompts[0], GREEDY, *range(rng.choice((1, 1, 2, 3)))))] = step + wait
         for request, event in engine.step():
