@@ -26,7 +26,7 @@ from model.vq import decode_images
 from serve.engine import Engine
 from serve.events import Finished
 from serve.image import png_bytes
-from serve.request import Job
+from serve.request import Job, Request
 
 _PROMPT = "three red circles and a blue star"
 _PROMPT_IDS = list(range(100, 126))  # where a model has no tokenizer
@@ -131,7 +131,9 @@ def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> 
     gaps = np.random.default_rng(0).exponential(1 / per_second, arrivals)
     due = np.cumsum(gaps) - gaps[0]
     engine = Engine(work.janus, images=slots)
-    arrived, took, seed = {}, [], 0
+    arrived: dict[Request, float] = {}
+    took: list[float] = []
+    seed = 0
     started = time.perf_counter()
     while len(took) < arrivals:
         now = time.perf_counter() - started

@@ -89,9 +89,8 @@ def attend_filled(queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, 
     assert queries.is_contiguous()
     assert keys.stride() == values.stride()
     assert keys.stride(-1) == 1
-    numbers = {"dtype": torch.float32, "device": queries.device}
-    sums = torch.empty(rows, heads, _PARTS, width, **numbers)
-    peaks, totals = torch.empty(2, rows, heads, _PARTS, **numbers)
+    sums = queries.new_empty(rows, heads, _PARTS, width, dtype=torch.float32)
+    peaks, totals = queries.new_empty(2, rows, heads, _PARTS, dtype=torch.float32)
     output = torch.empty_like(queries)
     padded = triton.next_power_of_2(width)
     _attend_to_part[rows, heads, _PARTS](

@@ -38,7 +38,7 @@ class StepGraphs:
         for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory
             codes = torch.zeros(size, dtype=torch.int64, device=device)
             rows = Rows(torch.full_like(codes, spare_row), torch.zeros_like(codes), ())
-            side = torch.cuda.Stream(device)
+            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(side):  # kernels are chosen and compiled before anything is captured
                 for _ in range(2):

@@ -15,7 +15,7 @@ _PIXELS_AT_ONCE = 2**20  # seven pictures of 384 × 384: a crowd that ends toget
 def decode_codes(janus: Janus, codes: Tensor) -> Tensor:
     """The VQ decoder's output for codes [N, tokens]: float32 [N, 3, H, W], about [−1, 1], not clipped."""
     at_once = max(1, _PIXELS_AT_ONCE // janus.image_size**2)
-    parts = [janus.network.model.vqmodel.decode(part).float() for part in codes.to(janus.device).split(at_once)]
+    parts = [janus.network.model.vqmodel.decode(part).float() for part in torch.split(codes.to(janus.device), at_once)]
     return torch.cat(parts)
 
 
