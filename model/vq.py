@@ -32,8 +32,9 @@ def decode_images(janus: Janus, codes: Tensor) -> Tensor:
 def preview_images(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
     """What pictures show whose first rows of codes are drawn: uint8 [N, H, W, 3] on the CPU.
 
-    The decoder sees the last drawn row repeated below, so that it is not disturbed by codes that
-    are not there; of what it makes of them only a pale trace is shown.
+    The decoder sees the last drawn row repeated below, because its normalisation looks at the whole
+    picture; what it makes of that is not shown, but a pale tone of the picture's mean colour. Colours
+    of a small image tokenizer still shift a little while rows are missing.
 
     Args:
         codes: [N, tokens]; those past `rows` are not read.
@@ -47,7 +48,8 @@ def preview_images(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
     height = pixels.shape[2]
     line = torch.arange(height, device=pixels.device)
     undrawn = (line >= drawn[:, None].to(pixels.device) * (height // grid))[:, None, :, None]
-    return to_uint8(torch.where(undrawn, 0.75 + 0.15 * pixels, pixels)).cpu()
+    pale = 0.75 + 0.15 * pixels.mean((2, 3), keepdim=True)
+    return to_uint8(torch.where(undrawn, pale, pixels)).cpu()
 
 
 @torch.no_grad()
