@@ -30,6 +30,7 @@ from model.params import MAX_SEED
 from model.vq import decode_images
 from serve.app import create_app
 from serve.backend import LocalBackend
+from serve.command import main
 
 URL = "/v1/images/generations"
 
@@ -288,12 +289,19 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(
-    tmp_path: Path, small_folder: Path, arguments: list[str], said: str
+    tmp_path: Path,
+    small_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(small_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
-    command = [sys.executable, "-m", "serve.command", *(a.format(small=small_folder, bare=bare) for a in arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert said in result.stderr
+    monkeypatch.setattr(sys, "argv", ["focusdiff-serve", *(a.format(small=small_folder, bare=bare) for a in arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1, line
+    assert said in line

@@ -60,6 +60,7 @@ def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]
     waiting = sorted(arrivals, key=lambda arrival: arrival[0])
     step = 0
     while waiting or not engine.idle:
+        assert step < 5000, "something waits for ever"
         while waiting and waiting[0][0] <= step:
             heard[engine.submit(waiting.pop(0)[1])] = []
         for request, event in engine.step():
@@ -349,8 +350,9 @@ class Arrivals(RuleBasedStateMachine):
             assert len(ended) == len(set(ended))
 
     def teardown(self) -> None:
-        while not self.engine.idle:
-            self.steps(1)
+        for _ in range(2000):  # all that can be open takes a few hundred
+            if not self.engine.idle:
+                self.steps(1)
         assert not self.open
         assert self.engine.scheduler.free_rows == self.engine.cache.rows
 

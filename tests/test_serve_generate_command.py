@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,29 @@ from PIL import Image
 from model.checkpoint import load
 from model.generate import generate
 from model.vq import decode_images
+from serve.generate_command import main
 from serve.image import read_metadata
 
 
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "serve.generate_command", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls the command in this process, which starts faster, and gives the one line that it refuses with."""
+
+    def call(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["focusdiff-generate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        return said
+
+    return call
 
 
 def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
@@ -94,14 +112,11 @@ def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path, small
     ],
 )
 def test_refusals_are_one_line_with_exit_code_2(
-    tmp_path: Path, small_folder: Path, arguments: list[str], named: str
+    tmp_path: Path, small_folder: Path, refused: Callable[..., str], arguments: list[str], named: str
 ) -> None:
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
     model = [] if "--model" in arguments else ["--model", str(small_folder)]
-    result = run(*arguments, *out, *model)
-    assert result.returncode == 2
-    assert named in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert named in refused(*arguments, *out, *model)
     assert not (tmp_path / "out").exists()
 
 
@@ -113,22 +128,19 @@ def test_refusals_are_one_line_with_exit_code_2(
         '{"prompt": ""}',
     ],
 )  # fmt: skip
-def test_a_bad_line_of_a_prompts_file_is_named(tmp_path: Path, small_folder: Path, line: str) -> None:
+def test_a_bad_line_of_a_prompts_file_is_named(
+    tmp_path: Path, small_folder: Path, refused: Callable[..., str], line: str
+) -> None:
     prompts = tmp_path / "p.jsonl"
     prompts.write_text('{"prompt": "a blue star"}\n\n' + line + "\n")
-    result = run("--prompts", prompts, "--out", tmp_path / "out", "--model", small_folder)
-    assert result.returncode == 2
-    assert f"{prompts}, line 3: " in result.stderr
-    assert result.stderr.count("\n") == 1
+    said = refused("--prompts", prompts, "--out", tmp_path / "out", "--model", small_folder)
+    assert f"{prompts}, line 3: " in said
 
 
-def test_a_prompts_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+def test_a_prompts_file_that_is_not_text_is_named(tmp_path: Path, refused: Callable[..., str]) -> None:
     prompts = tmp_path / "p.jsonl"
     prompts.write_bytes(b'{"prompt": "\xff"}')
-    result = run("--prompts", prompts, "--out", tmp_path / "out")
-    assert result.returncode == 2
-    assert f"{prompts} is not UTF-8 text" in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert f"{prompts} is not UTF-8 text" in refused("--prompts", prompts, "--out", tmp_path / "out")
 
 
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, small_folder: Path) -> None:
