@@ -39,7 +39,9 @@ def main() -> None:
     speed.add_argument(
         "--images", type=int, nargs="+", default=[1, 4, 16], help="that arrive together (default: 1 4 16)"
     )
-    speed.add_argument("--rounds", type=int, default=6, help="of each timing; the first is not counted (default: 6)")
+    speed.add_argument(
+        "--rounds", type=int, default=6, help="of each timing; of several the first is not counted (default: 6)"
+    )
     speed.add_argument("--arrivals", type=int, default=100, help="images of the Poisson load (default: 100)")
     speed.add_argument(
         "--baselines-up-to", type=int, default=4, metavar="N", help="images for the other loops (default: 4)"
@@ -119,18 +121,18 @@ def measure_speed(arguments: argparse.Namespace) -> None:
 
     if arguments.model and arguments.geometry:
         raise ValueError("give either --model or --geometry")
-    print(
-        report(
-            model=arguments.model,
-            geometry=arguments.geometry,
-            device=arguments.device,
-            threads=arguments.threads,
-            batches=sorted(set(arguments.images)),
-            rounds=arguments.rounds,
-            arrivals=arguments.arrivals,
-            baselines_up_to=arguments.baselines_up_to,
-        )
+    lines = report(
+        model=arguments.model,
+        geometry=arguments.geometry,
+        device=arguments.device,
+        threads=arguments.threads,
+        batches=sorted(set(arguments.images)),
+        rounds=arguments.rounds,
+        arrivals=arguments.arrivals,
+        baselines_up_to=arguments.baselines_up_to,
     )
+    for line in lines:
+        print(line, flush=True)
 
 
 def measure_startup(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ disturbs all alike. Seconds are wall time.
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,18 +185,21 @@ def report(
     rounds: int,
     arrivals: int,
     baselines_up_to: int,
-) -> str:
-    """Time everything; a table for people and one JSON line for machines.
+) -> Iterator[str]:
+    """Time everything: lines of a table for people as they come, and last a JSON line for machines.
 
     Args:
         model: shipped name or folder; or
         geometry: a model with random weights (`bench.geometry`).
         device: cpu, cuda, mps or auto.
         threads: of the CPU.
-        batches: how many images arrive together.
-        rounds: of each timing; the first is not counted.
+        batches: how many images arrive together, from few to many.
+        rounds: of each timing; of several the first is not counted.
         arrivals: images of the Poisson load; 0 leaves it out.
         baselines_up_to: larger batches than this are timed on the engine alone.
+
+    Raises:
+        ValueError: a setting is out of range; the message names it.
     """
     for name, value, least in (("--threads", threads, 1), ("--rounds", rounds, 1), ("--arrivals", arrivals, 0)):
         if value < least:
@@ -211,52 +214,49 @@ def report(
         janus = load(model or "tiny", device=device)
     work = Workload.of(janus)
     where = provenance(device=janus.device, dtype=janus.dtype)
-    lines = [f"{janus.name}, {', '.join(f'{k} {v}' for k, v in where.items())}", ""]
-    results: dict[str, object] = {"model": janus.name, **where}
-
-    lines.append("together  way             codes s    whole s   images/s  engine is faster: codes   whole")
+    result: dict[str, object] = {"model": janus.name, **where}
+    yield f"{janus.name}, {', '.join(f'{k} {v}' for k, v in where.items())}"
+    yield "\ntogether  way             codes s    whole s   images/s  engine is faster: codes   whole"
     timed = {}
     for images in batches:
         timed[images] = side_by_side(work, images, rounds=rounds, alone=images > baselines_up_to)
-        ours = timed[images]["engine"]
-        for name, seconds in timed[images].items():
-            ratios = (
-                "" if name == "engine" else f"{seconds.codes / ours.codes:21.2f}×  {seconds.whole / ours.whole:6.2f}×"
-            )
-            rate = images / seconds.whole
-            lines.append(f"{images:8}  {name:13} {seconds.codes:9.3f}  {seconds.whole:9.3f}  {rate:9.3f}  {ratios}")
-    results["together"] = {n: {k: vars(v) for k, v in ways.items()} for n, ways in timed.items()}
-
-    one = timed[min(batches)]["engine"]
-    if min(batches) == 1 and max(batches) > 1:
-        lines += ["", "one after another ÷ together    codes   whole"]
+        yield from _together_lines(images, timed[images])
+    result["together"] = {n: {k: vars(v) for k, v in ways.items()} for n, ways in timed.items()}
+    if min(batches) == 1:
+        one = timed[1]["engine"]
+        yield "\none after another ÷ together    codes   whole"
         for images in batches[1:]:
-            all_at_once = timed[images]["engine"]
-            lines.append(
-                f"{images:25} images  {images * one.codes / all_at_once.codes:5.2f}×  "
-                f"{images * one.whole / all_at_once.whole:5.2f}×"
-            )
-
-    if arrivals and min(batches) == 1:
+            many = timed[images]["engine"]
+            ratios = f"{images * one.codes / many.codes:5.2f}×  {images * one.whole / many.whole:5.2f}×"
+            yield f"{images:25} images  {ratios}"
+    if min(batches) == 1 and arrivals:
         rate = 3 / one.whole
-        lines += ["", f"{arrivals} images at {rate:.3g} a second, 3 × what one after another can serve"]
-        loads = {slots: poisson(work, slots=slots, arrivals=arrivals, per_second=rate) for slots in (1, max(batches))}
-        for slots, load_ in loads.items():
+        yield f"\n{arrivals} images at {rate:.3g} a second, 3 × what one after another can serve"
+        loads = {}
+        for slots in sorted({1, max(batches)}):
+            load_ = loads[slots] = poisson(work, slots=slots, arrivals=arrivals, per_second=rate)
             name = "one after another" if slots == 1 else f"{slots} slots"
-            lines.append(f"{name:18} {load_.rate:8.3f} images/s   p50 {load_.p50:8.3f} s   p95 {load_.p95:8.3f} s")
-        results["poisson"] = {slots: vars(load_) for slots, load_ in loads.items()}
-
-    lines += [
-        "",
-        "where the time goes      step  prefill  sample  pixels     own  (png)   share outside step and pixels",
-    ]
+            yield f"{name:18} {load_.rate:8.3f} images/s   p50 {load_.p50:8.3f} s   p95 {load_.p95:8.3f} s"
+        result["poisson"] = {slots: vars(load_) for slots, load_ in loads.items()}
+    yield "\nwhere the time goes      step  prefill  sample  pixels     own  (png)   share outside step and pixels"
     profiles = {}
-    for images in (min(batches), max(batches)):
-        parts = profiles[images] = profile(work, images)
-        whole = sum(parts.values()) - parts["png"]
-        names = ("step", "prefill", "sample", "pixels", "own", "png")
-        shares = "  ".join(f"{parts.get(name, 0.0) / whole:6.1%}" for name in names)
-        rest = 1 - (parts["step"] + parts["pixels"]) / whole
-        lines.append(f"{images:10} images together  {shares}   {rest:6.1%}")
-    results["profile"] = profiles
-    return "\n".join([*lines, "", json.dumps(results)])
+    for images in sorted({min(batches), max(batches)}):
+        profiles[images] = profile(work, images)
+        yield _profile_line(images, profiles[images])
+    result["profile"] = profiles
+    yield "\n" + json.dumps(result)
+
+
+def _together_lines(images: int, timed: dict[str, Seconds]) -> Iterator[str]:
+    ours = timed["engine"]
+    for name, seconds in timed.items():
+        ratios = f"{seconds.codes / ours.codes:21.2f}×  {seconds.whole / ours.whole:6.2f}×" if name != "engine" else ""
+        rate = images / seconds.whole
+        yield f"{images:8}  {name:13} {seconds.codes:9.3f}  {seconds.whole:9.3f}  {rate:9.3f}  {ratios}"
+
+
+def _profile_line(images: int, parts: dict[str, float]) -> str:
+    whole = sum(parts.values()) - parts["png"]
+    names = ("step", "prefill", "sample", "pixels", "own", "png")
+    shares = "  ".join(f"{parts.get(name, 0.0) / whole:6.1%}" for name in names)
+    return f"{images:10} images together  {shares}   {1 - (parts['step'] + parts['pixels']) / whole:6.1%}"

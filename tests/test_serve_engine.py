@@ -97,13 +97,19 @@ def test_golden_codes(deepseek: Janus, golden: Mapping[str, Tensor], prompts: li
         assert codes_of(events)[0] == tuple(golden[f"prompt{i}.greedy_tokens"].tolist())
 
 
+def watch_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The lengths of the rows of every prefill to come."""
+    read: list[list[int]] = []
+    prefill = engine.decoder.prefill
+    monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(list(map(len, rows))) or prefill(rows))
+    return read
+
+
 def test_images_of_one_request_begin_in_order_and_share_a_prefill(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(deepseek, images=2)
-    read: list[list[int]] = []
-    prefill = engine.decoder.prefill
-    monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(sorted(map(len, rows))) or prefill(rows))
+    read = watch_prefill(engine, monkeypatch)
     other = [prompts[0][0], *prompts[0][-2:0:-1], prompts[0][-1]]  # as long, so that its unconditional row is the same
     first, second = run(engine, [(0, job(prompts[0], GREEDY, 1, 2, 3, 4, 5)), (1, job(other, GREEDY, 6))])
     assert [e.index for e in first if isinstance(e, Started)] == [0, 1, 2, 3, 4]
@@ -117,11 +123,7 @@ def test_prompts_that_arrive_together_are_read_together(
 ) -> None:
     """Four requests of three prompts: one pass over them and their unconditional rows, as far as its memory allows."""
     engine = Engine(deepseek, images=4)
-    read: list[list[int]] = []
-    prefill = engine.decoder.prefill
-    monkeypatch.setattr(
-        engine.decoder, "prefill", lambda rows: read.append([len(row) for row in rows]) or prefill(rows)
-    )
+    read = watch_prefill(engine, monkeypatch)
     jobs = [job(prompts[i % 3], GREEDY, i) for i in range(4)]
     together = run(engine, [(0, one) for one in jobs])
     lengths = sorted(2 * [len(prompt) for prompt in prompts])
