@@ -71,7 +71,14 @@ class CpuStep:
     """
 
     def __init__(
-        self, library: ctypes.CDLL, weights: "DecoderWeights", turns: Tensor, *, heads: int, kv_heads: int, epsilon: float
+        self,
+        library: ctypes.CDLL,
+        weights: "DecoderWeights",
+        turns: Tensor,
+        *,
+        heads: int,
+        kv_heads: int,
+        epsilon: float,
     ) -> None:
         self._library = library
         self._held = (weights, turns)  # C knows addresses only
@@ -148,7 +155,9 @@ def _cache_folder() -> Path:
 def _fingerprint(compiler: str) -> str:
     """Of everything that the library depends on: source, flags, compiler, and what the processor can do."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
-    abilities = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))]
+    abilities = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
+    ]
     parts = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 

@@ -182,9 +182,7 @@ class Decoder:
         if library is None:
             return None
         epsilon = self._config.rms_norm_eps
-        return CpuStep(
-            library, self._weights, self._turns, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon
-        )
+        return CpuStep(library, self._weights, self._turns, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon)
 
     @property
     def _grouped(self) -> bool:

@@ -56,7 +56,9 @@ def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int
     plain, compiled = Decoder(golden_janus, compiled=False), Decoder(golden_janus)
     assert compiled._compiled is not None
     fed = codes(6, count, vocabulary=golden_janus.codebook_size)
-    torch.testing.assert_close(draw(compiled, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        draw(compiled, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=1e-5
+    )
 
 
 @needs_compiler
