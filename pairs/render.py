@@ -87,15 +87,21 @@ def _star_distance(x: Array, y: Array) -> Array:
 
 
 def _heart_distance(x: Array, y: Array) -> Array:
-    """Two discs over a wedge; exact outside, close enough inside for an edge of one pixel."""
+    """Two discs over a wedge: distance to the arc from notch to side and to the side from there to the tip."""
     ax = np.abs(x)
-    lobe = np.hypot(ax - 0.44, y + 0.33) - 0.47
-    # the wedge's side touches the lobe's circle and runs to the tip (0, 0.9)
-    nx, ny = 0.7676, 0.6409
-    side = (ax - 0.0) * nx + (y - 0.92) * ny
-    wedge = np.maximum(side, -(y + 0.36))
-    wedge = np.maximum(wedge, ax - 0.44 - 0.36)
-    distance: Array = np.minimum(lobe, wedge)
+    cx, cy, r = 0.44, -0.33, 0.47
+    notch, touch, tip = (0.0, -0.495), (0.8008, -0.0288), (0.0, 0.92)
+    dx, dy = ax - cx, y - cy
+    angle = np.arctan2(dy, dx)
+    along = (angle >= np.arctan2(notch[1] - cy, -cx)) & (angle <= np.arctan2(touch[1] - cy, touch[0] - cx))
+    ends = np.minimum(np.hypot(ax, y - notch[1]), np.hypot(ax - touch[0], y - touch[1]))
+    arc = np.where(along, np.abs(np.hypot(dx, dy) - r), ends)
+    ex, ey = tip[0] - touch[0], tip[1] - touch[1]
+    t = np.clip(((ax - touch[0]) * ex + (y - touch[1]) * ey) / (ex * ex + ey * ey), 0, 1)
+    side = np.hypot(ax - touch[0] - t * ex, y - touch[1] - t * ey)
+    below = (ax - touch[0]) * ey - (y - touch[1]) * ex  # positive on the outer side of the line to the tip
+    inside = (np.hypot(dx, dy) < r) | ((below < 0) & (y > notch[1]) & (ax < touch[0]) & (y > cy))
+    distance: Array = np.where(inside, -1.0, 1.0) * np.minimum(arc, side)
     return distance
 
 
@@ -146,17 +152,23 @@ def _decorate(canvas: Array, tone: Tone, seed: int, size: int) -> None:
             distance = np.min([np.hypot(x - px, (y - py) * 1.35) - r for px, py, r in puffs], axis=0)
             _blend(canvas, colour, 0.62 * np.clip(0.5 - distance / 0.035, 0, 1))
     elif tone == "night":
-        # one of sixteen starry skies, the same for every night picture
-        sky = np.random.default_rng(int(rng.integers(16)))
+        # one of so many starry skies, the same for every night picture
+        sky = np.random.default_rng(int(rng.integers(32)))
         for row, column in np.argwhere(sky.random((8, 8)) < 0.2):
             # every cell has a place of its own for a star, so that together they look strewn
             sx = (column + 0.5 + 0.25 * ((3 * row + 5 * column) % 3 - 1)) * CELL
             sy = (row + 0.5 + 0.25 * ((5 * row + 2 * column) % 3 - 1)) * CELL
             _blend(canvas, (255, 250, 225), 0.8 * coverage(np.hypot(x - sx, y - sy) - 0.006, 64))
     else:
-        hatch = x - y if rng.integers(2) else x + y
-        lines = np.sin((hatch + CELL / 2 * rng.integers(2)) * (2 * np.pi / CELL)) * 0.5 + 0.5
-        _blend(canvas, (214, 206, 190), 0.34 * lines.astype(np.float32))
+        grain = np.sin((x - y + CELL / 4) * (2 * np.pi / CELL)) * 0.5 + 0.5
+        _blend(canvas, (214, 206, 190), 0.34 * grain.astype(np.float32))
+        first = int(rng.integers(7))
+        for column in (first, (first + int(rng.integers(3, 5))) % 7):
+            # where the pencil was tried out: strokes up and down, two cells wide
+            cx, cy = (column + 1) * CELL, int(rng.integers(1, 3)) * CELL
+            strokes = np.abs(((x - cx) / 0.05 + 0.5 + 0.35 * (y - cy) / 0.05) % 2 - 1) - 0.5
+            reach = np.maximum(np.abs(x - cx) - 0.1, np.abs(y - cy) - 0.045)
+            _blend(canvas, (150, 146, 142), 0.5 * coverage(np.maximum(np.abs(strokes) * 0.05 - 0.012, reach), size))
 
 
 def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:
