@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pairs.scene import Group, Scene, Sign, Tone
 
@@ -26,6 +27,8 @@ GLYPH_PITCH = 0.25  # two code cells of an 8 × 8 grid to a glyph
 GLYPH_HALF_WIDTH = 0.08
 GLYPH_HALF_HEIGHT = 0.11
 BOARD_HALF_HEIGHT = 0.17
+
+_SKY_ROWS = 3  # clouds start in the first rows of cells where they can
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,40 @@ class Layout:
     objects: tuple[Placed, ...]
     board: Board | None
     decor: int
+
+    @property
+    def free_cells(self) -> NDArray[np.bool_]:
+        """Cells that neither objects nor the board touch, [8, 8] by row and column; its post may cross them."""
+        cells = round(1 / CELL)
+        near = np.arange(cells) * CELL
+        far = near + CELL
+        free = np.ones((cells, cells), bool)
+        for placed in self.objects:
+            dx = np.maximum(0, np.maximum(near - placed.x, placed.x - far))
+            dy = np.maximum(0, np.maximum(near - placed.y, placed.y - far))
+            free &= np.hypot(dx[None], dy[:, None]) >= placed.radius + 0.01
+        if self.board is not None:
+            across = np.maximum(near - self.board.x, self.board.x - far) < self.board.half_width
+            along = np.maximum(near - self.board.y, self.board.y - far) < self.board.half_height
+            free &= ~(across[None] & along[:, None])
+        return free
+
+    def decor_places(self, rng: np.random.Generator) -> list[tuple[float, float]]:
+        """Centres of up to two decorations of 2 × 2 free cells, in the upper part of the picture if it has room."""
+        free = self.free_cells
+        room = free[:-1, :-1] & free[:-1, 1:] & free[1:, :-1] & free[1:, 1:]
+        chosen: list[tuple[float, float]] = []
+        for _ in range(2):
+            rows, columns = np.nonzero(room)
+            if not len(rows):
+                break
+            if (rows < _SKY_ROWS).any():
+                rows, columns = rows[rows < _SKY_ROWS], columns[rows < _SKY_ROWS]
+            place = int(rng.integers(len(rows)))
+            row, column = int(rows[place]), int(columns[place])
+            chosen.append(((column + 1) * CELL, (row + 1) * CELL))
+            room[max(0, row - 1) : row + 2, max(0, column - 2) : column + 3] = False
+        return chosen
 
 
 def arrange(scene: Scene, seed: int) -> Layout:
@@ -102,7 +139,7 @@ def place_board(sign: Sign, rng: np.random.Generator, *, high: bool) -> Board:
 def places_beside(board: Board) -> list[tuple[float, float]]:
     """Where a large object fits under a high board: beside the post, where there is room."""
     sides = (0.25, 0.75) if board.x == 0.5 else (0.25,) if board.x > 0.5 else (0.75,)
-    return [(x, 0.75) for x in sides]
+    return [(x, y) for x in sides for y in (0.625, 0.75)]
 
 
 def scatter(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:

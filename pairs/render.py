@@ -87,15 +87,21 @@ def _star_distance(x: Array, y: Array) -> Array:
 
 
 def _heart_distance(x: Array, y: Array) -> Array:
-    """Two discs over a wedge; exact outside, close enough inside for an edge of one pixel."""
+    """Two discs over a wedge: distance to the arc from notch to side and to the side from there to the tip."""
     ax = np.abs(x)
-    lobe = np.hypot(ax - 0.44, y + 0.33) - 0.47
-    # the wedge's side touches the lobe's circle and runs to the tip (0, 0.9)
-    nx, ny = 0.7676, 0.6409
-    side = (ax - 0.0) * nx + (y - 0.92) * ny
-    wedge = np.maximum(side, -(y + 0.36))
-    wedge = np.maximum(wedge, ax - 0.44 - 0.36)
-    distance: Array = np.minimum(lobe, wedge)
+    cx, cy, r = 0.44, -0.33, 0.47
+    notch, touch, tip = (0.0, -0.495), (0.8008, -0.0288), (0.0, 0.92)
+    dx, dy = ax - cx, y - cy
+    angle = np.arctan2(dy, dx)
+    along = (angle >= np.arctan2(notch[1] - cy, -cx)) & (angle <= np.arctan2(touch[1] - cy, touch[0] - cx))
+    ends = np.minimum(np.hypot(ax, y - notch[1]), np.hypot(ax - touch[0], y - touch[1]))
+    arc = np.where(along, np.abs(np.hypot(dx, dy) - r), ends)
+    ex, ey = tip[0] - touch[0], tip[1] - touch[1]
+    t = np.clip(((ax - touch[0]) * ex + (y - touch[1]) * ey) / (ex * ex + ey * ey), 0, 1)
+    side = np.hypot(ax - touch[0] - t * ex, y - touch[1] - t * ey)
+    below = (ax - touch[0]) * ey - (y - touch[1]) * ex  # positive on the outer side of the line to the tip
+    inside = (np.hypot(dx, dy) < r) | ((below < 0) & (y > notch[1]) & (ax < touch[0]) & (y > cy))
+    distance: Array = np.where(inside, -1.0, 1.0) * np.minimum(arc, side)
     return distance
 
 
@@ -116,7 +122,7 @@ def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
     """Draw a placed scene: [size, size, 3] uint8 RGB."""
     tone = layout.tone
     canvas = background(tone, size).copy()
-    _decorate(canvas, tone, layout.decor, size)
+    _decorate(canvas, layout, size)
     if layout.board is not None:
         _draw_board(canvas, layout.board, tone, size)
     for placed in layout.objects:
@@ -133,30 +139,34 @@ def _blend(canvas: Array, colour: Array | tuple[int, int, int], alpha: Array) ->
     canvas += (np.asarray(colour, np.float32) - canvas) * alpha[..., None]
 
 
-def _decorate(canvas: Array, tone: Tone, seed: int, size: int) -> None:
-    """Clouds, stars or paper grain, in step with the code cells: what a prompt leaves open costs few codes."""
-    rng = np.random.default_rng(seed)
+def _decorate(canvas: Array, layout: Layout, size: int) -> None:
+    """Clouds, stars or paper with pencil strokes, which a prompt leaves open, so they should cost few codes.
+
+    They are in step with the code cells and keep to those that nothing else touches: a cloud behind
+    the corner of a heart would be a code that hardly any picture has.
+    """
+    rng = np.random.default_rng(layout.decor)
     x, y = grid(size)
-    if tone in ("day", "sunset"):
-        colour = (255, 255, 255) if tone == "day" else (255, 236, 222)
-        first = int(rng.integers(7))
-        for column in (first, (first + int(rng.integers(3, 5))) % 7):
-            cx, cy = (column + 1) * CELL, int(rng.integers(1, 3)) * CELL
-            puffs = ((cx - 0.08, cy + 0.012, 0.05), (cx, cy - 0.01, 0.07), (cx + 0.09, cy + 0.014, 0.05))
+    if layout.tone in ("day", "sunset"):
+        colour = (255, 255, 255) if layout.tone == "day" else (255, 240, 230)
+        for cx, cy in layout.decor_places(rng):
+            puffs = ((cx - 0.07, cy + 0.012, 0.05), (cx, cy - 0.01, 0.07), (cx + 0.075, cy + 0.014, 0.05))
             distance = np.min([np.hypot(x - px, (y - py) * 1.35) - r for px, py, r in puffs], axis=0)
-            _blend(canvas, colour, 0.62 * np.clip(0.5 - distance / 0.035, 0, 1))
-    elif tone == "night":
-        # one of sixteen starry skies, the same for every night picture
-        sky = np.random.default_rng(int(rng.integers(16)))
-        for row, column in np.argwhere(sky.random((8, 8)) < 0.2):
+            _blend(canvas, colour, 0.7 * np.clip(0.5 - distance / 0.035, 0, 1))
+    elif layout.tone == "night":
+        for row, column in np.argwhere(layout.free_cells & (rng.random((8, 8)) < 0.16)):
             # every cell has a place of its own for a star, so that together they look strewn
-            sx = (column + 0.5 + 0.25 * ((3 * row + 5 * column) % 3 - 1)) * CELL
-            sy = (row + 0.5 + 0.25 * ((5 * row + 2 * column) % 3 - 1)) * CELL
-            _blend(canvas, (255, 250, 225), 0.8 * coverage(np.hypot(x - sx, y - sy) - 0.006, 64))
+            across, down = ((-0.25, 0.25), (0.25, 0.0), (0.0, -0.25))[(row + 2 * column) % 3]
+            sx, sy = (column + 0.5 + across) * CELL, (row + 0.5 + down) * CELL
+            _blend(canvas, (255, 250, 225), 0.9 * coverage(np.hypot(x - sx, y - sy) - 0.015, 64))
     else:
-        hatch = x - y if rng.integers(2) else x + y
-        lines = np.sin((hatch + CELL / 2 * rng.integers(2)) * (2 * np.pi / CELL)) * 0.5 + 0.5
-        _blend(canvas, (214, 206, 190), 0.34 * lines.astype(np.float32))
+        grain = np.sin((x - y + CELL / 4) * (2 * np.pi / CELL)) * 0.5 + 0.5
+        _blend(canvas, (214, 206, 190), 0.34 * grain.astype(np.float32))
+        for cx, cy in layout.decor_places(rng):
+            # where the pencil was tried out: strokes up and down
+            strokes = np.abs(((x - cx) / 0.05 + 0.5 + 0.35 * (y - cy) / 0.05) % 2 - 1) - 0.5
+            reach = np.maximum(np.abs(x - cx) - 0.1, np.abs(y - cy) - 0.045)
+            _blend(canvas, (150, 146, 142), 0.5 * coverage(np.maximum(np.abs(strokes) * 0.05 - 0.012, reach), size))
 
 
 def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:

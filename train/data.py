@@ -52,7 +52,8 @@ class CrowdedPictures:
         if rng.random() < 0.3:
             high = bool(rng.random() < 0.7)
             board = place_board(sample_sign(rng), rng, high=high)
-            places = [(x, y, LARGE) for x, y in places_beside(board)] if high else []
+            beside = rng.permutation(places_beside(board)).tolist() if high else []
+            places = list({x: (x, y, LARGE) for x, y in beside}.values())  # one a side
         objects = []
         for x, y, radius in places:
             look = sample_look(rng)

@@ -215,7 +215,7 @@ def _optimizers(trained: dict[str, nn.Parameter], settings: SFTSettings) -> tupl
     decayed = [p for name, p in others.items() if p.ndim > 1 and "embed" not in name]
     muon = Muon(blocks.values(), weight_decay=settings.weight_decay)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     return muon, adamw
 
 
