@@ -25,6 +25,15 @@ class ModelInfo:
     recipe: SamplingParams
 
 
+@dataclass(frozen=True)
+class Stats:
+    """Images being drawn, images that wait, and guided images that can be drawn at once."""
+
+    running: int
+    waiting: int
+    slots: int
+
+
 class Generation(AsyncIterator[Event]):
     """The events of one job, up to the end of its last image; to leave it before that is to cancel the job."""
 
@@ -49,7 +58,12 @@ class Generation(AsyncIterator[Event]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Nobody wants the rest: the job is cancelled unless it is over."""
         if self._unended:
+            self._unended = 0
             self._cancel()
 
 
@@ -63,6 +77,10 @@ class Backend(Protocol):
     @property
     def state(self) -> State:
         """Only what is ready takes jobs."""
+
+    @property
+    def stats(self) -> Stats:
+        """How busy it is."""
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
@@ -89,8 +107,11 @@ class LocalBackend:
         images: int = 16,
         queue_limit: int = 256,
         on_death: Callable[[], None] = lambda: None,
+        on_close: Callable[[], object] = lambda: None,
     ) -> None:
         self._janus = janus
+        self._slots = images
+        self._on_close = on_close
         self._worker = Worker(Engine(janus, images=images), queue_limit=queue_limit, on_death=on_death)
 
     @property
@@ -103,6 +124,11 @@ class LocalBackend:
     def state(self) -> State:
         """Of the engine's thread."""
         return self._worker.state
+
+    @property
+    def stats(self) -> Stats:
+        """Of the engine's thread, a moment ago."""
+        return Stats(self._worker.running, self._worker.waiting, self._slots)
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt."""
@@ -123,3 +149,4 @@ class LocalBackend:
     def close(self) -> None:
         """Finish what was accepted; blocks until then."""
         self._worker.close()
+        self._on_close()

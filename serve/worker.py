@@ -38,6 +38,7 @@ class Ticket:
     listener: Callable[[Event], None]
     unstarted: int  # images without a slot
     unended: int  # images that have neither come nor failed
+    running: int = 0  # images with a slot
     request: Request | None = None
 
 
@@ -60,6 +61,7 @@ class Worker:
         self._tickets: dict[Request, Ticket] = {}
         self._lock = threading.Lock()
         self._waiting = 0
+        self._running = 0
         self._wait_seconds = 0.0  # as of the last time that an image came or began
         self._closing = False
         self._death: BaseException | None = None
@@ -77,6 +79,11 @@ class Worker:
     def waiting(self) -> int:
         """Images without a slot."""
         return self._waiting
+
+    @property
+    def running(self) -> int:
+        """Images that are being drawn."""
+        return self._running
 
     def submit(self, job: Job, listener: Callable[[Event], None]) -> Ticket:
         """Accept a job: from here on its listener hears of every image until each has come or failed.
@@ -144,19 +151,26 @@ class Worker:
         ticket = self._tickets[request]
         if isinstance(event, Started):
             ticket.unstarted -= 1
+            ticket.running += 1
             with self._lock:
                 self._waiting -= 1
+                self._running += 1
         elif isinstance(event, Finished | Failed):
-            ticket.unended = 0 if isinstance(event, Failed) and event.index is None else ticket.unended - 1
+            whole = isinstance(event, Failed) and event.index is None
+            ticket.unended = 0 if whole else ticket.unended - 1
             if ticket.unended == 0:
                 self._forget(request)
+            else:
+                ticket.running -= 1
+                self._running -= 1
         ticket.listener(event)
 
     def _forget(self, request: Request) -> None:
         ticket = self._tickets.pop(request)
         with self._lock:
             self._waiting -= ticket.unstarted
-        ticket.unstarted = 0
+            self._running -= ticket.running
+        ticket.unstarted = ticket.running = 0
 
     def _die(self, error: BaseException) -> None:
         """Fail everyone who waits, in the queue of commands too, and say so."""

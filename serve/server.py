@@ -1,0 +1,100 @@
+"""The process's life: listen, load, serve, drain, stop."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from serve.app import create_app
+from serve.config import Settings
+from serve.models import Models
+from serve.store import Store
+from serve.watch import follow
+
+logger = logging.getLogger("focusdiff")
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+        yield listener
+
+
+class Server(uvicorn.Server):
+    """Answers from the first moment; loads its models meanwhile; told to stop, finishes what it accepted.
+
+    `failure` is why it never became ready.
+    """
+
+    def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
+        app = create_app(settings, models, store, background=(self._load,))
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none", server_header=False
+            )
+        )
+        self._settings = settings
+        self._models = models
+        self._listener = listener
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.failure: ValueError | None = None
+
+    def serve_until_stopped(self) -> None:
+        """All of it; blocks."""
+        self.run(sockets=[self._listener])
+
+    def stop(self) -> None:
+        """Stop now; callable from any thread."""
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second stops."""
+        if self._loop is None or self._models.state == "draining" or sig == signal.SIGINT and not self._models.served:
+            super().handle_exit(sig, frame)
+            return
+        self._models.drain()
+        asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+
+    async def _load(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            for source in self._settings.sources:
+                await self._models.load(source)
+        except ValueError as error:
+            self.failure = error
+            self.stop()
+            return
+        host, port = self._listener.getsockname()[:2]
+        names = ", ".join(self._models.served)
+        logger.info("%s: http://%s:%d/docs", names, f"[{host}]" if ":" in host else host, port)
+        if self._settings.watch is not None:
+            await follow(self._models, self._settings.watch)
+
+    async def _drain(self) -> None:
+        """Wait until every answer is complete, but no longer than the limit."""
+        limit = self._settings.drain_seconds
+        logger.info("stopping: finishing what was accepted, for at most %g seconds", limit)
+        try:
+            async with asyncio.timeout(limit):
+                while any(one.backend.stats.running or one.backend.stats.waiting for one in self._models.served.values()):
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            logger.warning("what is not finished after %g seconds is given up", limit)
+        self.stop()

@@ -1,0 +1,79 @@
+"""What all routes share: the models and everything that guards, counts and keeps."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
+
+from pairs.judge import Judge
+from serve.auth import Caller, Keys, Limiter
+from serve.metrics import Metrics
+from serve.models import Models
+from serve.schemas import ErrorResponse
+from serve.store import Store
+
+# What any route that makes pictures may answer, for OpenAPI.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 429, 500, 503, 504)
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """Built once, by `serve.app.create_app`.
+
+    `judge_name` is what answers call the judge; `request_seconds` bounds every request.
+    """
+
+    models: Models
+    metrics: Metrics
+    keys: Keys
+    admin: Keys
+    limiter: Limiter
+    store: Store
+    judge: Judge | None = None
+    judge_name: str = ""
+    request_seconds: float = 600.0
+    upscale: bool = False
+    public_url: str | None = None
+    log_prompts: bool = False
+
+    def caller(self, request: Request, sent: HTTPAuthorizationCredentials | None) -> Caller:
+        """Who asks.
+
+        Raises:
+            Unauthorized: a key is needed and was not sent, or is not ours.
+        """
+        if self.keys.needed:
+            return self.keys.check(sent.credentials if sent else None)
+        return Caller(request.client.host if request.client else "unknown")
+
+    @property
+    def deadline(self) -> float:
+        """Of a request that comes now, on the monotonic clock."""
+        return time.monotonic() + self.request_seconds
+
+    def link(self, request: Request, name: str) -> str:
+        """Where a kept picture is found."""
+        base = self.public_url or str(request.base_url)
+        return f"{base.rstrip('/')}/v1/files/{name}"
+
+
+def keys_of(secret: SecretStr | None) -> Keys:
+    """One key, or none at all."""
+    return Keys([secret] if secret is not None else [])
+
+
+def caller_of(service: Service) -> Callable[..., Caller]:
+    """The dependency of a route that only those may use who have a key."""
+
+    def caller(
+        request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+    ) -> Caller:
+        return service.caller(request, sent)
+
+    return caller
