@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from pairs.exact_judge import ExactJudge
 from serve.auth import Keys, Limiter
+from serve.body_limit import BodyLimit
 from serve.config import Settings
 from serve.connection import ClientGone
 from serve.context import RequestContext, request_id
@@ -69,7 +70,6 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
         title="FocusDiff",
         summary="Autoregressive text-to-image models over OpenAI's Images API.",
         lifespan=lifespan,
-        max_body_size=int(settings.max_body_mib * 2**20),
     )
     for router in (images_router, pairs_router, judgements_router, models_router, operation_router):
         app.include_router(router(service))
@@ -79,6 +79,7 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
         )
+    app.add_middleware(BodyLimit, limit=int(settings.max_body_mib * 2**20))
     app.add_middleware(RequestContext, metrics=service.metrics)
     _answer_errors(app)
     return app

@@ -93,6 +93,9 @@ class Backend(Protocol):
             NotRunning: it takes no jobs any more.
         """
 
+    def give_up(self) -> None:
+        """Fail what was accepted and has not come."""
+
     def close(self) -> None:
         """Finish what was accepted and let go of the device."""
 
@@ -145,6 +148,10 @@ class LocalBackend:
 
         ticket = self._worker.submit(job, listen)
         return Generation(events, images=len(job.seeds), cancel=lambda: self._worker.cancel(ticket))
+
+    def give_up(self) -> None:
+        """Fail what was accepted and has not come."""
+        self._worker.give_up()
 
     def close(self) -> None:
         """Finish what was accepted; blocks until then."""

@@ -6,6 +6,7 @@ Imports no torch: `--help` and `--print-config` answer at once.
 import argparse
 import os
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -214,6 +215,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
     try:
         return Sourced(_cli_parse_args=list(arguments))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

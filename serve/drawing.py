@@ -67,7 +67,7 @@ def begin(backend: Backend, job: Job, metrics: Metrics, *, prompt: str, negative
 def failure(event: Failed, job: Job) -> ApiError:
     """What a client is told of a picture that will not come."""
     match event.cause:
-        case "engine died":
+        case "engine died" | "stopping":
             return Unavailable(event.reason)
         case "deadline":
             return DeadlinePassed(event.reason)

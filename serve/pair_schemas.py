@@ -8,6 +8,7 @@ from serve.schemas import OutputFormat, PictureRequest, Prompt, Usage
 
 MAX_MODELS = 2
 MAX_JUDGED = 40  # pictures of one request
+_EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one pixel
 PromptIndex = Annotated[int, Field(ge=0, le=1)]
 
 
@@ -130,7 +131,10 @@ class PairCompletedEvent(BaseModel):
 class JudgementRequest(BaseModel):
     """`POST /v1/judgements`: each picture against each prompt."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"prompts": ["a red star"], "images": [[_EXAMPLE]]}]},
+    )
 
     prompts: list[Prompt] = Field(min_length=1, max_length=8)
     images: list[list[str]] = Field(

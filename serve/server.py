@@ -97,4 +97,6 @@ class Server(uvicorn.Server):
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             logger.warning("what is not finished after %g seconds is given up", limit)
+            for served in self._models.served.values():
+                served.backend.give_up()
         self.stop()

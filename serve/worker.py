@@ -106,6 +106,10 @@ class Worker:
         """Nobody wants it any more: its slots are free at the next step, and its listener hears nothing more."""
         self._commands.put(lambda: self._cancel(ticket))
 
+    def give_up(self) -> None:
+        """Fail everything that was accepted and has not come."""
+        self._commands.put(self._give_up)
+
     def close(self) -> None:
         """Finish what was accepted, then end the thread."""
         with self._lock:
@@ -146,6 +150,12 @@ class Worker:
         if ticket.request in self._tickets:
             self._engine.cancel(ticket.request)
             self._forget(ticket.request)
+
+    def _give_up(self) -> None:
+        for request, ticket in list(self._tickets.items()):
+            self._engine.cancel(request)
+            self._forget(request)
+            ticket.listener(Failed(None, "stopping", "the server is stopping"))
 
     def _tell(self, request: Request, event: Event) -> None:
         ticket = self._tickets[request]
