@@ -28,17 +28,18 @@ _PATIENCE = 180.0  # seconds for a server to come up, and for any answer
 
 _ENGINE_ALONE = """
 import sys, time, torch
-from bench.speed import Workload
 from model.checkpoint import load
 from serve.engine import Engine
+from serve.request import Job
 model, slots, seconds, threads = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 torch.set_num_threads(threads)
-work = Workload.of(load(model, device="cpu"))
-engine = Engine(work.janus, images=slots)
+janus = load(model, device="cpu")
+engine = Engine(janus, images=slots)
+prompt = janus.encode(sys.argv[5])
 started, seed, ended = None, 0, 0
 while True:
     while engine.scheduler.waiting_images < slots:
-        engine.submit(work.job([seed])); seed += 1
+        engine.submit(Job(prompt, None, (seed,), janus.recipe)); seed += 1
     ended += sum(type(event).__name__ == "Finished" for _, event in engine.step())
     if started is None and ended >= slots:
         started, ended = time.perf_counter(), 0
@@ -200,7 +201,7 @@ async def _saturate(url: str, slots: int, seconds: float) -> float:
 
 
 def _engine_alone(model: str, slots: int, seconds: float, threads: int) -> float:
-    command = [sys.executable, "-c", _ENGINE_ALONE, model, str(slots), str(seconds), str(threads)]
+    command = [sys.executable, "-c", _ENGINE_ALONE, model, str(slots), str(seconds), str(threads), _PROMPT]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(ended.stdout)

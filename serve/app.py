@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from pairs.exact_judge import ExactJudge
 from serve.auth import Keys, Limiter
@@ -70,6 +71,8 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
         title="FocusDiff",
         summary="Autoregressive text-to-image models over OpenAI's Images API.",
         lifespan=lifespan,
+        # traces go where OTEL_EXPORTER_OTLP_ENDPOINT says, if anywhere; metrics and logs have routes of their own
+        telemetry={"auto_configure": True, "metrics": False, "logs": False, "exclude": _is_probe},
     )
     for router in (images_router, pairs_router, judgements_router, models_router, operation_router):
         app.include_router(router(service))
@@ -83,6 +86,10 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
     app.add_middleware(RequestContext, metrics=service.metrics)
     _answer_errors(app)
     return app
+
+
+def _is_probe(scope: Scope) -> bool:
+    return str(scope.get("path")).startswith(("/health", "/metrics"))
 
 
 def _answer_errors(app: FastAPI) -> None:

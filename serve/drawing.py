@@ -4,6 +4,8 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from opentelemetry import trace
+
 from serve.backend import Backend, Generation, ModelInfo
 from serve.errors import ApiError, Busy, DeadlinePassed, GenerationFailed, Unavailable
 from serve.events import Event, Failed, Finished, Preview
@@ -34,6 +36,7 @@ class Drawing:
         async for event in self.generation:
             seconds = time.monotonic() - self.started
             self.metrics.count(self.info.name, event, seconds)
+            trace.get_current_span().add_event(type(event).__name__, {"model": self.info.name})
             if isinstance(event, Preview) and event.index not in self._previewed:
                 self._previewed.add(event.index)
                 self.metrics.first_preview(self.info.name, seconds)
