@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
 from PIL import Image
 
@@ -22,17 +21,45 @@ class Span:
 def word_difference(first: str, second: str) -> tuple[list[Span], list[Span]]:
     """The words of each text that the other does not have in their place; neighbouring words are one span.
 
-    Words are compared without regard to case; a punctuation mark is a word.
+    Words are aligned by the fewest changes (Levenshtein 1966), so that "a cat and a dog" and "a dog and
+    a cat" differ in two words each. Case does not count; a punctuation mark is a word.
     """
     words = [list(_WORD.finditer(text)) for text in (first, second)]
-    folded = [[word.group().casefold() for word in row] for row in words]
-    spans: tuple[list[Span], list[Span]] = ([], [])
-    for tag, a, b, c, d in SequenceMatcher(None, *folded, autojunk=False).get_opcodes():
-        if tag == "equal":
-            continue
-        for side, (start, stop) in enumerate(((a, b), (c, d))):
-            if start < stop:
-                spans[side].append(Span(words[side][start].start(), words[side][stop - 1].end()))
+    changed = _changed(*([word.group().casefold() for word in row] for row in words))
+    return _spans(words[0], changed[0]), _spans(words[1], changed[1])
+
+
+def _changed(first: list[str], second: list[str]) -> tuple[set[int], set[int]]:
+    """Places of the words that are replaced, left out or put in by the fewest changes."""
+    costs = [[i + j if i == 0 or j == 0 else 0 for j in range(len(second) + 1)] for i in range(len(first) + 1)]
+    for i, a in enumerate(first, start=1):
+        for j, b in enumerate(second, start=1):
+            costs[i][j] = min(costs[i - 1][j - 1] + (a != b), costs[i - 1][j] + 1, costs[i][j - 1] + 1)
+    i, j = len(first), len(second)
+    places: tuple[set[int], set[int]] = (set(), set())
+    while i or j:
+        if i and j and costs[i][j] == costs[i - 1][j - 1] + (first[i - 1] != second[j - 1]):
+            i, j = i - 1, j - 1
+            if first[i] != second[j]:
+                places[0].add(i)
+                places[1].add(j)
+        elif i and costs[i][j] == costs[i - 1][j] + 1:
+            i -= 1
+            places[0].add(i)
+        else:
+            j -= 1
+            places[1].add(j)
+    return places
+
+
+def _spans(words: list[re.Match[str]], places: set[int]) -> list[Span]:
+    spans: list[Span] = []
+    for place in sorted(places):
+        word = words[place]
+        if place - 1 in places:
+            spans[-1] = Span(spans[-1].start, word.end())
+        else:
+            spans.append(Span(word.start(), word.end()))
     return spans
 
 

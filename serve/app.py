@@ -82,7 +82,7 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
         )
-    app.add_middleware(BodyLimit, limit=int(settings.max_body_mib * 2**20))
+    app.add_middleware(BodyLimit, mib=settings.max_body_mib)
     app.add_middleware(RequestContext, metrics=service.metrics)
     _answer_errors(app)
     return app

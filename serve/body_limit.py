@@ -8,9 +8,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class BodyLimit:
     """Refuses longer bodies with 413; FastAPI's own limit answers in plain text, not in OpenAI's shape."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, mib: float) -> None:
         self._app = app
-        self._limit = limit
+        self._mib = mib
+        self._limit = int(mib * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -35,4 +36,4 @@ class BodyLimit:
     @property
     def _refusal(self) -> HTTPException:
         # the framework hands an HTTPException on to our handler; it would answer any other with 400
-        return HTTPException(413, f"the body must be at most {self._limit / 2**20:g} MiB")
+        return HTTPException(413, f"the body must be at most {self._mib:g} MiB")

@@ -157,10 +157,11 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Models]]:
     """An application over backends that are given, with settings; and its models."""
 
     def make(*backends: LocalBackend, **settings: Any) -> tuple[FastAPI, Models]:
-        chosen = Settings(**settings)
+        sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
+        chosen = Settings(models=tuple(sources), **settings)
         models = Models(LocalLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
-        for backend in backends:
-            models.add(ModelSource(name=backend.info.name, source=backend.info.name), backend)
+        for source, backend in zip(sources, backends, strict=True):
+            models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)
         return create_app(chosen, models, store), models
 

@@ -130,7 +130,7 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, served: A
     with pytest.raises(openai.APIStatusError, match=r"at most 0\.1 MiB") as large:
         client.images.generate(prompt="x" * 200_000)
     assert large.value.status_code == 413
-    for key in ("sk-wrong", "sk-right "):
+    for key in ("sk-wrong", "sk-righ"):
         with pytest.raises(openai.AuthenticationError):
             client.with_options(api_key=key).images.generate(prompt="a blue star")
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
