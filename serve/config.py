@@ -49,7 +49,8 @@ class ModelSource(BaseModel):
         """From `NAME=SOURCE`, or from a source alone, which then names itself."""
         name, equals, source = text.partition("=")
         if not equals:
-            name, source = (Path(text).resolve().name if Path(text).is_dir() else text), text
+            is_path = text.startswith((".", "/", "~")) or Path(text).is_dir()
+            name, source = (Path(text).resolve().name if is_path else text), text
         return cls(name=name, source=source)
 
 

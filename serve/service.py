@@ -20,6 +20,10 @@ from serve.store import Store
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 429, 500, 503, 504)
 }
+# What may come in place of JSON from routes that stream.
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": "with stream: true"}}}}
+}
 
 
 @dataclass(frozen=True)

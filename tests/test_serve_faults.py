@@ -1,5 +1,7 @@
 """What clients do that they should not, and what happens to the others."""
 
+import base64
+import io
 import json
 import random
 import socket
@@ -10,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from model.checkpoint import load
@@ -53,6 +57,15 @@ def until_idle(backend: LocalBackend) -> None:
         time.sleep(0.001)
 
 
+def like(one: httpx.Response, other: httpx.Response) -> bool:
+    """Whether two answers show the same picture: what ends beside it may move a pixel by one level."""
+    a, b = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))), dtype=np.int16)
+        for answer in (one, other)
+    )
+    return int(np.abs(a - b).max()) <= 1
+
+
 def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
     served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,22 +103,22 @@ def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: LocalBackend) 
 
 
 def test_two_hundred_connections_at_once_are_all_answered(served: Any) -> None:
-    def ask(seed: int) -> tuple[int, str]:
-        answer = served.post(IMAGES, {"prompt": "a star", "seed": seed % 20})
-        return answer.status_code, answer.json()["data"][0]["b64_json"]
+    def ask(number: int) -> httpx.Response:
+        answer: httpx.Response = served.post(IMAGES, {"prompt": "a star", "seed": number % 20})
+        return answer
 
     with ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(ask, range(200)))
-    assert {status for status, _ in answers} == {200}
-    for seed in range(20):
-        assert len({picture for _, picture in answers[seed::20]}) == 1
+    assert {answer.status_code for answer in answers} == {200}
+    for number, answer in enumerate(answers):
+        assert like(answer, answers[number % 20])
 
 
 def test_a_poisoned_request_fails_alone(
     served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits of one seed's rows are not finite; its neighbours come as they would without it."""
-    healthy = {seed: served.post(IMAGES, {"prompt": "a star", "seed": seed}).json()["data"] for seed in range(6)}
+    healthy = {seed: served.post(IMAGES, {"prompt": "a star", "seed": seed}) for seed in range(6)}
     engine = backend._worker._engine
     step = engine.decoder.step
 
@@ -123,7 +136,7 @@ def test_a_poisoned_request_fails_alone(
     with ThreadPoolExecutor(len(seeds)) as pool:
         answers = dict(zip(seeds, pool.map(lambda s: served.post(IMAGES, {"prompt": "a star", "seed": s}), seeds)))
     assert answers[SEED_OF_THE_POISONED].status_code == 500
-    assert {seed: answers[seed].json()["data"] for seed in healthy} == healthy
+    assert all(like(answers[seed], healthy[seed]) for seed in healthy)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from serve.schemas import (
     PartialImageEvent,
     QueuedEvent,
 )
-from serve.service import ERRORS, Service, caller_of
+from serve.service import ERRORS, STREAM, Service, caller_of
 from serve.streaming import EventStream
 
 logger = logging.getLogger("focusdiff")
@@ -33,7 +33,7 @@ def images_router(service: Service) -> APIRouter:
     """`/v1/images/generations`, and the refusals of what these models cannot do."""
     router = APIRouter(tags=["images"])
 
-    @router.post("/v1/images/generations", response_model=ImageResponse, responses=ERRORS)
+    @router.post("/v1/images/generations", response_model=ImageResponse, responses=ERRORS | STREAM)
     async def generations(
         request: ImageRequest, connection: Request, caller: Annotated[Caller, Depends(caller_of(service))]
     ) -> ImageResponse | EventStream:

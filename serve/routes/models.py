@@ -60,10 +60,9 @@ def admin_router(service: Service) -> APIRouter:
     @router.post("/models", responses=ERRORS)
     async def load(request: LoadRequest) -> ModelEntry:
         """Load a model and serve it. With `replace` it takes the place of the one that has its name, failing no request."""
-        parsed = ModelSource.parse(request.source)
         fields = request.model_dump(exclude={"replace", "name"})
         try:
-            source = ModelSource(**fields, name=request.name or parsed.name)
+            source = ModelSource(**fields, name=request.name or ModelSource.parse(request.source).name)
             return _entry(service, await service.models.load(source, replace=request.replace))
         except ValidationError as error:
             raise InvalidRequest(f"name: {error.errors()[0]['msg']}", param="name") from None

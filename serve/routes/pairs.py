@@ -31,7 +31,7 @@ from serve.pair_schemas import (
 )
 from serve.planning import Look, job_of, look_of, seeds_of
 from serve.schemas import Usage
-from serve.service import ERRORS, Service, caller_of
+from serve.service import ERRORS, STREAM, Service, caller_of
 from serve.streaming import EventStream, merged
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def pairs_router(service: Service) -> APIRouter:
     """`/v1/images/pairs`."""
     router = APIRouter(tags=["pairs"])
 
-    @router.post("/v1/images/pairs", response_model=PairResponse, responses=ERRORS)
+    @router.post("/v1/images/pairs", response_model=PairResponse, responses=ERRORS | STREAM)
     async def pairs(
         request: PairRequest, connection: Request, caller: Annotated[Caller, Depends(caller_of(service))]
     ) -> PairResponse | EventStream:
