@@ -91,7 +91,12 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
     Raises:
         ValueError: a number that cannot be used.
     """
-    for name, value in (("threads", threads), ("slots", slots), ("seconds", seconds), *(("factors", f) for f in factors)):
+    for name, value in (
+        ("threads", threads),
+        ("slots", slots),
+        ("seconds", seconds),
+        *(("factors", f) for f in factors),
+    ):
         if value <= 0:
             raise ValueError(f"--{name} must be above 0, not {value:g}")
     place = provenance(device="cpu", dtype="float32") | {"threads": threads}

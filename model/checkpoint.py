@@ -210,6 +210,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> JanusConfig:
+    """A checkpoint's configuration, in transformers' terms; raises CheckpointError, naming the file."""
     path = folder / "config.json"
     settings = _read_json(path)
     try:
@@ -244,6 +245,7 @@ def choose_device(device: Device) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:
+    """The dtype of a name; `held` is what the files have. Raises CheckpointError for other names."""
     if dtype == "source":
         return held
     if dtype == "auto":

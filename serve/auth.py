@@ -42,7 +42,8 @@ class Keys:
             raise Unauthorized("no API key was sent: send it as Authorization: Bearer KEY", code="missing_api_key")
         digest = hashlib.sha256(key.encode()).digest()
         # every one is compared, so that the time taken does not tell how many came before it
-        if not any([hmac.compare_digest(digest, known) for known in self._digests]):
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if not any(matches):
             raise Unauthorized("the API key that was sent is not one of this server's", code="invalid_api_key")
         return Caller(digest.hex()[:8])
 

@@ -76,7 +76,9 @@ class Settings(BaseSettings):
         description="folder, hub id or shipped name, or NAME=SOURCE; give it several times for several models, "
         "the first of which draws for requests that name none",
     )
-    weights: Path | None = Field(default=None, description="a .pt state dict to lay over the model (FocusDiff's format)")
+    weights: Path | None = Field(
+        default=None, description="a .pt state dict to lay over the model (FocusDiff's format)"
+    )
     tokenizer: str | None = Field(default=None, description="take the tokenizer of models without one from here")
     revision: str | None = Field(default=None, description="of the hub repository")
     aliases: dict[str, str] = Field(
@@ -215,7 +217,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
     try:
-        return Sourced(_cli_parse_args=list(arguments))
+        return Sourced(_cli_parse_args=list(arguments))  # type: ignore[call-arg]  # known to pydantic-settings' own plugin
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
     except ValidationError as error:

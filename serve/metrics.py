@@ -79,7 +79,9 @@ class _Gauges(Collector):
         yield _gauge("running_images", "Images being drawn.", ((name, s.running) for name, s in stats.items()))
         yield _gauge("waiting_images", "Images that wait for a slot.", ((name, s.waiting) for name, s in stats.items()))
         yield _gauge("slots", "Guided images that can be drawn at once.", ((n, s.slots) for n, s in stats.items()))
-        yield _gauge("ready", "Whether it takes requests.", ((n, one.backend.state == "ready") for n, one in served.items()))
+        yield _gauge(
+            "ready", "Whether it takes requests.", ((n, one.backend.state == "ready") for n, one in served.items())
+        )
 
 
 def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:

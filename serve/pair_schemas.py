@@ -4,11 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.schemas import OutputFormat, PictureRequest, Prompt, Usage
+from serve.schemas import OutputFormat, PictureRequest, Prompt, StreamEvent, Usage
 
 MAX_MODELS = 2
 MAX_JUDGED = 40  # pictures of one request
-_EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one pixel
+_EXAMPLE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one pixel
+)
 PromptIndex = Annotated[int, Field(ge=0, le=1)]
 
 
@@ -66,21 +68,23 @@ class PairResponse(BaseModel):
 
     created: int
     prompts: tuple[str, str]
-    spans: tuple[list[SpanEntry], list[SpanEntry]] = Field(description="the words of each prompt that the other has not")
+    spans: tuple[list[SpanEntry], list[SpanEntry]] = Field(
+        description="the words of each prompt that the other has not"
+    )
     seeds: list[int]
     size: str
     output_format: OutputFormat
     models: list[ModelPairs]
 
 
-class _PairEvent(BaseModel):
+class _PairEvent(StreamEvent):
     model: str
     prompt_index: PromptIndex
     image_index: int
     seed: int
 
 
-class PairQueuedEvent(BaseModel):
+class PairQueuedEvent(StreamEvent):
     """How many images are drawn before a model's first of this pair, and after how many seconds it begins."""
 
     type: Literal["image_pair.queued"] = "image_pair.queued"
@@ -109,7 +113,7 @@ class PairImageEvent(_PairEvent):
     difference: Difference | None = None
 
 
-class PairCreatedEvent(BaseModel):
+class PairCreatedEvent(StreamEvent):
     """The first event: what will be drawn, and which words differ."""
 
     type: Literal["image_pair.created"] = "image_pair.created"
@@ -120,7 +124,7 @@ class PairCreatedEvent(BaseModel):
     models: list[str]
 
 
-class PairCompletedEvent(BaseModel):
+class PairCompletedEvent(StreamEvent):
     """The last event; `usage` has an entry for each model, in the order of `models`."""
 
     type: Literal["image_pair.completed"] = "image_pair.completed"

@@ -101,7 +101,13 @@ class Usage(BaseModel):
         return cls(input_tokens=read, input_tokens_details=details, output_tokens=drawn, total_tokens=read + drawn)
 
 
-class _Picture(BaseModel):
+class StreamEvent(BaseModel):
+    """What is streamed; `type` names the event."""
+
+    type: str
+
+
+class _PictureEvent(StreamEvent):
     """What OpenAI says of a picture beside its content."""
 
     size: str
@@ -122,7 +128,7 @@ class ImageResponse(BaseModel):
     usage: Usage
 
 
-class QueuedEvent(BaseModel):
+class QueuedEvent(StreamEvent):
     """How many images are drawn before the first of this request, and after how many seconds it begins."""
 
     type: Literal["image_generation.queued"] = "image_generation.queued"
@@ -130,7 +136,7 @@ class QueuedEvent(BaseModel):
     wait_seconds: float
 
 
-class PartialImageEvent(_Picture):
+class PartialImageEvent(_PictureEvent):
     """A picture on its way; `rows` of its codes are drawn."""
 
     type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
@@ -141,7 +147,7 @@ class PartialImageEvent(_Picture):
     created_at: int
 
 
-class CompletedEvent(_Picture):
+class CompletedEvent(_PictureEvent):
     """A finished picture."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"

@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops."""
-        if self._loop is None or self._models.state == "draining" or sig == signal.SIGINT and not self._models.served:
+        if self._loop is None or self._models.state == "draining" or (sig == signal.SIGINT and not self._models.served):
             super().handle_exit(sig, frame)
             return
         self._models.drain()
@@ -93,7 +93,9 @@ class Server(uvicorn.Server):
         logger.info("stopping: finishing what was accepted, for at most %g seconds", limit)
         try:
             async with asyncio.timeout(limit):
-                while any(one.backend.stats.running or one.backend.stats.waiting for one in self._models.served.values()):
+                while any(
+                    one.backend.stats.running or one.backend.stats.waiting for one in self._models.served.values()
+                ):
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             logger.warning("what is not finished after %g seconds is given up", limit)

@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
-from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from serve.drawing import Drawing
 from serve.errors import ApiError
 from serve.events import Event
+from serve.schemas import StreamEvent
 
 K = TypeVar("K")
 _KEEPALIVE_SECONDS = 15.0  # proxies close what is silent for longer
@@ -24,10 +24,10 @@ class EventStream(EventSourceResponse):
 
     Args:
         drawings: the jobs that `events` reads from.
-        events: each has a `type`, which names it. An ApiError among them becomes an `error` event, the last.
+        events: what is sent. An ApiError among them becomes an `error` event, the last.
     """
 
-    def __init__(self, drawings: Sequence[Drawing], events: AsyncIterator[BaseModel]) -> None:
+    def __init__(self, drawings: Sequence[Drawing], events: AsyncIterator[StreamEvent]) -> None:
         super().__init__(_lines(events), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._drawings = drawings
 
@@ -39,7 +39,7 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(events: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
+async def _lines(events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:
     pending = asyncio.ensure_future(anext(events, None))
     try:
         while True:
@@ -50,7 +50,7 @@ async def _lines(events: AsyncIterator[BaseModel]) -> AsyncIterator[bytes]:
             event = pending.result()
             if event is None:
                 return
-            yield format_sse_event(event=getattr(event, "type"), data_str=event.model_dump_json())
+            yield format_sse_event(event=event.type, data_str=event.model_dump_json())
             pending = asyncio.ensure_future(anext(events, None))
     except ApiError as error:
         yield format_sse_event(event="error", data_str=error.body.model_dump_json())

@@ -11,9 +11,7 @@ from pydantic import ValidationError
 from serve.config import ConfigError, ModelSource, Settings, read_settings
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "serve.toml"
     file.write_text('port = 1\nslots = 1\nqueue = 11\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("FOCUSDIFF_SLOTS", "2")
@@ -45,7 +43,9 @@ def test_a_folder_names_its_model_after_itself(tmp_path: Path) -> None:
 
 def test_what_is_said_for_all_models_fills_what_one_does_not_say(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
-    file.write_text('tokenizer = "a"\n[[models]]\nname = "x"\nsource = "x"\n[[models]]\nname="y"\nsource="y"\ntokenizer="b"')
+    file.write_text(
+        'tokenizer = "a"\n[[models]]\nname = "x"\nsource = "x"\n[[models]]\nname="y"\nsource="y"\ntokenizer="b"'
+    )
     assert [one.tokenizer for one in read_settings(["--config", str(file)]).sources] == ["a", "b"]
 
 
@@ -77,7 +77,7 @@ def test_a_broken_file_and_an_unknown_setting_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="slotts"):
         read_settings(["--config", str(file)])
     file.write_text("slots = = 3\n")
-    with pytest.raises(ConfigError, match="serve.toml"):
+    with pytest.raises(ConfigError, match=r"serve\.toml"):
         read_settings(["--config", str(file)])
 
 

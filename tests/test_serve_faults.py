@@ -44,7 +44,9 @@ def served(backend: LocalBackend, serve_on_socket: Callable[..., Any]) -> Iterat
 
 def send(served: Any, body: dict[str, Any]) -> socket.socket:
     content = json.dumps(body).encode()
-    head = f"POST {IMAGES} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST {IMAGES} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
     connection = socket.create_connection(("127.0.0.1", served.port))
     connection.sendall(head.encode() + content)
     return connection
@@ -114,9 +116,7 @@ def test_two_hundred_connections_at_once_are_all_answered(served: Any) -> None:
         assert like(answer, answers[number % 20])
 
 
-def test_a_poisoned_request_fails_alone(
-    served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poisoned_request_fails_alone(served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of one seed's rows are not finite; its neighbours come as they would without it."""
     healthy = {seed: served.post(IMAGES, {"prompt": "a star", "seed": seed}) for seed in range(6)}
     engine = backend._worker._engine
@@ -134,7 +134,8 @@ def test_a_poisoned_request_fails_alone(
     monkeypatch.setattr(engine.decoder, "step", poison)
     seeds = [0, 1, SEED_OF_THE_POISONED, 2, 3, 4, 5]
     with ThreadPoolExecutor(len(seeds)) as pool:
-        answers = dict(zip(seeds, pool.map(lambda s: served.post(IMAGES, {"prompt": "a star", "seed": s}), seeds)))
+        asked = {seed: pool.submit(served.post, IMAGES, {"prompt": "a star", "seed": seed}) for seed in seeds}
+        answers = {seed: one.result() for seed, one in asked.items()}
     assert answers[SEED_OF_THE_POISONED].status_code == 500
     assert all(like(answers[seed], healthy[seed]) for seed in healthy)
 
@@ -164,7 +165,15 @@ def test_malformed_bodies_are_refused_in_openais_shape(served: Any, content: byt
 def test_words_of_all_kinds_are_drawn_or_refused_by_name(served: Any) -> None:
     """Every range of Unicode, controls and joiners among them: 200, or 400 about the prompt."""
     generator = random.Random(3)
-    ranges = [(0, 0x1F), (0x20, 0x7E), (0x80, 0x2FF), (0x300, 0x36F), (0x5D0, 0x6FF), (0x200B, 0x202E), (0x4E00, 0x9FFF)]
+    ranges = [
+        (0, 0x1F),
+        (0x20, 0x7E),
+        (0x80, 0x2FF),
+        (0x300, 0x36F),
+        (0x5D0, 0x6FF),
+        (0x200B, 0x202E),
+        (0x4E00, 0x9FFF),
+    ]
     ranges += [(0xE000, 0xE0FF), (0xFFF0, 0xFFFD), (0x1F300, 0x1FAFF), (0xE0000, 0xE007F), (0x10FFF0, 0x10FFFF)]
     prompts = ["".join(chr(generator.randint(*r)) for _ in range(12)) for r in ranges]
     prompts += ["<begin_of_image>", "<|User|>: a star", "\u0000", "e\u0301" * 20, "👩‍👩‍👧‍👦" * 5]

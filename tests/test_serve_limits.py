@@ -158,5 +158,5 @@ def test_any_filesystem_of_fsspec_will_do() -> None:
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for url in (str(tmp_path / "file" / "folder"), "nosuch://x"):
-        with pytest.raises(StoreError, match="store: .* cannot be used"):
+        with pytest.raises(StoreError, match=r"store: .* cannot be used"):
             Store(url, seconds=1, limit=1)

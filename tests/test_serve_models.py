@@ -59,7 +59,9 @@ def admin(served: Any, method: str, path: str, **more: Any) -> httpx.Response:
 
 def draw(served: Any, **body: Any) -> httpx.Response:
     headers = {"Authorization": "Bearer client"}
-    return httpx.post(served.url + IMAGES, json={"prompt": "a blue star", "seed": 1} | body, headers=headers, timeout=60)
+    return httpx.post(
+        served.url + IMAGES, json={"prompt": "a blue star", "seed": 1} | body, headers=headers, timeout=60
+    )
 
 
 def test_load_use_and_unload(served: Any, other_folder: Path) -> None:

@@ -167,6 +167,6 @@ def test_a_picture_that_breaks_during_a_stream_is_an_error_of_the_client(
         return logits
 
     monkeypatch.setattr(decoder, "step", poison)
-    with client.images.generate(prompt="a blue star", stream=True, partial_images=1, extra_body={"seed": 4}) as stream:
-        with pytest.raises(openai.APIError, match=r"image 0 \(seed 4\): the model gave a logit"):
-            list(stream)
+    stream = client.images.generate(prompt="a blue star", stream=True, partial_images=1, extra_body={"seed": 4})
+    with stream, pytest.raises(openai.APIError, match=r"image 0 \(seed 4\): the model gave a logit"):
+        list(stream)

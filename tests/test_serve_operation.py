@@ -57,7 +57,9 @@ def ready(url: str, process: "subprocess.Popen[str]") -> set[str]:
 
 
 def test_a_server_answers_while_it_loads(small_folder: Path) -> None:
-    slow = "import time, model.checkpoint as c\nload = c.load\nc.load = lambda *a, **k: (time.sleep(1), load(*a, **k))[1]"
+    slow = (
+        "import time, model.checkpoint as c\nload = c.load\nc.load = lambda *a, **k: (time.sleep(1), load(*a, **k))[1]"
+    )
     with server(small_folder, planted=slow) as (url, process):
         assert ready(url, process) == {"loading", "ready"}
         assert httpx.post(url + IMAGES, json={"prompt": "a star"}, timeout=60).status_code == 200
@@ -91,7 +93,10 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder
 
 
 def test_draining_has_a_limit_and_what_is_given_up_is_answered(small_folder: Path) -> None:
-    with server(small_folder, "--slots", "1", "--drain-seconds", "0.1") as (url, process), ThreadPoolExecutor(1) as pool:
+    with (
+        server(small_folder, "--slots", "1", "--drain-seconds", "0.1") as (url, process),
+        ThreadPoolExecutor(1) as pool,
+    ):
         ready(url, process)
         body = {"prompts": ["a star", "a heart"], "n": 10}
         long = pool.submit(httpx.post, f"{url}/v1/images/pairs", json=body, timeout=60)

@@ -175,7 +175,9 @@ def test_what_cannot_be_judged_is_null_not_zero(client: TestClient) -> None:
     assert answer["s_a"] is answer["s_g"] is None
 
 
-@pytest.mark.parametrize("image", ["%%%", base64.b64encode(b"GIF89a").decode(), base64.b64encode(b"\x89PNG").decode(), ""])
+@pytest.mark.parametrize(
+    "image", ["%%%", base64.b64encode(b"GIF89a").decode(), base64.b64encode(b"\x89PNG").decode(), ""]
+)
 def test_what_is_no_picture_is_named(client: TestClient, image: str) -> None:
     star = png(Scene((Group(1, "red", "star"),)), 1)
     answer = client.post("/v1/judgements", json={"prompts": ["a red star"], "images": [[star, image]]})

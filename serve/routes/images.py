@@ -3,10 +3,9 @@
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
 
 from serve.answers import as_base64, finished_picture, finished_pictures, picture, usage
 from serve.auth import Caller
@@ -22,6 +21,7 @@ from serve.schemas import (
     ImageResponse,
     PartialImageEvent,
     QueuedEvent,
+    StreamEvent,
 )
 from serve.service import ERRORS, STREAM, Service, caller_of
 from serve.streaming import EventStream
@@ -56,12 +56,21 @@ def images_router(service: Service) -> APIRouter:
     return router
 
 
+class Content(NamedTuple):
+    """A picture as it is answered: in base64 or as a link."""
+
+    b64_json: str | None = None
+    url: str | None = None
+
+
 class Order:
     """One accepted request and how it is answered."""
 
     def __init__(self, service: Service, request: ImageRequest, connection: Request, caller: Caller) -> None:
         if request.background == "transparent":
-            raise InvalidRequest("background must be auto or opaque: these models know no transparency", param="background")
+            raise InvalidRequest(
+                "background must be auto or opaque: these models know no transparency", param="background"
+            )
         backend = service.models.find(request.model)
         seeds = seeds_of(request)
         self._service = service
@@ -80,10 +89,10 @@ class Order:
         """All pictures, once they are there."""
         finished = await self.drawing.finished()
         files = await finished_pictures(self.drawing, finished, self._look)
-        data = [
-            ImageData(seed=seed, **await self._content(file))
-            for seed, file in zip(self.drawing.job.seeds, files, strict=True)
-        ]
+        data = []
+        for seed, file in zip(self.drawing.job.seeds, files, strict=True):
+            content = await self._content(file)
+            data.append(ImageData(seed=seed, b64_json=content.b64_json, url=content.url))
         return ImageResponse(
             created=int(time.time()),
             model=self.drawing.info.name,
@@ -93,10 +102,9 @@ class Order:
             usage=usage(self.drawing, len(files)),
         )
 
-    async def events(self) -> AsyncIterator[BaseModel]:
+    async def events(self) -> AsyncIterator[StreamEvent]:
         """What OpenAI streams, with the index of the image on each event."""
         look = self._look
-        shared = {"size": look.size_text, "output_format": look.format}
         partials = [0] * len(self.drawing.job.seeds)
         async for event in self.drawing.events():
             now = int(time.time())
@@ -105,7 +113,8 @@ class Order:
                     yield QueuedEvent(position=ahead, wait_seconds=round(wait_seconds, 3))
                 case Preview(index, rows, image):
                     yield PartialImageEvent(
-                        **shared,
+                        size=look.size_text,
+                        output_format=look.format,
                         b64_json=as_base64(await picture(image, look, {})),
                         partial_image_index=partials[index],
                         image_index=index,
@@ -114,10 +123,12 @@ class Order:
                     )
                     partials[index] += 1
                 case Finished(index=index):
-                    file = await finished_picture(self.drawing, event, look)
+                    content = await self._content(await finished_picture(self.drawing, event, look))
                     yield CompletedEvent(
-                        **shared,
-                        **await self._content(file),
+                        size=look.size_text,
+                        output_format=look.format,
+                        b64_json=content.b64_json,
+                        url=content.url,
                         image_index=index,
                         seed=self.drawing.job.seeds[index],
                         model=self.drawing.info.name,
@@ -125,8 +136,8 @@ class Order:
                         usage=usage(self.drawing, 1),
                     )
 
-    async def _content(self, file: bytes) -> dict[str, str]:
+    async def _content(self, file: bytes) -> Content:
         if self._request.response_format == "b64_json":
-            return {"b64_json": as_base64(file)}
+            return Content(b64_json=as_base64(file))
         name = await self._service.store.put(file, self._look.format)
-        return {"url": self._service.link(self._connection, name)}
+        return Content(url=self._service.link(self._connection, name))

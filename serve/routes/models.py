@@ -18,7 +18,9 @@ from serve.service import ERRORS, Service, caller_of
 class LoadRequest(BaseModel):
     """`POST /admin/models`: see `serve.config.ModelSource`; `replace` swaps what has the name."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"source": "run/tiny/tiny", "replace": True}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"source": "run/tiny/tiny", "replace": True}]}
+    )
 
     source: str = Field(min_length=1, description="folder, hub id or shipped name")
     name: str | None = Field(default=None, description="what clients call it: the source's own name unless given")

@@ -32,7 +32,7 @@ def operation_router(service: Service) -> APIRouter:
     @router.get(
         "/v1/files/{name}",
         response_class=Response,
-        responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, **{404: ERRORS[404]}},
+        responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, 404: ERRORS[404]},
     )
     async def file(name: str) -> Response:
         """A picture of an answer with response_format url; its name is all the key it needs."""

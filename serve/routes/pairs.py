@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
 
 from pairs.difference import CodeDifference, Span, word_difference
 from serve.answers import as_base64, finished_picture, picture
@@ -30,7 +29,7 @@ from serve.pair_schemas import (
     SpanEntry,
 )
 from serve.planning import Look, job_of, look_of, seeds_of
-from serve.schemas import Usage
+from serve.schemas import StreamEvent, Usage
 from serve.service import ERRORS, STREAM, Service, caller_of
 from serve.streaming import EventStream, merged
 
@@ -68,7 +67,8 @@ class Comparison:
     """One accepted request: a job for each model and prompt, all accepted or none."""
 
     def __init__(self, service: Service, request: PairRequest, caller: Caller) -> None:
-        backends = [service.models.find(name) for name in request.models or [None]]
+        names: list[str | None] = [*request.models] or [None]
+        backends = [service.models.find(name) for name in names]
         self.models = [backend.info.name for backend in backends]
         if len(set(self.models)) < len(self.models):
             raise InvalidRequest(f"models must differ: both are {self.models[0]!r}", param="models")
@@ -76,7 +76,11 @@ class Comparison:
         self.seeds = seeds_of(request)
         self._looks: dict[str, Look] = {backend.info.name: look_of(request, backend) for backend in backends}
         planned = [
-            (backend, place, job_of(request, backend, {f"prompts[{place}]": prompt}, self.seeds, deadline=service.deadline))
+            (
+                backend,
+                place,
+                job_of(request, backend, {f"prompts[{place}]": prompt}, self.seeds, deadline=service.deadline),
+            )
             for backend in backends
             for place, prompt in enumerate(request.prompts)
         ]
@@ -132,7 +136,7 @@ class Comparison:
             ],
         )
 
-    async def events(self) -> AsyncIterator[BaseModel]:
+    async def events(self) -> AsyncIterator[StreamEvent]:
         """What is streamed, each event with its model, prompt and image."""
         now = int(time.time())
         yield PairCreatedEvent(
@@ -169,7 +173,9 @@ class Comparison:
                         seed=self.seeds[index],
                         b64_json=as_base64(await finished_picture(self.drawings[side], event, look)),
                         output_format=look.format,
-                        difference=None if other is None else _difference(event.codes, other, self.seeds[index], look.size),
+                        difference=None
+                        if other is None
+                        else _difference(event.codes, other, self.seeds[index], look.size),
                     )
         yield PairCompletedEvent(models=self.models, usage=[self._usage(model) for model in self.models])
 
