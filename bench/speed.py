@@ -100,9 +100,14 @@ def _settle(janus: Janus) -> None:
 
 
 def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Seconds]:
-    """Medians of the engine and, unless it is `alone`, of the other loops, for images that arrive together."""
-    engine = Engine(work.janus, images=images)
+    """Medians of the engine and, unless it is `alone`, of the other loops, for images that arrive together.
+
+    The engine with PyTorch's operations only is what machines without a C compiler have.
+    """
+    engine, plain = (Engine(work.janus, images=images, compiled=compiled) for compiled in (True, False))
     ways: dict[str, Callable[[], Seconds]] = {"engine": lambda: time_engine(engine, work, images)}
+    if work.janus.device.type == "cpu":
+        ways["no compiler"] = lambda: time_engine(plain, work, images)
     if not alone:
         ways["transformers"] = lambda: time_loop(with_transformers, work, images)
         ways["growing cache"] = lambda: time_loop(with_a_growing_cache, work, images)

@@ -12,12 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration, LlamaConfig
+from transformers.activations import GELUActivation
 
 from model.attention import Rows, attend
+from model.cpu_step import CpuStep, compiled_library
 from model.cuda_graphs import StepGraphs, batch_sizes
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
+
+_COMPILED_ROWS = 8  # beyond, the library's matrix products are faster than the C step's
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,14 @@ class Decoder:
     Args:
         janus: its matrices become parts of fused ones, in place: the reference loop, training and this
             decoder go on with the same memory.
+        compiled: whether steps of a few rows may be one C function (`model.cpu_step`), where the machine
+            has a compiler.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not know.
     """
 
-    def __init__(self, janus: Janus) -> None:
+    def __init__(self, janus: Janus, *, compiled: bool = True) -> None:
         config = janus.network.config.text_config
         _check(config)
         self.device, self.dtype = janus.device, janus.dtype
@@ -71,6 +77,7 @@ class Decoder:
         self._turns = self._rotations()
         self._attend = _attention_for(self.device)
         self._captured: tuple[KVCache, StepGraphs] | None = None
+        self._compiled = self._compile() if compiled else None
 
     @property
     def max_length(self) -> int:
@@ -151,6 +158,8 @@ class Decoder:
         """
         if self._captured and self._captured[0] is cache:
             return self._captured[1](codes, rows)
+        if self._compiled and len(codes) <= _COMPILED_ROWS:
+            return self._compiled(codes, rows, cache)
         return self._step(codes, rows, cache)
 
     def _step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
@@ -163,6 +172,17 @@ class Decoder:
             values[rows.index, :, rows.positions] = v
             x = self._finish(x, self._attend(q, keys, values, rows), layer)
         return self._head(x)
+
+    def _compile(self) -> CpuStep | None:
+        """The C step, where it computes what this model needs."""
+        known = isinstance(self._activation, GELUActivation)
+        if self.device.type != "cpu" or self.dtype != torch.float32 or not known:
+            return None
+        library = compiled_library()
+        if library is None:
+            return None
+        epsilon = self._config.rms_norm_eps
+        return CpuStep(library, self._weights, self._turns, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon)
 
     @property
     def _grouped(self) -> bool:

@@ -8,13 +8,17 @@ from torch import Tensor
 
 from model.janus import Janus
 
-_PIXELS_AT_ONCE = 2**20  # seven pictures of 384 × 384: a crowd that ends together must not take all memory
+# A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. A CPU is
+# fastest with what its cache holds: four of 64 × 64 (docs/performance.md).
+_PIXELS_AT_ONCE = 2**20
+_PIXELS_AT_ONCE_ON_CPU = 2**14
 
 
 @torch.no_grad()
 def decode_codes(janus: Janus, codes: Tensor) -> Tensor:
     """The VQ decoder's output for codes [N, tokens]: float32 [N, 3, H, W], about [−1, 1], not clipped."""
-    at_once = max(1, _PIXELS_AT_ONCE // janus.image_size**2)
+    pixels = _PIXELS_AT_ONCE_ON_CPU if janus.device.type == "cpu" else _PIXELS_AT_ONCE
+    at_once = max(1, pixels // janus.image_size**2)
     parts = [janus.network.model.vqmodel.decode(part).float() for part in torch.split(codes.to(janus.device), at_once)]
     return torch.cat(parts)
 

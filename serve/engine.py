@@ -77,6 +77,7 @@ class Engine:
     Args:
         janus: the model.
         images: how many guided images are drawn at once; twice as many unguided ones.
+        compiled: see `model.decoder.Decoder`.
         clock: seconds; deadlines are times of it.
     """
 
@@ -85,11 +86,12 @@ class Engine:
         janus: Janus,
         *,
         images: int = 16,
+        compiled: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
         self._clock = clock
-        self.decoder = Decoder(janus)
+        self.decoder = Decoder(janus, compiled=compiled)
         spare = janus.device.type == "cuda"  # for captured steps
         self.cache = self.decoder.cache(2 * images + spare, janus.max_prompt_tokens + janus.image_tokens)
         if spare:

@@ -1,0 +1,145 @@
+"""The decode step as one C function: what it computes, for whom, and what happens without a compiler."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import JanusForConditionalGeneration
+
+import model.cpu_step as cpu_step
+from model.attention import Rows
+from model.checkpoint import load
+from model.decoder import Decoder
+from model.janus import Janus
+
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(cpu_step.compiled_library() is None, reason="no C compiler on this machine")
+
+
+@pytest.fixture(scope="module")
+def small(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+def draw(decoder: Decoder, codes: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [steps, rows, V] of rows that start with prompts and are fed codes [steps][rows]."""
+    cache = decoder.cache(len(prompts), 40)
+    prefixes = decoder.prefill(prompts)
+    for row, prefix in enumerate(prefixes):
+        cache.begin(row, prefix)
+    rows = Rows.of(range(len(prompts)), [prefix.length for prefix in prefixes], CPU)
+    logits = []
+    with torch.inference_mode():
+        for step in codes:
+            logits.append(decoder.step(torch.tensor(step), rows, cache).clone())
+            rows = rows.next()
+    return torch.stack(logits)
+
+
+def prompts(count: int) -> list[list[int]]:
+    return [[1, *range(5, 8 + 3 * row)] for row in range(count)]
+
+
+def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
+    return torch.randint(vocabulary, (steps, count), generator=torch.Generator().manual_seed(0)).tolist()  # type: ignore[no-any-return]
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int) -> None:
+    """Rows of different lengths; the golden model shares keys among heads and has odd widths."""
+    plain, compiled = Decoder(golden_janus, compiled=False), Decoder(golden_janus)
+    assert compiled._compiled is not None
+    fed = codes(6, count, vocabulary=golden_janus.codebook_size)
+    torch.testing.assert_close(
+        draw(compiled, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=1e-5
+    )
+
+
+@needs_compiler
+def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus) -> None:
+    decoder = Decoder(small)
+    fed = codes(5, 8, vocabulary=small.codebook_size)
+    together = draw(decoder, fed, prompts(8))
+    for count in (1, 2, 3, 5, 7):
+        beside = draw(decoder, [step[:count] for step in fed], prompts(count))
+        assert torch.equal(beside, together[:, :count])
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(small: Janus, threads: int) -> None:
+    decoder = Decoder(small)
+    fed = codes(3, 4, vocabulary=small.codebook_size)
+    usual = draw(decoder, fed, prompts(4))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(draw(decoder, fed, prompts(4)), usual)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_what_is_not_finite_stays_in_its_row(small: Janus) -> None:
+    decoder = Decoder(small)
+    fed = codes(2, 4, vocabulary=small.codebook_size)
+    healthy = draw(decoder, fed, prompts(4))
+    begin = decoder.cache
+    cache = begin(4, 40)
+    for row, prefix in enumerate(decoder.prefill(prompts(4))):
+        cache.begin(row, prefix)
+    cache.values[0, 1] = torch.nan
+    lengths = [len(prompt) for prompt in prompts(4)]
+    with torch.inference_mode():
+        logits = decoder.step(torch.tensor(fed[0]), Rows.of(range(4), lengths, CPU), cache)
+    assert logits[1].isnan().all()
+    assert torch.equal(logits[[0, 2, 3]], healthy[0, [0, 2, 3]])
+
+
+@needs_compiler
+def test_weights_that_change_in_place_are_followed(small_folder: Path) -> None:
+    janus = load(small_folder, device="cpu")
+    decoder = Decoder(janus)
+    fed = codes(2, 2, vocabulary=janus.codebook_size)
+    before = draw(decoder, fed, prompts(2))
+    network: JanusForConditionalGeneration = janus.network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.01)
+    decoder.load_weights(network)
+    after = draw(decoder, fed, prompts(2))
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, draw(Decoder(janus, compiled=False), fed, prompts(2)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_working_compiler_steps_are_pytorchs(
+    small: Janus, compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu_step.compiled_library.cache_clear()
+    try:
+        decoder = Decoder(small)
+        assert decoder._compiled is None
+        fed = codes(2, 2, vocabulary=small.codebook_size)
+        assert torch.equal(draw(decoder, fed, prompts(2)), draw(Decoder(small, compiled=False), fed, prompts(2)))
+    finally:
+        cpu_step.compiled_library.cache_clear()
+    assert list(tmp_path.rglob("*.so")) == []
+
+
+@needs_compiler
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    code = "from model.cpu_step import compiled_library; assert compiled_library() is not None"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    compiling = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    assert [process.wait(120) for process in compiling] == [0, 0, 0]
+    (library,) = (tmp_path / "focusdiff").iterdir()
+    assert library.stat().st_size > 0
