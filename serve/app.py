@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from pairs.exact_judge import ExactJudge
+from pairs.judge import Judge
+from pairs.vlm_judge import VlmJudge
 from serve.auth import Keys, Limiter
 from serve.body_limit import BodyLimit
 from serve.config import Settings
@@ -50,8 +52,8 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
         admin=keys_of(settings.admin_key),
         limiter=Limiter(settings.rate_limit),
         store=store,
-        judge=ExactJudge() if settings.judge == "exact" else None,
-        judge_name=settings.judge or "",
+        judge=_judge(settings),
+        judge_name="exact" if settings.judge == "exact" else settings.judge_model,
         request_seconds=settings.request_seconds,
         upscale=settings.upscale is not None,
         public_url=str(settings.public_url) if settings.public_url else None,
@@ -86,6 +88,12 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
     app.add_middleware(RequestContext, metrics=service.metrics)
     _answer_errors(app)
     return app
+
+
+def _judge(settings: Settings) -> Judge | None:
+    if settings.judge is None or settings.judge == "exact":
+        return ExactJudge() if settings.judge else None
+    return VlmJudge(settings.judge, settings.judge_model, key=settings.judge_key.get_secret_value())
 
 
 def _is_probe(scope: Scope) -> bool:

@@ -121,9 +121,13 @@ class Settings(BaseSettings):
     upscale: Literal["lanczos"] | None = Field(
         default=None, description="enlarge pictures to sizes that the model does not draw"
     )
-    judge: Literal["exact"] | None = Field(
-        default=None, description="what judges pictures: exact, for models of the procedural world"
+    judge: str | None = Field(
+        default=None,
+        description="what judges pictures: exact, for models of the procedural world, or the URL of an "
+        "OpenAI-compatible endpoint of a vision-language model (http://127.0.0.1:8001/v1)",
     )
+    judge_model: str = Field(default="default", description="what that endpoint calls its model")
+    judge_key: SecretStr = Field(default=SecretStr("none"), description="of that endpoint")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["text", "json"] = Field(default="text")
@@ -148,6 +152,13 @@ class Settings(BaseSettings):
         if not isinstance(given, list):
             return given
         return [ModelSource.parse(one) if isinstance(one, str) else one for one in given]
+
+    @field_validator("judge")
+    @classmethod
+    def _judge(cls, value: str | None) -> str | None:
+        if value not in (None, "exact") and not re.match(r"https?://", value):
+            raise ValueError("must be exact, or the URL of an endpoint (http://127.0.0.1:8001/v1)")
+        return value
 
     @field_validator("rate_limit")
     @classmethod
