@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     judge_model: str = Field(default="default", description="what that endpoint calls its model")
     judge_key: SecretStr = Field(default=SecretStr("none"), description="of that endpoint")
 
+    ui: bool = Field(default=True, description="serve the demo's page at /")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["text", "json"] = Field(default="text")
     log_prompts: bool = Field(default=False, description="whether prompts appear in the log")

@@ -50,7 +50,8 @@ class RequestContext:
             self._metrics.answer(route, status)
             seconds = round(time.monotonic() - started, 4)
             details = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
-            logger.info("%(method)s %(path)s %(status)s %(seconds)s s", details, extra=details)
+            level = logging.DEBUG if route == "none" and status < 400 else logging.INFO  # the page's own files and calls
+            logger.log(level, "%(method)s %(path)s %(status)s %(seconds)s s", details, extra=details)
             request_id.reset(token)
 
 
@@ -68,6 +69,7 @@ def set_up_logging(*, level: str, format: str) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(_with_request_id)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the page's requests are in our log already
     # its own lines of start and stop say less than ours
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 

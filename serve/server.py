@@ -37,6 +37,13 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def _own_url(listener: socket.socket) -> str:
+    """Where this machine reaches a listening socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class Server(uvicorn.Server):
     """Answers from the first moment; loads its models meanwhile; told to stop, finishes what it accepted.
 
@@ -45,6 +52,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
         app = create_app(settings, models, store, background=(self._load,))
+        if settings.ui:
+            from ui.mount import mount
+
+            app = mount(app, _own_url(listener))
         super().__init__(
             uvicorn.Config(
                 app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none", server_header=False
@@ -81,9 +92,7 @@ class Server(uvicorn.Server):
             self.failure = error
             self.stop()
             return
-        host, port = self._listener.getsockname()[:2]
-        names = ", ".join(self._models.served)
-        logger.info("%s: http://%s:%d/docs", names, f"[{host}]" if ":" in host else host, port)
+        logger.info("%s: %s", ", ".join(self._models.served), _own_url(self._listener))
         if self._settings.watch is not None:
             await follow(self._models, self._settings.watch)
 
