@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     judge_key: SecretStr = Field(default=SecretStr("none"), description="of that endpoint")
 
     ui: bool = Field(default=True, description="serve the demo's page at /")
+    votes: Path = Field(
+        default=Path.home() / ".local" / "share" / "focusdiff" / "votes.sqlite", description="where its votes are kept"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["text", "json"] = Field(default="text")
     log_prompts: bool = Field(default=False, description="whether prompts appear in the log")

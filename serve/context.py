@@ -50,7 +50,9 @@ class RequestContext:
             self._metrics.answer(route, status)
             seconds = round(time.monotonic() - started, 4)
             details = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
-            level = logging.DEBUG if route == "none" and status < 400 else logging.INFO  # the page's own files and calls
+            level = (
+                logging.DEBUG if route == "none" and status < 400 else logging.INFO
+            )  # the page's own files and calls
             logger.log(level, "%(method)s %(path)s %(status)s %(seconds)s s", details, extra=details)
             request_id.reset(token)
 

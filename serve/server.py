@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
         if settings.ui:
             from ui.mount import mount
 
-            app = mount(app, _own_url(listener))
+            app = mount(app, _own_url(listener), settings.votes)
         super().__init__(
             uvicorn.Config(
                 app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none", server_header=False

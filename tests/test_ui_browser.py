@@ -49,9 +49,9 @@ def server(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
-    with server(port):
+    with server(port, "--votes", str(tmp_path_factory.mktemp("votes") / "votes.sqlite")):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -153,7 +153,9 @@ def test_stop_cancels_on_the_server(browser: Browser, url: str) -> None:
         page.locator("#stop").click()
         expect(page.locator("#status")).to_contain_text("Stopped", timeout=SECONDS)
         deadline = time.monotonic() + 5
-        while re.search(r'focusdiff_(running|waiting)_images\{model="tiny\S*"\} [1-9]', httpx.get(f"{url}/metrics").text):
+        while re.search(
+            r'focusdiff_(running|waiting)_images\{model="tiny\S*"\} [1-9]', httpx.get(f"{url}/metrics").text
+        ):
             assert time.monotonic() < deadline
         before = httpx.get(f"{url}/metrics").text
         time.sleep(1)
@@ -192,6 +194,27 @@ def test_a_link_gives_the_same_pictures_in_a_fresh_browser(browser: Browser, url
         page.locator("#draw").click()
         done(page)
         assert pictures(page) == drawn
+
+
+def test_blind_votes_are_counted_and_exported(browser: Browser, url: str) -> None:
+    """The names are not on the page until the vote; then the rates and the exports have it."""
+    with visit(browser, url) as page:
+        page.locator("#blind button").first.click()
+        for number in (1, 2):
+            page.locator("#blind-draw").click()
+            expect(page.locator("#vote-first")).to_be_enabled(timeout=SECONDS)
+            assert "tiny" not in page.locator("#blind-board").inner_html()
+            assert page.locator("#blind-board h3").all_inner_texts() == ["A", "B"]
+            page.locator("#vote-first").click()
+            expect(page.locator("#blind-status")).to_contain_text("Thank you", timeout=SECONDS)
+            expect(page.locator("#vote-first")).to_be_disabled(timeout=SECONDS)
+            expect(page.locator("#rates td").nth(2)).to_have_text(str(number), timeout=SECONDS)
+        said = page.locator("#blind-status").inner_text()
+        with page.expect_download() as download:
+            page.locator("#votes-jsonl").click()
+        votes = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+        assert len(votes) == 2
+        assert said == f"Thank you. A was {votes[1]['first']}, B was {votes[1]['second']}."
 
 
 def test_errors_are_sentences(browser: Browser, url: str) -> None:

@@ -29,7 +29,9 @@ def test_a_link_carries_everything(comparison: Comparison) -> None:
     assert Comparison.from_query(dict(parse_qsl(comparison.query))) == comparison
 
 
-@pytest.mark.parametrize("query", [{}, {"first": "not json"}, {"first": '"a"'}, {"first": '"a"', "second": '"b"', "models": "3"}])
+@pytest.mark.parametrize(
+    "query", [{}, {"first": "not json"}, {"first": '"a"'}, {"first": '"a"', "second": '"b"', "models": "3"}]
+)
 def test_links_that_make_no_sense_are_ignored(query: dict[str, str]) -> None:
     assert Comparison.from_query(query) is None
 

@@ -81,21 +81,23 @@ class Board:
             for prompt in (0, 1)
         ]
 
-    def html(self) -> str:
-        """All of it."""
-        return "".join(self._model(model) for model in self.models)
+    def html(self, *, names: Mapping[str, str] | None = None, facts: bool = True) -> str:
+        """All of it; `names` are what models are called instead."""
+        parts = []
+        for model in self.models:
+            name = escape((names or {}).get(model, model))
+            rows = "".join(self._row(model, name, image, facts) for image in range(len(self.seeds)))
+            parts.append(f'<section class="model" aria-label="{name}"><h3>{name}</h3>{rows}</section>')
+        return "".join(parts)
 
-    def _model(self, model: str) -> str:
-        rows = "".join(self._row(model, image) for image in range(len(self.seeds)))
-        return f'<section class="model" aria-label="{escape(model)}"><h3>{escape(model)}</h3>{rows}</section>'
+    def _row(self, model: str, name: str, image: int, facts: bool) -> str:
+        pictures = "".join(self._picture(model, name, prompt, image) for prompt in (0, 1))
+        said = "".join(self._facts(model, image)) if facts else ""
+        return f'<div class="pair">{pictures}<div class="facts">{said}</div></div>'
 
-    def _row(self, model: str, image: int) -> str:
-        pictures = "".join(self._picture(model, prompt, image) for prompt in (0, 1))
-        return f'<div class="pair">{pictures}<div class="facts">{"".join(self._facts(model, image))}</div></div>'
-
-    def _picture(self, model: str, prompt: int, image: int) -> str:
+    def _picture(self, model: str, name: str, prompt: int, image: int) -> str:
         cell = self.cells[model, prompt, image]
-        about = escape(f"{model}, {self.prompts[prompt]}, seed {self.seeds[image]}", quote=True)
+        about = f"{name}, {escape(self.prompts[prompt])}, seed {self.seeds[image]}"
         if cell.picture is None:
             return f'<figure class="picture waiting" role="img" aria-label="{about}: not begun"></figure>'
         shown = f'<img src="data:image/{cell.format};base64,{cell.picture}" alt="{about}">'
@@ -117,7 +119,9 @@ def _table(first: Sequence[float | None], second: Sequence[float | None]) -> str
     """Probabilities of yes: a row for each picture, a column for each prompt, and the means of the pictures' own."""
     rows = "".join(
         f"<tr><th>{name} picture</th>"
-        + "".join(f'<td class="{"own" if prompt == place else ""}">{_number(p)}</td>' for prompt, p in enumerate(values))
+        + "".join(
+            f'<td class="{"own" if prompt == place else ""}">{_number(p)}</td>' for prompt, p in enumerate(values)
+        )
         + "</tr>"
         for place, (name, values) in enumerate((("left", first), ("right", second)))
     )

@@ -10,10 +10,12 @@ from typing import Any
 import gradio as gr
 
 from ui.api import Api, ApiFailure, Model
+from ui.blind import build_blind
 from ui.board import Board
 from ui.download import save_grid, save_json
 from ui.examples import FIRST, examples
 from ui.settings import MAX_IMAGES, Comparison
+from ui.votes import Votes
 from ui.words import marked
 
 STYLE = Path(__file__).with_name("style.css")
@@ -30,8 +32,8 @@ def theme() -> gr.themes.Base:
     return gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def build_page(url: str) -> gr.Blocks:
-    """The page as a client of the server at a URL."""
+def build_page(url: str, votes: Votes) -> gr.Blocks:
+    """The page as a client of the server at a URL; blind votes are kept in `votes`."""
     with gr.Blocks(title="FocusDiff", analytics_enabled=False) as page:
         gr.Markdown("# Does the model notice?\nTwo prompts that differ a little, drawn with the same seeds.")
         with gr.Row(elem_id="prompts"):
@@ -72,8 +74,8 @@ def build_page(url: str) -> gr.Blocks:
                 grid_file = gr.DownloadButton("Pictures (PNG)", elem_id="grid")
                 json_file = gr.DownloadButton("Settings (JSON)", elem_id="json")
         links = gr.State([])
-
         chosen = [first, second, above, below, count, seed, guidance, temperature, top_k, top_p, negative, key]
+        build_blind(url, votes, _drawn_by, _comparison, chosen)
         shown = [status, board, links, history, grid_file, json_file]
         for box in (first, second):
             box.change(_difference, [first, second], difference, show_progress="hidden", queue=False)
@@ -86,9 +88,7 @@ def build_page(url: str) -> gr.Blocks:
             show_progress="hidden",
             concurrency_limit=None,
         )
-        sweeping = sweep.click(
-            drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None
-        )
+        sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
         stop.click(lambda: "<p>Stopped.</p>", None, status, cancels=[running, sweeping], queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
         page.load(drawing.greet, None, [*chosen, status])
@@ -132,9 +132,7 @@ class _Drawing:
         """The same seed with five guidance scales, one after the other."""
         *values, key, links = chosen
         one = _comparison(*values)
-        scales = [
-            replace(one, guidance_scale=scale, n=1) for scale in SWEEP
-        ]
+        scales = [replace(one, guidance_scale=scale, n=1) for scale in SWEEP]
         async for update in self._run(scales, key, links):
             yield update
 
@@ -153,6 +151,12 @@ class _Drawing:
         links = [*links, *(_link(c, board) for c, board in zip(comparisons, boards, strict=True))]
         files = save_grid(boards), save_json(comparisons, boards)
         yield ["<p>Done.</p>", _boards(boards, comparisons), links, "".join(reversed(links)), *files]
+
+
+async def _drawn_by(api: Api, comparison: Comparison) -> AsyncIterator[Board]:
+    known = {model.name: model for model in await api.models()}
+    async for board in _drawn(api, comparison, known):
+        yield board
 
 
 async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> AsyncIterator[Board]:
