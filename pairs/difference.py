@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"\w+|[^\w\s]+")
 _TINT = (230, 40, 120, 120)  # of cells that differ
 
 
@@ -22,7 +22,7 @@ def word_difference(first: str, second: str) -> tuple[list[Span], list[Span]]:
     """The words of each text that the other does not have in their place; neighbouring words are one span.
 
     Words are aligned by the fewest changes (Levenshtein 1966), so that "a cat and a dog" and "a dog and
-    a cat" differ in two words each. Case does not count; a punctuation mark is a word.
+    a cat" differ in two words each. Case does not count; punctuation marks that stand together are a word.
     """
     words = [list(_WORD.finditer(text)) for text in (first, second)]
     changed = _changed(*([word.group().casefold() for word in row] for row in words))

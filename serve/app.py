@@ -10,18 +10,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from pairs.exact_judge import ExactJudge
 from pairs.judge import Judge
 from pairs.vlm_judge import VlmJudge
-from serve.auth import Keys, Limiter
+from serve.auth import KeyGuard, Keys, Limiter
 from serve.body_limit import BodyLimit
 from serve.config import Settings
 from serve.connection import ClientGone
-from serve.context import RequestContext, request_id
-from serve.errors import ApiError, GenerationFailed, InvalidRequest, NotFound, TooLarge
+from serve.context import RequestContext
+from serve.errors import ApiError, InvalidRequest, NotFound, TooLarge
 from serve.metrics import Metrics
 from serve.models import Models
 from serve.routes.images import images_router
@@ -36,18 +37,21 @@ logger = logging.getLogger("focusdiff")
 Task = Callable[[], Coroutine[Any, Any, None]]
 
 
-def create_app(settings: Settings, models: Models, store: Store, *, background: tuple[Task, ...] = ()) -> FastAPI:
+def create_app(
+    settings: Settings, models: Models, store: Store, metrics: Metrics, *, background: tuple[Task, ...] = ()
+) -> FastAPI:
     """The application.
 
     Args:
         settings: of the server.
         models: what it serves; closed when it stops.
         store: of pictures that answers link to.
+        metrics: counts what happens.
         background: what runs beside it, from start to stop.
     """
     service = Service(
         models=models,
-        metrics=Metrics(models),
+        metrics=metrics,
         keys=Keys(settings.keys),
         admin=keys_of(settings.admin_key),
         limiter=Limiter(settings.rate_limit),
@@ -62,14 +66,15 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(task()) for task in background]
+        tasks = [asyncio.create_task(task()) for task in (store.sweep, *background)]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await models.close()
 
-    app = FastAPI(
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None,
         title="FocusDiff",
         summary="Autoregressive text-to-image models over OpenAI's Images API.",
         lifespan=lifespan,
@@ -80,12 +85,17 @@ def create_app(settings: Settings, models: Models, store: Store, *, background: 
         app.include_router(router(service))
     if service.admin.needed:
         app.include_router(admin_router(service))
+    app.add_middleware(KeyGuard, keys=service.keys, admin=service.admin)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.cors_origins), allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "x-request-id"],
         )
     app.add_middleware(BodyLimit, mib=settings.max_body_mib)
-    app.add_middleware(RequestContext, metrics=service.metrics)
+    app.add_middleware(RequestContext, metrics=metrics)
     _answer_errors(app)
     return app
 
@@ -120,10 +130,6 @@ def _answer_errors(app: FastAPI) -> None:
     async def refused_by_framework(_: Request, error: HTTPException) -> JSONResponse:
         kind = {404: NotFound, 413: TooLarge}.get(error.status_code, InvalidRequest)
         return JSONResponse(kind(str(error.detail)).body.model_dump(), error.status_code, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def broken(_: Request, __: Exception) -> JSONResponse:
-        return _response(GenerationFailed(f"something broke here; the log says what, under request {request_id.get()}"))
 
 
 def _response(error: ApiError) -> JSONResponse:

@@ -10,8 +10,11 @@ from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.errors import Busy, Unauthorized
+from serve.errors import Busy, InvalidRequest, Unauthorized
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,34 @@ class Keys:
         return Caller(digest.hex()[:8])
 
 
+class KeyGuard:
+    """Turns away who has no key, before anything of the body is read; pictures are found by their names alone."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, admin: Keys) -> None:
+        self._app = app
+        self._keys = keys
+        self._admin = admin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        keys = self._needed(scope) if scope["type"] == "http" else None
+        if keys is not None:
+            kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            try:
+                scope.setdefault("state", {})["caller"] = keys.check(key if kind.lower() == "bearer" else None)
+            except Unauthorized as error:
+                await JSONResponse(error.body.model_dump(), error.status, headers=error.headers)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _needed(self, scope: Scope) -> Keys | None:
+        path: str = scope["path"]
+        if path.startswith("/admin/"):
+            return self._admin if self._admin.needed else None
+        guarded = path.startswith("/v1/") and not path.startswith("/v1/files/")
+        return self._keys if guarded and self._keys.needed else None
+
+
 class Limiter:
     """How many images each caller may ask for in a moving window; `rate` reads like 60/minute, None is no limit."""
 
@@ -55,17 +86,27 @@ class Limiter:
         self._item: RateLimitItem | None = parse(rate) if rate else None
         self._strategy = MovingWindowRateLimiter(MemoryStorage())
 
-    def take(self, caller: Caller, images: int) -> None:
-        """Count images against a caller's share.
+    def check(self, caller: Caller, images: int) -> None:
+        """Whether a caller may ask for so many images now.
 
         Raises:
-            Busy: it is spent; Retry-After says when a part of it comes back.
+            InvalidRequest: never for so many.
+            Busy: its share is spent; Retry-After says when a part of it comes back.
         """
-        if self._item is None or self._strategy.hit(self._item, caller.name, cost=images):
+        if self._item is None or self._strategy.test(self._item, caller.name, cost=images):
             return
+        if images > self._item.amount:
+            raise InvalidRequest(
+                f"{images} images are more than the {self._item.amount} of this server's rate", param="n"
+            )
         reset = self._strategy.get_window_stats(self._item, caller.name).reset_time
         raise Busy(
             f"this key may ask for {self._item.amount} images in {self._item.get_expiry()} seconds",
             code="rate_limit_exceeded",
             retry_after=reset - time.time(),
         )
+
+    def spend(self, caller: Caller, images: int) -> None:
+        """Count images that were accepted against a caller's share."""
+        if self._item is not None:
+            self._strategy.hit(self._item, caller.name, cost=images)

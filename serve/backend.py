@@ -1,6 +1,7 @@
 """The seam between HTTP and whatever makes pictures, and its first implementation."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class ModelInfo:
     name: str
     image_size: int
     image_tokens: int
+    codebook_size: int
     recipe: SamplingParams
 
 
@@ -37,7 +39,10 @@ class Stats:
 class Generation(AsyncIterator[Event]):
     """The events of one job, up to the end of its last image; to leave it before that is to cancel the job."""
 
-    def __init__(self, events: "asyncio.Queue[Event]", *, images: int, cancel: Callable[[], None]) -> None:
+    def __init__(
+        self, events: "asyncio.Queue[tuple[float, Event]]", *, images: int, cancel: Callable[[], None]
+    ) -> None:
+        self.moment = 0.0  # at which the last event came from the engine, on the monotonic clock
         self._events = events
         self._unended = images
         self._cancel = cancel
@@ -45,7 +50,7 @@ class Generation(AsyncIterator[Event]):
     async def __anext__(self) -> Event:
         if self._unended == 0:
             raise StopAsyncIteration
-        event = await self._events.get()
+        self.moment, event = await self._events.get()
         if isinstance(event, Failed) and event.index is None:
             self._unended = 0
         elif isinstance(event, Finished | Failed):
@@ -121,7 +126,7 @@ class LocalBackend:
     def info(self) -> ModelInfo:
         """The model behind it."""
         janus = self._janus
-        return ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.recipe)
+        return ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.recipe)
 
     @property
     def state(self) -> State:
@@ -131,7 +136,8 @@ class LocalBackend:
     @property
     def stats(self) -> Stats:
         """Of the engine's thread, a moment ago."""
-        return Stats(self._worker.running, self._worker.waiting, self._slots)
+        running, waiting = self._worker.load
+        return Stats(running, waiting, self._slots)
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt."""
@@ -140,11 +146,11 @@ class LocalBackend:
     def submit(self, job: Job) -> Generation:
         """Hand a job to the engine's thread."""
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
+        events: asyncio.Queue[tuple[float, Event]] = asyncio.Queue()
 
         def listen(event: Event) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody listens
-                loop.call_soon_threadsafe(events.put_nowait, event)
+                loop.call_soon_threadsafe(events.put_nowait, (time.monotonic(), event))
 
         ticket = self._worker.submit(job, listen)
         return Generation(events, images=len(job.seeds), cancel=lambda: self._worker.cancel(ticket))

@@ -28,7 +28,7 @@ def serve(settings: Settings) -> None:
     set_up_logging(level=settings.log_level, format=settings.log_format)
     with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
         store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
-        models = Models(LocalLoader(settings, on_death=lambda: server.stop()), aliases=settings.aliases)
+        models = Models(LocalLoader(settings, on_death=lambda: server.die()), aliases=settings.aliases)
         server = Server(settings, models, store, socket)
         server.serve_until_stopped()
     if server.failure is not None:

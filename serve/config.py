@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     max_body_mib: float = Field(default=32, gt=0, description="largest request body")
 
     slots: int = Field(default=16, ge=1, description="guided images that each model draws at once")
-    queue: int = Field(default=256, ge=MAX_IMAGES, description="images that may wait for each model")
+    queue: int = Field(default=256, ge=2 * MAX_IMAGES, description="images that may wait for each model")
     request_seconds: float = Field(default=600, gt=0, description="after which a request is given up")
     drain_seconds: float = Field(default=60, ge=0, description="for what was accepted, once the server is told to stop")
 
@@ -147,7 +147,8 @@ class Settings(BaseSettings):
         given = [value] if isinstance(value, str) else value
         if not isinstance(given, list | tuple):
             return value
-        return [part for one in given for part in (one.split(",") if isinstance(one, str) else [one]) if part != ""]
+        parts = [part for one in given for part in (one.split(",") if isinstance(one, str) else [one])]
+        return [part.strip() if isinstance(part, str) else part for part in parts if part != ""]
 
     @field_validator("models", mode="before")
     @classmethod

@@ -7,8 +7,10 @@ import time
 import uuid
 
 from pythonjsonlogger.json import JsonFormatter
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.errors import GenerationFailed
 from serve.metrics import Metrics
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
@@ -18,13 +20,12 @@ logger = logging.getLogger("focusdiff.access")
 class RequestContext:
     """Gives each request an id, sends it back as x-request-id, and logs and counts the answer.
 
-    `open` counts the requests whose answers are not complete.
+    What nobody else has answered for is logged with its traceback, and answered 500.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self.open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -41,15 +42,22 @@ class RequestContext:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.get().encode())]
             await send(message)
 
-        self.open += 1
+        api = scope["path"].startswith("/v1/")
+        self._metrics.open += api
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s broke", request_id.get())
+            if not status:
+                broken = GenerationFailed(f"something broke here; the log says what, under {request_id.get()}")
+                await JSONResponse(broken.body.model_dump(), broken.status)(scope, receive, send_with_id)
         finally:
-            self.open -= 1
+            self._metrics.open -= api
             route = getattr(scope.get("route"), "path", "none")  # a client's own path would be a label without end
             self._metrics.answer(route, status)
             seconds = round(time.monotonic() - started, 4)
-            details = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": seconds}
+            path = scope["raw_path"].decode("latin-1")  # escaped: a path must not forge lines of the log
+            details = {"method": scope["method"], "path": path, "status": status, "seconds": seconds}
             level = (
                 logging.DEBUG if route == "none" and status < 400 else logging.INFO
             )  # the page's own files and calls
@@ -68,7 +76,7 @@ def set_up_logging(*, level: str, format: str) -> None:
             )
         )
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s (%(request_id)s)"))
     handler.addFilter(_with_request_id)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the page's requests are in our log already

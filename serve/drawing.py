@@ -34,7 +34,7 @@ class Drawing:
             ApiError: one of its pictures will not come.
         """
         async for event in self.generation:
-            seconds = time.monotonic() - self.started
+            seconds = self.generation.moment - self.started
             self.metrics.count(self.info.name, event, seconds)
             trace.get_current_span().add_event(type(event).__name__, {"model": self.info.name})
             if isinstance(event, Preview) and event.index not in self._previewed:

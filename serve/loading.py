@@ -1,5 +1,6 @@
 """From a model's source to a backend that draws it, if there is memory for it."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -60,6 +61,9 @@ class LocalLoader:
     def _check(self, source: ModelSource, needs: Footprint, device: torch.device) -> None:
         """Refuse a model that would not fit beside those that are there."""
         wanted = needs.total(self._settings.slots)
+        gc.collect()  # what was unloaded may still wait to be freed
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         room = available_bytes(device)
         if self._settings.memory_gib is not None:
             room = min(room, int(self._settings.memory_gib * _GIB) - sum(self._taken.values()))

@@ -1,14 +1,15 @@
 """What Prometheus is told."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from serve.events import Event, Failed, Finished, Started
-from serve.models import Models, Served
+from serve.models import Models
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
 
@@ -28,6 +29,10 @@ class Metrics:
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"focusdiff_{name}_seconds", text, ["model"], buckets=_SECONDS, registry=self._registry)
 
+        self.open = 0  # requests of the API whose answers are not complete
+        Gauge(
+            "focusdiff_open_requests", "Requests whose answers are not complete.", registry=self._registry
+        ).set_function(lambda: self.open)
         self._images = counter("images", "Pictures finished.", "model")
         self._codes = counter("codes", "Image codes of finished pictures.", "model")
         self._failures = counter("failures", "Pictures or requests that failed, by cause.", "model", "cause")
@@ -74,18 +79,21 @@ class _Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One gauge each, with a sample for every model."""
-        served: Mapping[str, Served] = self._models.served
-        stats = {name: one.backend.stats for name, one in served.items()}
-        yield _gauge("running_images", "Images being drawn.", ((name, s.running) for name, s in stats.items()))
-        yield _gauge("waiting_images", "Images that wait for a slot.", ((name, s.waiting) for name, s in stats.items()))
-        yield _gauge("slots", "Guided images that can be drawn at once.", ((n, s.slots) for n, s in stats.items()))
-        yield _gauge(
-            "ready", "Whether it takes requests.", ((n, one.backend.state == "ready") for n, one in served.items())
-        )
+        everything = self._models.all
+        stats = [(one.source.name, one.backend.stats) for one in everything]
+        yield _gauge("running_images", "Images being drawn.", ((name, one.running) for name, one in stats))
+        yield _gauge("waiting_images", "Images that wait for a slot.", ((name, one.waiting) for name, one in stats))
+        yield _gauge("slots", "Guided images that can be drawn at once.", ((name, one.slots) for name, one in stats))
+        ready = ((name, one.backend.state == "ready") for name, one in self._models.served.items())
+        yield _gauge("ready", "Whether it takes requests.", ready)
 
 
 def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"focusdiff_{name}", text, labels=["model"])
+    """With a model's old and new backend added up while one takes the other's place."""
+    totals: defaultdict[str, float] = defaultdict(float)
     for model, value in values:
-        family.add_metric([model], float(value))
+        totals[model] += value
+    family = GaugeMetricFamily(f"focusdiff_{name}", text, labels=["model"])
+    for model, total in totals.items():
+        family.add_metric([model], float(total))
     return family

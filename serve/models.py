@@ -42,14 +42,14 @@ class Models:
         self._loader = loader
         self._aliases = dict(aliases)
         self._served: dict[str, Served] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], Served] = {}
         self._changing = asyncio.Lock()
         self._draining = False
 
     @property
     def state(self) -> State:
         """Dead if any engine is, since a supervisor has to restart the process then."""
-        if any(served.backend.state == "dead" for served in self._served.values()):
+        if any(served.backend.state == "dead" for served in self.all):
             return "dead"
         if self._draining:
             return "draining"
@@ -60,12 +60,22 @@ class Models:
         """What is served, by name, in the order of loading."""
         return MappingProxyType(self._served)
 
+    @property
+    def all(self) -> list[Served]:
+        """What is served, and what has been but is finishing what it accepted."""
+        return [*self._served.values(), *self._closing.values()]
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was accepted is not finished."""
+        return any(one.backend.stats.running or one.backend.stats.waiting for one in self.all)
+
     def aliases_of(self, name: str) -> list[str]:
         """Other names of a model."""
         return [alias for alias, meant in self._aliases.items() if meant == name]
 
-    def find(self, name: str | None) -> Backend:
-        """The backend of a name or alias; of the first model if None is given.
+    def find(self, name: str | None, *, param: str = "model") -> Backend:
+        """The backend of a name or alias; of the first model if None is given. `param` is the field that names it.
 
         Raises:
             UnknownModel: none is called so; the message lists those that are.
@@ -78,7 +88,7 @@ class Models:
         served = self._served.get(self._aliases.get(name, name))
         if served is None:
             known = ", ".join([*self._served, *self._aliases])
-            raise UnknownModel(f"no model {name!r} here; known: {known}", param="model", code="model_not_found")
+            raise UnknownModel(f"no model {name!r} here; known: {known}", param=param, code="model_not_found")
         return served.backend
 
     def add(self, source: ModelSource, backend: Backend) -> None:
@@ -122,14 +132,18 @@ class Models:
         """Take no more jobs; those that were accepted are finished."""
         self._draining = True
 
+    def give_up(self) -> None:
+        """Fail what was accepted and has not come, with a reason."""
+        for served in self.all:
+            served.backend.give_up()
+
     async def close(self) -> None:
         """Finish what was accepted and let go of all devices."""
         self.drain()
-        for served in self._served.values():
-            self._close(served)
+        await asyncio.gather(*[asyncio.to_thread(served.backend.close) for served in self._served.values()])
         await asyncio.gather(*self._closing)
 
     def _close(self, served: Served) -> None:
         task = asyncio.create_task(asyncio.to_thread(served.backend.close))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = served
+        task.add_done_callback(self._closing.pop)

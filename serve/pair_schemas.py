@@ -141,7 +141,7 @@ class JudgementRequest(BaseModel):
     )
 
     prompts: list[Prompt] = Field(min_length=1, max_length=8)
-    images: list[list[str]] = Field(
+    images: list[Annotated[list[str], Field(max_length=MAX_JUDGED)]] = Field(
         min_length=1, max_length=8, description="for each prompt its pictures: PNG, JPEG or WebP in base64"
     )
 

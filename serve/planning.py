@@ -86,6 +86,8 @@ def job_of(
     negative = None
     if request.negative_prompt is not None:
         negative = _encode(backend, request.negative_prompt, "negative_prompt")
+    if (request.top_k or 0) > backend.info.codebook_size:
+        raise InvalidRequest(f"top_k must be at most {backend.info.codebook_size}, the codes there are", param="top_k")
     params: SamplingParams = backend.info.recipe.override(**request.sampling)
     return Job(ids, negative, seeds, params, preview_rows=_preview_rows(request, backend), deadline=deadline)
 

@@ -9,6 +9,7 @@ from model.params import MAX_SEED
 MAX_PROMPT_CHARACTERS = 4000
 MAX_IMAGES = 10  # of one request
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
+Seeds = Annotated[list[Seed], Field(max_length=MAX_IMAGES)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -19,7 +20,7 @@ class PictureRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     n: int = Field(default=1, ge=1, le=MAX_IMAGES, strict=True)
-    seed: Seed | list[Seed] | None = Field(default=None, description="image i has seed + i; a list gives each its own")
+    seed: Seed | Seeds | None = Field(default=None, description="image i has seed + i; a list gives each its own")
     negative_prompt: Prompt | None = Field(default=None, description="what to guide away from")
     guidance_scale: float | None = Field(default=None, ge=1, le=20, allow_inf_nan=False, description="1 is unguided")
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import uvicorn
 
 from serve.app import create_app
 from serve.config import Settings
+from serve.metrics import Metrics
 from serve.models import Models
 from serve.store import Store
 from serve.watch import follow
@@ -51,7 +51,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
-        app = create_app(settings, models, store, background=(self._load,))
+        self._metrics = Metrics(models)
+        app = create_app(settings, models, store, self._metrics, background=(self._load,))
         if settings.ui:
             from ui.mount import mount
 
@@ -65,32 +66,34 @@ class Server(uvicorn.Server):
         self._models = models
         self._listener = listener
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.failure: ValueError | None = None
+        self.failure: Exception | None = None
 
     def serve_until_stopped(self) -> None:
         """All of it; blocks."""
         self.run(sockets=[self._listener])
 
-    def stop(self) -> None:
-        """Stop now; callable from any thread."""
-        self.should_exit = True
+    def die(self) -> None:
+        """An engine has failed: tell everyone, let other models finish, and stop; callable from any thread."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops."""
-        if self._loop is None or self._models.state == "draining" or (sig == signal.SIGINT and not self._models.served):
-            super().handle_exit(sig, frame)
-            return
-        self._models.drain()
-        asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+        if self._loop is None or self._models.state == "draining":
+            self.should_exit = self.force_exit = True
+        else:
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     async def _load(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             for source in self._settings.sources:
                 await self._models.load(source)
-        except ValueError as error:
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                logger.exception("the models cannot be loaded")
             self.failure = error
-            self.stop()
+            self.should_exit = True
             return
         logger.info("%s: %s", ", ".join(self._models.served), _own_url(self._listener))
         if self._settings.watch is not None:
@@ -98,16 +101,14 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         """Wait until every answer is complete, but no longer than the limit."""
+        self._models.drain()
         limit = self._settings.drain_seconds
         logger.info("stopping: finishing what was accepted, for at most %g seconds", limit)
         try:
             async with asyncio.timeout(limit):
-                while any(
-                    one.backend.stats.running or one.backend.stats.waiting for one in self._models.served.values()
-                ):
+                while self._models.busy or self._metrics.open:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             logger.warning("what is not finished after %g seconds is given up", limit)
-            for served in self._models.served.values():
-                served.backend.give_up()
-        self.stop()
+            self._models.give_up()
+        self.should_exit = True

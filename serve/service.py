@@ -1,7 +1,7 @@
 """What all routes share: the models and everything that guards, counts and keeps."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,12 +18,15 @@ from serve.store import Store
 
 # What any route that makes pictures may answer, for OpenAPI.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 429, 500, 503, 504)
+    status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 429, 500, 503, 504)
 }
 # What may come in place of JSON from routes that stream.
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": "with stream: true"}}}}
 }
+
+
+_READING_SECONDS = 60.0  # for what is still on its way when a request's time is over
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,15 @@ class Service:
     public_url: str | None = None
     log_prompts: bool = False
 
-    def caller(self, request: Request, sent: HTTPAuthorizationCredentials | None) -> Caller:
-        """Who asks.
-
-        Raises:
-            Unauthorized: a key is needed and was not sent, or is not ours.
-        """
-        if self.keys.needed:
-            return self.keys.check(sent.credentials if sent else None)
-        return Caller(request.client.host if request.client else "unknown")
-
     @property
     def deadline(self) -> float:
         """Of a request that comes now, on the monotonic clock."""
         return time.monotonic() + self.request_seconds
+
+    @property
+    def stream_seconds(self) -> float:
+        """After which a stream ends whose reader does not read."""
+        return self.request_seconds + _READING_SECONDS
 
     def link(self, request: Request, name: str) -> str:
         """Where a kept picture is found."""
@@ -72,12 +70,13 @@ def keys_of(secret: SecretStr | None) -> Keys:
     return Keys([secret] if secret is not None else [])
 
 
-def caller_of(service: Service) -> Callable[..., Caller]:
-    """The dependency of a route that only those may use who have a key."""
+def caller_of(service: Service) -> Callable[..., Awaitable[Caller]]:
+    """The dependency of a route that only those may use who have a key; `KeyGuard` has looked at it before."""
 
-    def caller(
-        request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+    async def caller(
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
     ) -> Caller:
-        return service.caller(request, sent)
+        known = getattr(request.state, "caller", None)
+        return known or Caller(request.client.host if request.client else "unknown")
 
     return caller

@@ -3,8 +3,10 @@
 import asyncio
 import re
 import secrets
+import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 
 import fsspec
@@ -12,6 +14,8 @@ import fsspec
 from serve.errors import NotFound
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+_PARTIAL = ".partial"
+_SWEEP_SECONDS = 60.0
 _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpeg|webp)")
 
 
@@ -44,7 +48,7 @@ class Store:
         self._seconds = seconds
         self._limit = limit
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # oldest first
-        self._lock = asyncio.Lock()
+        self._lock = threading.Lock()
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
             self._files.makedirs(self._root, exist_ok=True)
@@ -54,7 +58,7 @@ class Store:
             raise StoreError(f"store: {url} cannot be used: {error}") from None
 
     async def put(self, content: bytes, suffix: str) -> str:
-        """Keep a picture.
+        """Keep a picture; it is kept even if nobody waits for the end of this.
 
         Returns:
             Its name.
@@ -63,12 +67,14 @@ class Store:
             OSError: there is no room for it, or it cannot be written.
         """
         name = f"{secrets.token_urlsafe(24)}.{suffix}"
-        await asyncio.to_thread(self._write, name, content)
-        async with self._lock:
-            self._kept[name] = _Kept(len(content), time.time() + self._seconds)
-            gone = self._surplus()
-        await asyncio.to_thread(self._remove, gone)
+        await asyncio.to_thread(self._keep, name, content)
         return name
+
+    async def sweep(self) -> None:
+        """Remove what nobody can ask for any more, for ever."""
+        while True:
+            await asyncio.sleep(min(_SWEEP_SECONDS, self._seconds))
+            await asyncio.to_thread(self._remove_surplus)
 
     async def get(self, name: str) -> bytes:
         """A picture by its name.
@@ -92,30 +98,33 @@ class Store:
             size, written = found.get("size"), found.get("mtime")
             since = written if isinstance(written, int | float) else time.time()
             self._kept[name] = _Kept(size if isinstance(size, int) else 0, since + self._seconds)
-        elif name.endswith(".partial"):
+        elif _NAME.fullmatch(name.removesuffix(_PARTIAL)):
             self._files.rm_file(path)
 
-    def _write(self, name: str, content: bytes) -> None:
-        partial = f"{self._root}/{name}.partial"
-        self._files.pipe_file(partial, content)
-        self._files.mv(partial, f"{self._root}/{name}")
+    def _keep(self, name: str, content: bytes) -> None:
+        partial = f"{self._root}/{name}{_PARTIAL}"
+        try:
+            self._files.pipe_file(partial, content)
+            self._files.mv(partial, f"{self._root}/{name}")
+        except BaseException:
+            with suppress(OSError):
+                self._files.rm_file(partial)
+            raise
+        with self._lock:
+            self._kept[name] = _Kept(len(content), time.time() + self._seconds)
+        self._remove_surplus()
 
-    def _surplus(self) -> list[str]:
-        """Names whose time is over, and the oldest of what is more than the limit."""
-        total = sum(kept.bytes for kept in self._kept.values())
-        gone = []
-        while self._kept and len(self._kept) > 1:
-            name, oldest = next(iter(self._kept.items()))
-            if oldest.until >= time.time() and total <= self._limit:
-                break
-            del self._kept[name]
-            total -= oldest.bytes
-            gone.append(name)
-        return gone
-
-    def _remove(self, names: list[str]) -> None:
-        for name in names:
-            try:
+    def _remove_surplus(self) -> None:
+        """What has outlived its time, and the oldest of what is more than the limit; the newest stays its time."""
+        with self._lock:
+            total = sum(kept.bytes for kept in self._kept.values())
+            gone = []
+            for name, kept in list(self._kept.items()):
+                if kept.until >= time.time() and (total <= self._limit or len(self._kept) == 1):
+                    break
+                del self._kept[name]
+                total -= kept.bytes
+                gone.append(name)
+        for name in gone:
+            with suppress(OSError):  # somebody else removed it, or will have to
                 self._files.rm_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                continue  # somebody else did

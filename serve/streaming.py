@@ -1,18 +1,20 @@
 """Answers that come event by event (server-sent events), and jobs whose events come as one stream."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TypeVar
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from serve.drawing import Drawing
-from serve.errors import ApiError
+from serve.errors import ApiError, GenerationFailed
 from serve.events import Event
 from serve.schemas import StreamEvent
 
+logger = logging.getLogger("focusdiff")
 K = TypeVar("K")
 _KEEPALIVE_SECONDS = 15.0  # proxies close what is silent for longer
 
@@ -24,19 +26,23 @@ class EventStream(EventSourceResponse):
 
     Args:
         drawings: the jobs that `events` reads from.
+        seconds: after which a reader that does not read is given up.
         events: what is sent. An ApiError among them becomes an `error` event, the last.
     """
 
-    def __init__(self, drawings: Sequence[Drawing], events: AsyncIterator[StreamEvent]) -> None:
+    def __init__(self, drawings: Sequence[Drawing], events: AsyncIterator[StreamEvent], *, seconds: float) -> None:
         super().__init__(_lines(events), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         self._drawings = drawings
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything, or as much as is wanted."""
         async with AsyncExitStack() as owned:
             for drawing in self._drawings:
                 await owned.enter_async_context(drawing.generation)
-            await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
 
 
 async def _lines(events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:
@@ -53,9 +59,16 @@ async def _lines(events: AsyncIterator[StreamEvent]) -> AsyncIterator[bytes]:
             yield format_sse_event(event=event.type, data_str=event.model_dump_json())
             pending = asyncio.ensure_future(anext(events, None))
     except ApiError as error:
-        yield format_sse_event(event="error", data_str=error.body.model_dump_json())
+        yield _error(error)
+    except Exception:
+        logger.exception("a stream broke")
+        yield _error(GenerationFailed("something broke here; the server's log says what"))
     finally:
         pending.cancel()
+
+
+def _error(error: ApiError) -> bytes:
+    return format_sse_event(event="error", data_str=error.body.model_dump_json())
 
 
 async def merged(drawings: Mapping[K, Drawing]) -> AsyncIterator[tuple[K, Event]]:
@@ -64,14 +77,14 @@ async def merged(drawings: Mapping[K, Drawing]) -> AsyncIterator[tuple[K, Event]
     Raises:
         ApiError: a picture of any of them will not come.
     """
-    queue: asyncio.Queue[tuple[K, Event] | BaseException | None] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[K, Event] | Exception | None] = asyncio.Queue()
 
     async def read(key: K, drawing: Drawing) -> None:
         try:
             async for event in drawing.events():
                 queue.put_nowait((key, event))
             queue.put_nowait(None)
-        except ApiError as error:
+        except Exception as error:  # raised again where the events are read
             queue.put_nowait(error)
 
     readers = [asyncio.ensure_future(read(key, drawing)) for key, drawing in drawings.items()]
@@ -79,7 +92,7 @@ async def merged(drawings: Mapping[K, Drawing]) -> AsyncIterator[tuple[K, Event]
         unended = len(readers)
         while unended:
             item = await queue.get()
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             if item is None:
                 unended -= 1

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from serve.config import ModelSource
+from serve.errors import ApiError
 from serve.models import Models
 
 logger = logging.getLogger("focusdiff")
@@ -22,7 +24,11 @@ def newest_checkpoint(run: Path) -> Path | None:
         if not any(part.startswith(".") for part in config.parent.relative_to(run).parts)
         and any(config.parent.glob("*.safetensors"))
     ]
-    return max(found, key=lambda folder: (folder / "config.json").stat().st_mtime, default=None)
+    ages: dict[Path, float] = {}
+    for folder in found:
+        with suppress(FileNotFoundError):  # removed meanwhile
+            ages[folder] = (folder / "config.json").stat().st_mtime
+    return max(ages, key=ages.__getitem__, default=None)
 
 
 async def follow(models: Models, run: Path, *, seconds: float = 2.0) -> None:
@@ -37,6 +43,6 @@ async def follow(models: Models, run: Path, *, seconds: float = 2.0) -> None:
             last = newest
             try:
                 await models.load(ModelSource(name=run.resolve().name, source=str(newest)), replace=True)
-            except ValueError as error:
+            except (ValueError, ApiError, OSError, RuntimeError) as error:
                 logger.error("%s is not served: %s", newest, error)
         await asyncio.sleep(seconds)

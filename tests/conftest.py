@@ -29,6 +29,7 @@ from serve.app import create_app
 from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
 from serve.loading import LocalLoader
+from serve.metrics import Metrics
 from serve.models import Models
 from serve.store import Store
 from train.data import SceneSource
@@ -163,7 +164,7 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Models]]:
         for source, backend in zip(sources, backends, strict=True):
             models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)
-        return create_app(chosen, models, store), models
+        return create_app(chosen, models, store, Metrics(models)), models
 
     return make
 

@@ -324,7 +324,7 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
         (["--model", "{small}", "--device", "cuda:77"], "no device 'cuda:77'"),
         (["--model", "{small}", "--port", "70000"], "port: Input should be less"),
         (["--model", "{small}", "--slots", "0"], "slots: Input should be greater than or equal to 1"),
-        (["--model", "{small}", "--queue", "5"], "queue: Input should be greater than or equal to 10"),
+        (["--model", "{small}", "--queue", "5"], "queue: Input should be greater than or equal to 20"),
         (["--model", "{bare}"], "bare has no tokenizer; name one with --tokenizer"),
         (["--model", "{bare}", "--tokenizer", "{bare}"], "no tokenizer.json"),
     ],

@@ -13,11 +13,11 @@ from serve.config import ConfigError, ModelSource, Settings, read_settings
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "serve.toml"
-    file.write_text('port = 1\nslots = 1\nqueue = 11\nhost = "0.0.0.0"\n')
+    file.write_text('port = 1\nslots = 1\nqueue = 21\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("FOCUSDIFF_SLOTS", "2")
-    monkeypatch.setenv("FOCUSDIFF_QUEUE", "12")
-    settings = read_settings(["--config", str(file), "--queue", "13"])
-    assert (settings.port, settings.slots, settings.queue, settings.host) == (1, 2, 13, "0.0.0.0")
+    monkeypatch.setenv("FOCUSDIFF_QUEUE", "22")
+    settings = read_settings(["--config", str(file), "--queue", "23"])
+    assert (settings.port, settings.slots, settings.queue, settings.host) == (1, 2, 23, "0.0.0.0")
     monkeypatch.setenv("FOCUSDIFF_CONFIG", str(file))
     assert read_settings([]).port == 1
 
@@ -54,7 +54,7 @@ def test_what_is_said_for_all_models_fills_what_one_does_not_say(tmp_path: Path)
     [
         (["--slots", "0"], "slots: "),
         (["--slots", "many"], "slots: "),
-        (["--queue", "9"], "queue: "),
+        (["--queue", "19"], "queue: "),
         (["--port", "70000"], "port: "),
         (["--rate-limit", "often"], "rate_limit: must be a number of images"),
         (["--model", "tiny", "--model", "tiny"], "two models are called 'tiny'"),

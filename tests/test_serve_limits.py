@@ -12,9 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from model.checkpoint import load
 from serve.auth import Caller, Keys, Limiter
 from serve.backend import LocalBackend
-from serve.errors import Busy, NotFound, Unauthorized
+from serve.errors import Busy, InvalidRequest, NotFound, Unauthorized
 from serve.store import Store, StoreError
 
 IMAGES = "/v1/images/generations"
@@ -58,13 +59,29 @@ def test_routes_that_draw_or_tell_need_a_key_and_health_does_not(
 
 def test_images_are_counted_against_each_callers_rate() -> None:
     limiter = Limiter("5/hour")
-    limiter.take(Caller("a"), 3)
+
+    def take(name: str, images: int) -> None:
+        limiter.check(Caller(name), images)
+        limiter.spend(Caller(name), images)
+
+    take("a", 3)
     with pytest.raises(Busy) as refusal:
-        limiter.take(Caller("a"), 3)
+        take("a", 3)
     assert 3500 < refusal.value.retry_after <= 3601
-    limiter.take(Caller("a"), 2)
-    limiter.take(Caller("b"), 5)
-    Limiter(None).take(Caller("a"), 10_000)
+    take("a", 2)
+    take("b", 5)
+    with pytest.raises(InvalidRequest, match="6 images are more than the 5"):
+        take("c", 6)  # will never fit
+    Limiter(None).check(Caller("a"), 10_000)
+
+
+def test_what_the_queue_refuses_costs_nothing_of_the_rate(small_folder: Path, make_app: Callable[..., Any]) -> None:
+    backend = LocalBackend(load(small_folder, device="cpu"), images=1, queue_limit=5)
+    client = TestClient(make_app(backend, rate_limit="10/hour")[0])
+    for _ in range(3):
+        assert client.post(IMAGES, json={"prompt": "a star", "n": 6}).json()["error"]["code"] == "queue_full"
+    assert client.post(IMAGES, json={"prompt": "a star", "n": 5}).status_code == 200
+    backend.close()
 
 
 def test_a_spent_rate_is_a_429_with_retry_after(small_backend: LocalBackend, make_app: Callable[..., Any]) -> None:
@@ -102,16 +119,43 @@ def test_pages_elsewhere_may_call_only_where_it_was_said(
 
 def test_pictures_are_kept_until_their_time_is_over(tmp_path: Path) -> None:
     async def kept() -> None:
-        store = Store(str(tmp_path), seconds=0.3, limit=1000)
+        store = Store(str(tmp_path), seconds=2, limit=1000)
+        sweeping = asyncio.create_task(store.sweep())
         name = await store.put(b"picture", "png")
         assert await store.get(name) == b"picture"
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(2.1)
         with pytest.raises(NotFound):
             await store.get(name)
-        await store.put(b"next", "png")
-        assert len(list(tmp_path.iterdir())) == 1
+        async with asyncio.timeout(10):
+            while list(tmp_path.iterdir()):
+                await asyncio.sleep(0.05)
+        sweeping.cancel()
 
     asyncio.run(kept())
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = Store(str(tmp_path), seconds=60, limit=1000)
+    monkeypatch.setattr(store._files, "mv", full)
+    with pytest.raises(OSError, match="No space"):
+        asyncio.run(store.put(b"picture", "png"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_whose_client_leaves_while_it_is_written_is_counted(tmp_path: Path) -> None:
+    async def leave() -> Store:
+        store = Store(str(tmp_path), seconds=60, limit=250)
+        for _ in range(4):
+            writing = asyncio.create_task(store.put(bytes(100), "png"))
+            await asyncio.sleep(0)
+            writing.cancel()
+        return store
+
+    asyncio.run(leave())  # waits for the threads
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_oldest_go_first_when_there_is_no_room(tmp_path: Path) -> None:
@@ -129,10 +173,10 @@ def test_the_oldest_go_first_when_there_is_no_room(tmp_path: Path) -> None:
 def test_another_server_goes_on_with_what_is_there_and_removes_half_written_files(tmp_path: Path) -> None:
     name = asyncio.run(Store(str(tmp_path), seconds=60, limit=1000).put(b"picture", "png"))
     (tmp_path / f"{'x' * 32}.png.partial").write_bytes(b"pict")
-    (tmp_path / "notes.txt").write_text("not ours")
+    (tmp_path / "film.mkv.partial").write_text("not ours")
     again = Store(str(tmp_path), seconds=60, limit=1000)
     assert asyncio.run(again.get(name)) == b"picture"
-    assert {path.name for path in tmp_path.iterdir()} == {name, "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, "film.mkv.partial"}
     old = time.time() - 100
     os.utime(tmp_path / name, (old, old))
     with pytest.raises(NotFound):

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,9 +129,11 @@ def test_a_stream_says_model_prompt_and_image_and_ends_with_the_same_pictures(cl
         ({"prompts": ["a", ""]}, 400, "prompts"),
         ({"prompts": ["a red star", "x " * 600]}, 400, "prompts"),
         ({"models": ["small", "small"]}, 400, "models"),
-        ({"models": ["small", "none"]}, 404, "model"),
+        ({"models": ["small", "none"]}, 404, "models"),
         ({"models": ["a", "b", "c"]}, 400, "models"),
         ({"seed": [1, 2], "n": 1}, 400, "seed"),
+        ({"seed": [1] * 100_000}, 400, "seed"),
+        ({"top_k": 65}, 400, "top_k"),
     ],
 )
 def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status: int, param: str) -> None:
@@ -175,9 +179,21 @@ def test_what_cannot_be_judged_is_null_not_zero(client: TestClient) -> None:
     assert answer["s_a"] is answer["s_g"] is None
 
 
-@pytest.mark.parametrize(
-    "image", ["%%%", base64.b64encode(b"GIF89a").decode(), base64.b64encode(b"\x89PNG").decode(), ""]
-)
+def png_header(side: int) -> bytes:
+    """A PNG that claims a size and has no pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+
+
+@pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG", png_header(64), png_header(5000), png_header(200_000)])
+def test_what_claims_to_be_a_picture_is_refused(client: TestClient, content: bytes) -> None:
+    body = {"prompts": ["a red star"], "images": [[base64.b64encode(content).decode()]]}
+    answer = client.post("/v1/judgements", json=body)
+    assert answer.status_code == 400
+    assert "images[0][0]" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("image", ["%%%", ""])
 def test_what_is_no_picture_is_named(client: TestClient, image: str) -> None:
     star = png(Scene((Group(1, "red", "star"),)), 1)
     answer = client.post("/v1/judgements", json={"prompts": ["a red star"], "images": [[star, image]]})

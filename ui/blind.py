@@ -2,7 +2,7 @@
 
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import escape
@@ -33,7 +33,7 @@ class Ballot:
 
 
 def build_blind(
-    url: str, votes: Votes, draw: Draw, comparison: Callable[..., Comparison], chosen: list[gr.components.Component]
+    url: str, votes: Votes, draw: Draw, comparison: Callable[..., Comparison], chosen: Sequence[gr.components.Component]
 ) -> None:
     """The section of the page; `chosen` are the inputs of `comparison`, and last the API key."""
     with gr.Accordion("Which one follows its prompt better? (blind)", open=False, elem_id="blind"):

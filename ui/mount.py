@@ -15,7 +15,7 @@ def mount(app: FastAPI, server: str, votes: Path) -> FastAPI:
     Raises:
         ValueError: votes cannot be kept there.
     """
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         build_page(server, Votes(votes)),
         path="/",
@@ -24,3 +24,4 @@ def mount(app: FastAPI, server: str, votes: Path) -> FastAPI:
         footer_links=[],
         show_error=True,
     )
+    return mounted

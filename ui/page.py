@@ -34,6 +34,7 @@ def theme() -> gr.themes.Base:
 
 def build_page(url: str, votes: Votes) -> gr.Blocks:
     """The page as a client of the server at a URL; blind votes are kept in `votes`."""
+    page: gr.Blocks
     with gr.Blocks(title="FocusDiff", analytics_enabled=False) as page:
         gr.Markdown("# Does the model notice?\nTwo prompts that differ a little, drawn with the same seeds.")
         with gr.Row(elem_id="prompts"):

@@ -40,7 +40,7 @@ def images_router(service: Service) -> APIRouter:
         """Make n pictures of a prompt. With `stream`, server-sent events: pictures on the way, then whole ones."""
         order = Order(service, request, connection, caller)
         if request.stream:
-            return EventStream([order.drawing], order.events())
+            return EventStream([order.drawing], order.events(), seconds=service.stream_seconds)
         async with order.drawing.generation:
             return await unless_gone(connection, order.answer())
 
@@ -78,10 +78,11 @@ class Order:
         self._connection = connection
         self._look: Look = look_of(request, backend, size=request.size, upscale=service.upscale)
         job = job_of(request, backend, {"prompt": request.prompt}, seeds, deadline=service.deadline)
-        service.limiter.take(caller, request.n)
+        service.limiter.check(caller, request.n)
         self.drawing: Drawing = begin(
             backend, job, service.metrics, prompt=request.prompt, negative_prompt=request.negative_prompt
         )
+        service.limiter.spend(caller, request.n)
         shown = {"prompt": request.prompt} if service.log_prompts else {}
         logger.info("%d images by %s", request.n, backend.info.name, extra={"caller": caller.name, **shown})
 

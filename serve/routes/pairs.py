@@ -1,8 +1,10 @@
 """Two prompts that differ in a word, side by side: the same seeds, one model or two."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import cached_property
 from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Depends, Request
@@ -54,7 +56,8 @@ def pairs_router(service: Service) -> APIRouter:
         """Make n pictures of each of two prompts, with the same seeds, and say where they differ."""
         comparison = Comparison(service, request, caller)
         if request.stream:
-            return EventStream(list(comparison.drawings.values()), comparison.events())
+            drawings = list(comparison.drawings.values())
+            return EventStream(drawings, comparison.events(), seconds=service.stream_seconds)
         async with AsyncExitStack() as owned:
             for drawing in comparison.drawings.values():
                 await owned.enter_async_context(drawing.generation)
@@ -68,7 +71,7 @@ class Comparison:
 
     def __init__(self, service: Service, request: PairRequest, caller: Caller) -> None:
         names: list[str | None] = [*request.models] or [None]
-        backends = [service.models.find(name) for name in names]
+        backends = [service.models.find(name, param="models") for name in names]
         self.models = [backend.info.name for backend in backends]
         if len(set(self.models)) < len(self.models):
             raise InvalidRequest(f"models must differ: both are {self.models[0]!r}", param="models")
@@ -84,7 +87,7 @@ class Comparison:
             for backend in backends
             for place, prompt in enumerate(request.prompts)
         ]
-        service.limiter.take(caller, len(planned) * request.n)
+        service.limiter.check(caller, len(planned) * request.n)
         self.drawings: dict[Side, Drawing] = {}
         try:
             for backend, place, job in planned:
@@ -99,8 +102,9 @@ class Comparison:
             for drawing in self.drawings.values():
                 drawing.generation.leave()
             raise
+        service.limiter.spend(caller, len(planned) * request.n)
 
-    @property
+    @cached_property
     def spans(self) -> tuple[list[SpanEntry], list[SpanEntry]]:
         """The words of each prompt that the other does not have."""
         first, second = self._request.prompts
@@ -166,6 +170,10 @@ class Comparison:
                 case Finished(index=index):
                     codes[side, index] = event.codes
                     other = codes.get((Side(side.model, 1 - side.prompt), index))
+                    difference = None
+                    if other is not None:
+                        seed, size = self.seeds[index], look.size
+                        difference = await asyncio.to_thread(_difference, event.codes, other, seed, size)
                     yield PairImageEvent(
                         model=side.model,
                         prompt_index=side.prompt,
@@ -173,9 +181,7 @@ class Comparison:
                         seed=self.seeds[index],
                         b64_json=as_base64(await finished_picture(self.drawings[side], event, look)),
                         output_format=look.format,
-                        difference=None
-                        if other is None
-                        else _difference(event.codes, other, self.seeds[index], look.size),
+                        difference=difference,
                     )
         yield PairCompletedEvent(models=self.models, usage=[self._usage(model) for model in self.models])
 
