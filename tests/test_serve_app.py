@@ -256,7 +256,7 @@ def test_a_client_that_leaves_frees_its_slots(
 
 def test_a_real_server(small_folder: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--model", str(small_folder), "--port", str(port)]
+    command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder), "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -282,7 +282,18 @@ def test_a_dead_engine_answers_everyone_and_ends_the_process(small_folder: Path)
         "decoder.Decoder.step = broken\n"
         "serve.command.main()\n"
     )
-    command = [sys.executable, "-c", planted, "--model", str(small_folder), "--port", str(port), "--slots", "1"]
+    command = [
+        sys.executable,
+        "-c",
+        planted,
+        "--no-ui",
+        "--model",
+        str(small_folder),
+        "--port",
+        str(port),
+        "--slots",
+        "1",
+    ]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -339,7 +350,9 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(small_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
-    monkeypatch.setattr(sys, "argv", ["focusdiff-serve", *(a.format(small=small_folder, bare=bare) for a in arguments)])
+    filled = [argument.format(small=small_folder, bare=bare) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["focusdiff-serve", "--no-ui", *filled])
+    monkeypatch.setattr("serve.context.set_up_logging", lambda **_: None)  # it is this process's, not the server's
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

@@ -30,7 +30,7 @@ def server(folder: Path, *arguments: str, planted: str = "") -> Iterator[tuple[s
     """A real server process and its URL; `planted` is code that runs before it."""
     port = free_port()
     code = f"import serve.command\n{planted}\nserve.command.main()"
-    command = [sys.executable, "-c", code, "--model", str(folder), "--port", str(port), *arguments]
+    command = [sys.executable, "-c", code, "--no-ui", "--model", str(folder), "--port", str(port), *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{port}", process
@@ -160,7 +160,7 @@ def test_a_killed_server_leaves_no_half_written_picture(small_folder: Path, tmp_
 
 def test_a_taken_port_is_one_line(small_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = [sys.executable, "-m", "serve.command", "--model", str(small_folder)]
+        command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder)]
         command += ["--port", str(taken.getsockname()[1])]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 2
