@@ -26,28 +26,6 @@ from bench.startup import free_port
 _PROMPT = "three red circles and a blue star"
 _PATIENCE = 180.0  # seconds for a server to come up, and for any answer
 
-_ENGINE_ALONE = """
-import sys, time, torch
-from model.checkpoint import load
-from serve.engine import Engine
-from serve.request import Job
-model, slots, seconds, threads = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-torch.set_num_threads(threads)
-janus = load(model, device="cpu")
-engine = Engine(janus, images=slots)
-prompt = janus.encode(sys.argv[5])
-started, seed, ended = None, 0, 0
-while True:
-    while engine.scheduler.waiting_images < slots:
-        engine.submit(Job(prompt, None, (seed,), janus.recipe)); seed += 1
-    ended += sum(type(event).__name__ == "Finished" for _, event in engine.step())
-    if started is None and ended >= slots:
-        started, ended = time.perf_counter(), 0
-    if started is not None and time.perf_counter() - started > seconds:
-        break
-print(ended / (time.perf_counter() - started))
-"""
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -103,7 +81,7 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
     yield f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
     port = free_port()
     command = [sys.executable, "-m", "serve.command", "--model", model, "--port", str(port), "--device", "cpu"]
-    command += ["--slots", str(slots), "--queue", str(4 * slots), "--log-level", "warning"]
+    command += ["--slots", str(slots), "--queue", str(max(20, 4 * slots)), "--log-level", "warning", "--no-ui"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     server = subprocess.Popen(command, env=environment)
     try:
@@ -206,7 +184,8 @@ async def _saturate(url: str, slots: int, seconds: float) -> float:
 
 
 def _engine_alone(model: str, slots: int, seconds: float, threads: int) -> float:
-    command = [sys.executable, "-c", _ENGINE_ALONE, model, str(slots), str(seconds), str(threads), _PROMPT]
+    command = [sys.executable, "-m", "bench.engine_alone", model, _PROMPT]
+    command += ["--slots", str(slots), "--seconds", str(seconds), "--threads", str(threads)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(ended.stdout)

@@ -38,7 +38,7 @@ def backend(janus: Janus) -> LocalBackend:
 
 @pytest.fixture
 def served(backend: LocalBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
-    with serve_on_socket(backend) as served:
+    with serve_on_socket(backend, upscale="lanczos") as served:
         yield served
 
 
@@ -90,18 +90,18 @@ def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
 
 
 def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: LocalBackend) -> None:
-    """It reads nothing until everybody else has been answered, then finds all of its events."""
-    body = {"prompt": "a star", "n": 10, "stream": True, "partial_images": 7, "size": "64x64"}
+    """It reads nothing of its 20 MB until everybody else has been answered, then finds all of its events."""
+    body = {"prompt": "a star", "n": 10, "stream": True, "partial_images": 7, "size": "512x512"}
     with send(served, body) as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         for seed in range(5):
             assert served.post(IMAGES, {"prompt": "a star", "seed": seed}).status_code == 200
         until_idle(backend)
         received = b""
         while received.count(b"event: image_generation.completed") < 10 or not received.endswith(b"0\r\n\r\n"):
-            part = slow.recv(65536)
+            part = slow.recv(1 << 20)
             assert part
             received += part
+    assert len(received) > 10_000_000
 
 
 def test_two_hundred_connections_at_once_are_all_answered(served: Any) -> None:

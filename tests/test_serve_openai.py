@@ -4,6 +4,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def served(backend: LocalBackend, serve_on_socket: Callable[..., Any]) -> Iterat
 def client(served: Any) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="sk-right", max_retries=0, timeout=60) as client:
         yield client
+
+
+@contextmanager
+def when_nobody_waits(served: Any) -> Iterator[None]:
+    """Until every image that was accepted has a slot."""
+    while 'focusdiff_waiting_images{model="small"} 0.0' not in httpx.get(f"{served.url}/metrics").text:
+        time.sleep(0.001)
+    yield
 
 
 def picture(content: str | None) -> Image.Image:
@@ -143,6 +152,7 @@ def test_the_client_retries_what_a_full_queue_refuses(client: openai.OpenAI, ser
     before = {**body, "n": 4}
     with (
         httpx.stream("POST", f"{served.url}/v1/images/generations", json=before, headers=headers, timeout=60) as first,
+        when_nobody_waits(served),
         httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, headers=headers, timeout=60) as second,
     ):
         assert (first.status_code, second.status_code) == (200, 200)

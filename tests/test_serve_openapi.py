@@ -13,7 +13,7 @@ from serve.backend import LocalBackend
 
 
 def test_schemathesis_finds_nothing(small_folder: Path, serve_on_socket: Callable[..., Any], tmp_path: Path) -> None:
-    """No answer 5xx, none with an undocumented status or shape, none accepted that the description forbids."""
+    """No answer 5xx, and none with an undocumented status, type or shape."""
     backend = LocalBackend(load(small_folder, device="cpu"), queue_limit=10_000)
     with serve_on_socket(backend, judge="exact", admin_key="admin") as served:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json"]

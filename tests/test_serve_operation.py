@@ -69,9 +69,8 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder
     with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
         ready(url, process)
         long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
-        metrics = ""
-        while 'waiting_images{model="small"} 9' not in metrics:
-            metrics = httpx.get(f"{url}/metrics").text
+        while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics").text):
+            pass
         process.send_signal(signal.SIGTERM)
         statuses = set()
         try:
