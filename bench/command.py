@@ -48,6 +48,14 @@ def main() -> None:
     )
     speed.set_defaults(run=measure_speed)
 
+    load = benches.add_parser("load", help="a server under load: percentiles, refusals, what HTTP costs")
+    load.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    load.add_argument("--threads", type=int, default=2, help="of the server (default: 2)")
+    load.add_argument("--slots", type=int, default=16, help="guided images drawn at once (default: 16)")
+    load.add_argument("--seconds", type=float, default=60, help="of each load (default: 60)")
+    load.add_argument("--factors", type=float, nargs="+", default=[0.5, 1, 3], help="of capacity (default: 0.5 1 3)")
+    load.set_defaults(run=measure_load)
+
     startup = benches.add_parser("startup", help="a serving process: start, first picture, memory")
     startup.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     startup.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
@@ -130,6 +138,21 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         arrivals=arguments.arrivals,
         baselines_up_to=arguments.baselines_up_to,
+    )
+    for line in lines:
+        print(line, flush=True)
+
+
+def measure_load(arguments: argparse.Namespace) -> None:
+    """A server under load."""
+    from bench.load import report
+
+    lines = report(
+        arguments.model,
+        threads=arguments.threads,
+        slots=arguments.slots,
+        seconds=arguments.seconds,
+        factors=arguments.factors,
     )
     for line in lines:
         print(line, flush=True)

@@ -25,7 +25,7 @@ from model.params import SamplingParams
 from model.vq import decode_images
 from serve.engine import Engine
 from serve.events import Finished
-from serve.image import png_bytes
+from serve.image import encode
 from serve.request import Job, Request
 
 _PROMPT = "three red circles and a blue star"
@@ -176,7 +176,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
     parts["own"] = whole - sum(parts.values())
     started = time.perf_counter()
     for picture in pictures:
-        png_bytes(picture, {})
+        encode(picture, {})
     return parts | {"png": time.perf_counter() - started}
 
 

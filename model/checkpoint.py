@@ -58,10 +58,10 @@ def load(
     Raises:
         CheckpointError: one line that names the file and what is missing or wrong.
     """
-    name, folder = _find(str(path_or_name), revision)
+    name, folder = find_folder(str(path_or_name), revision)
     chosen = choose_device(device)
-    config = _read_config(folder)
-    expected = _shapes(config)
+    config = read_config(folder)
+    expected = parameter_shapes(config)
     tensors = convert_tensors(read_tensors(folder), source=str(folder))
     if overlay is not None:
         laid = convert_tensors(read_file(Path(overlay)), source=str(overlay))
@@ -83,7 +83,7 @@ def load(
         config.text_config.eos_token_id = words.eos_token_id
         config.image_token_id = token_id(words, IMAGE_PLACEHOLDER) or config.image_token_id
     weights = {name: tensors[name] for name in expected}
-    network = _build(config, weights, chosen, _choose_dtype(dtype, chosen, tensors["lm_head.weight"].dtype))
+    network = _build(config, weights, chosen, choose_dtype(dtype, chosen, tensors["lm_head.weight"].dtype))
     recipe = _read_recipe(folder)
     network.generation_config = _generation_config(config, ids, recipe)
     return Janus(name, network, words, ids, recipe)
@@ -146,7 +146,7 @@ def _write(janus: Janus, folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _find(name: str, revision: str | None) -> tuple[str, Path]:
+def find_folder(name: str, revision: str | None) -> tuple[str, Path]:
     """What a model is called, and where it is."""
     if name in shipped_names():
         return name, SHIPPED / name
@@ -209,7 +209,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(folder: Path) -> JanusConfig:
+def read_config(folder: Path) -> JanusConfig:
+    """A checkpoint's configuration, in transformers' terms; raises CheckpointError, naming the file."""
     path = folder / "config.json"
     settings = _read_json(path)
     try:
@@ -243,7 +244,8 @@ def choose_device(device: Device) -> torch.device:
     return chosen
 
 
-def _choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:
+def choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:
+    """The dtype of a name; `held` is what the files have. Raises CheckpointError for other names."""
     if dtype == "source":
         return held
     if dtype == "auto":
@@ -254,7 +256,7 @@ def _choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.
     return chosen
 
 
-def _shapes(config: JanusConfig) -> dict[str, torch.Size]:
+def parameter_shapes(config: JanusConfig) -> dict[str, torch.Size]:
     """Names and shapes of every tensor of a network."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in JanusForConditionalGeneration(config).state_dict().items()}

@@ -1,52 +1,39 @@
-"""`focusdiff-serve`: a model behind OpenAI's Images API."""
+"""`focusdiff-serve`: models behind OpenAI's Images API."""
 
-import argparse
 import sys
 
-from model.cli import add_model_arguments, one_line_errors
+from model.cli import one_line_errors
+from serve.config import Settings, read_settings
 
 
 def main() -> None:
     """Entry point of the console script."""
-    parser = argparse.ArgumentParser(
-        prog="focusdiff-serve", description="Serve a Janus checkpoint over OpenAI's Images API."
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    parser.add_argument("--slots", type=int, default=16, help="guided images drawn at once (default: 16)")
-    parser.add_argument("--queue", type=int, default=256, help="images that may wait for a slot (default: 256)")
-    add_model_arguments(parser)
-    arguments = parser.parse_args()
-    one_line_errors(lambda: serve(arguments))
+    one_line_errors(lambda: serve(read_settings(sys.argv[1:])))
 
 
-def serve(arguments: argparse.Namespace) -> None:
-    """Load the model, then listen until stopped."""
-    import uvicorn
+def serve(settings: Settings) -> None:
+    """Listen, load the models, and serve them until stopped."""
+    if settings.print_config:
+        print(settings.model_dump_json(indent=2))
+        return
 
-    from model.checkpoint import load_from
-    from model.errors import CheckpointError
-    from serve.app import create_app
-    from serve.backend import LocalBackend
-    from serve.schemas import MAX_IMAGES
+    import tempfile
 
-    if not 0 <= arguments.port <= 65535:
-        raise ValueError(f"--port must be from 0 to 65535, not {arguments.port}")
-    for name, least in (("slots", 1), ("queue", MAX_IMAGES)):
-        if getattr(arguments, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
-    janus = load_from(arguments)
-    if janus.tokenizer is None:
-        raise CheckpointError(f"{janus.name} has no tokenizer; name one with --tokenizer")
+    from serve.context import set_up_logging
+    from serve.loading import LocalLoader
+    from serve.models import Models
+    from serve.server import Server, listen
+    from serve.store import Store
 
-    def stop() -> None:
-        server.should_exit = True
-
-    backend = LocalBackend(janus, images=arguments.slots, queue_limit=arguments.queue, on_death=stop)
-    server = uvicorn.Server(uvicorn.Config(create_app(backend), host=arguments.host, port=arguments.port))
-    print(f"{janus.name} on {janus.device}: http://{arguments.host}:{arguments.port}/docs", flush=True)
-    server.run()
-    if backend.state == "dead":
+    set_up_logging(level=settings.log_level, format=settings.log_format)
+    with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
+        store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
+        models = Models(LocalLoader(settings, on_death=lambda: server.die()), aliases=settings.aliases)
+        server = Server(settings, models, store, socket)
+        server.serve_until_stopped()
+    if server.failure is not None:
+        raise server.failure
+    if models.state == "dead":
         sys.exit(1)  # so that whoever supervises starts another
 
 

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 import torch
@@ -29,6 +29,7 @@ from serve.request import Job, Request, Slot
 from serve.scheduler import Scheduler
 
 _UNCONDITIONAL_KEPT = 64  # lengths
+_DEADLINES_KEPT = 256  # of requests that have ended
 _PREFILL_TOKENS = 4096  # read at once, so that a crowd of newcomers does not take all memory
 _PREVIEW_SHARE = 0.05  # of the time, while others are being drawn or wait
 
@@ -136,12 +137,17 @@ class Engine:
         self.scheduler.submit(request)
         if job.deadline is not None:
             heappush(self._deadlines, (job.deadline, next(self._arrivals), request))
+            if len(self._deadlines) > _DEADLINES_KEPT + 2 * self.scheduler.waiting_images:
+                # those that ended long before their deadlines
+                self._deadlines = [entry for entry in self._deadlines if entry[2].live]
+                heapify(self._deadlines)
         return request
 
     def cancel(self, request: Request) -> None:
         """Forget a request; its slots are free from now on, and it has no more events."""
         if request.live:
             request.status = "cancelled"
+            request.prefixes = None
             self.scheduler.drop(request)
             self._refresh()
 
@@ -170,6 +176,7 @@ class Engine:
             request = heappop(self._deadlines)[2]
             if request.live:
                 request.status = "failed"
+                request.prefixes = None
                 self.scheduler.drop(request)
                 overdue.append(request)
         if overdue:

@@ -1,16 +1,21 @@
 """What the API answers when a request cannot be served, as OpenAI's error object.
 
 ApiError                   status, type
-├── InvalidRequest         400  invalid_request_error   a field is wrong; `param` names it
-│   └── UnknownModel       404  invalid_request_error   answers with the known names
-├── TooBusy                429  rate_limit_error        the queue is full; Retry-After says when to come again
-├── GenerationFailed       500  server_error            an image broke; says which, and why
-├── Unavailable            503  server_error            the engine has failed, or the server is stopping
-└── DeadlinePassed         504  timeout_error           the images did not come in time
+├── InvalidRequest         400  invalid_request_error    a field is wrong; `param` names it
+│   ├── Unauthorized       401  authentication_error     no key, or not one of ours
+│   ├── UnknownModel       404  invalid_request_error    answers with the known names
+│   ├── NotFound           404  invalid_request_error    no such thing, or not any more
+│   ├── Conflict           409  invalid_request_error    what is asked for does not go with what is there
+│   └── TooLarge           413  invalid_request_error    the body is longer than the server reads
+├── Busy                   429  rate_limit_error         Retry-After says when to come again
+├── GenerationFailed       500  server_error             an image broke; says which, and why
+├── Unavailable            503  server_error             the engine has failed, or the server is stopping
+└── DeadlinePassed         504  timeout_error            the images did not come in time
 """
 
 import math
-from typing import Any
+
+from serve.schemas import ErrorDetail, ErrorResponse
 
 
 class ApiError(Exception):
@@ -30,9 +35,11 @@ class ApiError(Exception):
         """Of the answer."""
         return {}
 
-    def body(self) -> dict[str, Any]:
+    @property
+    def body(self) -> ErrorResponse:
         """OpenAI's error object."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+        return ErrorResponse(error=detail)
 
 
 class InvalidRequest(ApiError):
@@ -42,20 +49,50 @@ class InvalidRequest(ApiError):
     type = "invalid_request_error"
 
 
+class Unauthorized(InvalidRequest):
+    """No key was sent, or one that nobody was given."""
+
+    status = 401
+    type = "authentication_error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How to send one."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
 class UnknownModel(InvalidRequest):
     """A model that this server does not have."""
 
     status = 404
 
 
-class TooBusy(ApiError):
-    """So many images wait that another would have to wait too long; `retry_after` is in seconds."""
+class NotFound(InvalidRequest):
+    """Something that is not here, or not any more."""
+
+    status = 404
+
+
+class Conflict(InvalidRequest):
+    """Something that does not go with what is there."""
+
+    status = 409
+
+
+class TooLarge(InvalidRequest):
+    """A body longer than the server reads."""
+
+    status = 413
+
+
+class Busy(ApiError):
+    """Not now: the queue is full, or a key has asked for all that it may; `retry_after` is in seconds."""
 
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message, code="queue_full")
+    def __init__(self, message: str, *, code: str, retry_after: float) -> None:
+        super().__init__(message, code=code)
         self.retry_after = max(1, math.ceil(retry_after))
 
     @property

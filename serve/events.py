@@ -39,7 +39,7 @@ class Finished:
     codes: tuple[int, ...]
 
 
-Cause = Literal["not finite", "deadline", "engine died"]
+Cause = Literal["not finite", "deadline", "engine died", "stopping"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ logger = logging.getLogger("focusdiff")
 
 
 class QueueFull(Exception):
-    """Too many images wait already; `waiting` says how many, `wait_seconds` how long they will take."""
+    """Too many images wait already; `waiting` says how many, `wait_seconds` after how long there will be room."""
 
     def __init__(self, waiting: int, wait_seconds: float) -> None:
         super().__init__(f"{waiting} images are waiting already")
@@ -38,6 +38,7 @@ class Ticket:
     listener: Callable[[Event], None]
     unstarted: int  # images without a slot
     unended: int  # images that have neither come nor failed
+    running: int = 0  # images with a slot
     request: Request | None = None
 
 
@@ -60,6 +61,7 @@ class Worker:
         self._tickets: dict[Request, Ticket] = {}
         self._lock = threading.Lock()
         self._waiting = 0
+        self._running = 0
         self._wait_seconds = 0.0  # as of the last time that an image came or began
         self._closing = False
         self._death: BaseException | None = None
@@ -74,9 +76,10 @@ class Worker:
         return "draining" if self._closing else "ready"
 
     @property
-    def waiting(self) -> int:
-        """Images without a slot."""
-        return self._waiting
+    def load(self) -> tuple[int, int]:
+        """Images that are being drawn, and images without a slot."""
+        with self._lock:
+            return self._running, self._waiting
 
     def submit(self, job: Job, listener: Callable[[Event], None]) -> Ticket:
         """Accept a job: from here on its listener hears of every image until each has come or failed.
@@ -90,7 +93,9 @@ class Worker:
             if self.state != "ready":
                 raise NotRunning(f"the engine is {self.state}")
             if self._waiting + ticket.unstarted > self._queue_limit:
-                raise QueueFull(self._waiting, self._wait_seconds)
+                # the queue empties evenly: after this share of it has gone there is room
+                excess = self._waiting + ticket.unstarted - self._queue_limit
+                raise QueueFull(self._waiting, self._wait_seconds * min(1.0, excess / max(1, self._waiting)))
             self._waiting += ticket.unstarted
             self._commands.put(lambda: self._accept(ticket))
         return ticket
@@ -98,6 +103,10 @@ class Worker:
     def cancel(self, ticket: Ticket) -> None:
         """Nobody wants it any more: its slots are free at the next step, and its listener hears nothing more."""
         self._commands.put(lambda: self._cancel(ticket))
+
+    def give_up(self) -> None:
+        """Fail everything that was accepted and has not come."""
+        self._commands.put(self._give_up)
 
     def close(self) -> None:
         """Finish what was accepted, then end the thread."""
@@ -129,6 +138,9 @@ class Worker:
                 return True
 
     def _accept(self, ticket: Ticket) -> None:
+        if self._death is not None:
+            ticket.listener(self._last_words(self._death))
+            return
         queued = Queued(self._engine.scheduler.waiting_images, self._engine.wait_seconds)
         ticket.request = self._engine.submit(ticket.job)
         self._tickets[ticket.request] = ticket
@@ -137,34 +149,57 @@ class Worker:
 
     def _cancel(self, ticket: Ticket) -> None:
         if ticket.request in self._tickets:
-            self._engine.cancel(ticket.request)
+            if self._death is None:
+                self._engine.cancel(ticket.request)
             self._forget(ticket.request)
+
+    def _give_up(self) -> None:
+        if self._death is not None:
+            return  # everyone will hear of that
+        for request, ticket in list(self._tickets.items()):
+            self._engine.cancel(request)
+            self._forget(request)
+            ticket.listener(Failed(None, "stopping", "the server is stopping"))
 
     def _tell(self, request: Request, event: Event) -> None:
         ticket = self._tickets[request]
         if isinstance(event, Started):
             ticket.unstarted -= 1
+            ticket.running += 1
             with self._lock:
                 self._waiting -= 1
+                self._running += 1
         elif isinstance(event, Finished | Failed):
-            ticket.unended = 0 if isinstance(event, Failed) and event.index is None else ticket.unended - 1
+            whole = isinstance(event, Failed) and event.index is None
+            ticket.unended = 0 if whole else ticket.unended - 1
             if ticket.unended == 0:
                 self._forget(request)
+            else:
+                ticket.running -= 1
+                with self._lock:
+                    self._running -= 1
         ticket.listener(event)
 
     def _forget(self, request: Request) -> None:
         ticket = self._tickets.pop(request)
         with self._lock:
             self._waiting -= ticket.unstarted
-        ticket.unstarted = 0
+            self._running -= ticket.running
+        ticket.unstarted = ticket.running = 0
 
     def _die(self, error: BaseException) -> None:
-        """Fail everyone who waits, in the queue of commands too, and say so."""
+        """Fail everyone who waits, in the queue of commands too, and say so; the engine is not touched again."""
         with self._lock:
             self._death = error
-        while not self._commands.empty():
-            self._commands.get_nowait()()
-        for ticket in list(self._tickets.values()):
-            ticket.listener(Failed(None, "engine died", f"the engine failed: {type(error).__name__}"))
-        self._tickets.clear()
-        self._on_death()
+        try:
+            while not self._commands.empty():
+                self._commands.get_nowait()()
+            for request, ticket in list(self._tickets.items()):
+                self._forget(request)
+                ticket.listener(self._last_words(error))
+        finally:
+            self._on_death()
+
+    @staticmethod
+    def _last_words(error: BaseException) -> Failed:
+        return Failed(None, "engine died", f"the engine failed: {type(error).__name__}")

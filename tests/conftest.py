@@ -2,14 +2,20 @@
 
 import json
 import shutil
+import socket
+import threading
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
+from fastapi import FastAPI
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -19,6 +25,13 @@ from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import special_ids
 from pairs.world import World
+from serve.app import create_app
+from serve.backend import LocalBackend
+from serve.config import ModelSource, Settings
+from serve.loading import LocalLoader
+from serve.metrics import Metrics
+from serve.models import Models
+from serve.store import Store
 from train.data import SceneSource
 from train.recipe import Recipe, load_recipe
 from train.tiny import build_network
@@ -111,3 +124,60 @@ def small_folder(
 def golden_janus(request: pytest.FixtureRequest, deepseek: Janus, converted_folder: Path) -> Janus:
     """The golden model by both roads: as published, and after conversion."""
     return deepseek if request.param == "deepseek" else load(converted_folder, device="cpu")
+
+
+class Served:
+    """An application on a socket, in this process, from `with` to its end."""
+
+    def __init__(self, app: FastAPI, models: Models) -> None:
+        self.models = models
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, ws="none"))
+        self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._listener]})
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+    def post(self, path: str, body: Mapping[str, Any], **more: Any) -> httpx.Response:
+        """One request on a connection of its own."""
+        return httpx.post(self.url + path, json=dict(body), timeout=60, **more)
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Models]]:
+    """An application over backends that are given, with settings; and its models."""
+
+    def make(*backends: LocalBackend, **settings: Any) -> tuple[FastAPI, Models]:
+        sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
+        chosen = Settings(models=tuple(sources), **settings)
+        models = Models(LocalLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
+        for source, backend in zip(sources, backends, strict=True):
+            models.add(source, backend)
+        store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)
+        return create_app(chosen, models, store, Metrics(models)), models
+
+    return make
+
+
+@pytest.fixture
+def serve_on_socket(make_app: Callable[..., tuple[FastAPI, Models]]) -> Callable[..., Served]:
+    """The same on a socket: `with serve_on_socket(backend, …) as served`; it closes the backends at the end."""
+    return lambda *backends, **settings: Served(*make_app(*backends, **settings))
+
+
+@pytest.fixture
+def small_backend(small_folder: Path) -> Iterator[LocalBackend]:
+    """A backend of the small checkpoint that draws 16 images at once."""
+    backend = LocalBackend(load(small_folder, device="cpu"))
+    yield backend
+    backend.close()

@@ -13,10 +13,11 @@ ALLOWED = {
     "pairs": set(),
     "model": {"pairs"},
     "train": {"model", "pairs"},
-    "serve": {"model", "pairs"},
+    "serve": {"model", "pairs"},  # and, where it mounts the page, ui
+    "ui": {"pairs"},
     "bench": {"model", "pairs", "serve", "train"},
 }
-COMMANDS = ("serve.command", "serve.generate_command", "train.command", "bench.command", "model.convert")
+COMMANDS = ("serve.command", "serve.generate_command", "train.command", "bench.command", "model.convert", "ui.command")
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -29,8 +30,9 @@ def imported_packages(path: Path) -> set[str]:
 @pytest.mark.parametrize("package", ALLOWED)
 def test_packages_import_only_what_lies_below_them(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
+        allowed = ALLOWED[package] | ({"ui"} if path.name == "server.py" else set())
         reached = imported_packages(path) & (set(ALLOWED) - {package})
-        assert reached <= ALLOWED[package], f"{path.relative_to(ROOT)} imports {reached - ALLOWED[package]}"
+        assert reached <= allowed, f"{path.relative_to(ROOT)} imports {reached - allowed}"
 
 
 @pytest.mark.parametrize("package", ALLOWED)

@@ -7,9 +7,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
@@ -28,11 +27,14 @@ from model.generate import generate
 from model.janus import Janus
 from model.params import MAX_SEED
 from model.vq import decode_images
-from serve.app import create_app
 from serve.backend import LocalBackend
 from serve.command import main
+from serve.image import read_metadata
+from serve.models import Models
 
 URL = "/v1/images/generations"
+MakeApp = Callable[..., tuple[FastAPI, Models]]
+ServeOnSocket = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +49,9 @@ def backend(janus: Janus) -> Iterator[LocalBackend]:
     backend.close()
 
 
-@pytest.fixture(scope="module")
-def client(backend: LocalBackend) -> TestClient:
-    return TestClient(create_app(backend), raise_server_exceptions=False)
+@pytest.fixture
+def client(backend: LocalBackend, make_app: MakeApp) -> TestClient:
+    return TestClient(make_app(backend)[0], raise_server_exceptions=False)
 
 
 def pictures(answer: dict[str, Any]) -> list[Image.Image]:
@@ -77,6 +79,50 @@ def test_settings_reach_the_model(client: TestClient) -> None:
         assert client.post(URL, json=base | change).json()["data"][0]["b64_json"] != plain, change
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_formats_carry_the_settings_that_made_them(client: TestClient, kind: str) -> None:
+    body = {"prompt": 'a sign that says "Ü"', "seed": 5, "output_format": kind}
+    answer = client.post(URL, json=body).json()
+    file = io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))
+    assert answer["output_format"] == kind
+    assert Image.open(file).format == kind.upper()
+    made_with = read_metadata(file)
+    assert made_with is not None
+    assert (made_with["prompt"], made_with["seed"], made_with["model"]) == (body["prompt"], 5, "small")
+
+
+def test_compression_makes_files_smaller(client: TestClient) -> None:
+    body = {"prompt": "a blue star", "seed": 5, "output_format": "jpeg"}
+    sizes = [
+        len(client.post(URL, json=body | {"output_compression": quality}).json()["data"][0]["b64_json"])
+        for quality in (10, 60, 100)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]
+
+
+def test_other_sizes_are_drawn_only_where_pictures_are_enlarged(backend: LocalBackend, make_app: MakeApp) -> None:
+    body = {"prompt": "a blue star", "seed": 5, "size": "1024x1024"}
+    plain, enlarging = (TestClient(make_app(backend, upscale=how)[0]) for how in (None, "lanczos"))
+    assert "enlarged" not in plain.post(URL, json=body).json()["error"]["message"]
+    answer = enlarging.post(URL, json=body).json()
+    assert answer["size"] == "1024x1024"
+    (large,) = pictures(answer)
+    (small,) = pictures(enlarging.post(URL, json=body | {"size": "auto"}).json())
+    assert large.tobytes() == small.resize((1024, 1024), Image.Resampling.LANCZOS).tobytes()
+    for size in ("1024x512", "32x32", "4096x4096", "x", "64", "-64x-64", "6٤x6٤"):
+        refusal = enlarging.post(URL, json=body | {"size": size})
+        assert refusal.status_code == 400, size
+        assert refusal.json()["error"]["param"] == "size"
+
+
+def test_edits_and_variations_are_refused_with_the_reason(client: TestClient) -> None:
+    for path in ("edits", "variations"):
+        answer = client.post(f"/v1/images/{path}", files={"image": b"x"}, data={"prompt": "y"})
+        assert answer.status_code == 400
+        assert "cannot change one" in answer.json()["error"]["message"]
+
+
 def test_random_seeds_come_back_and_reproduce(client: TestClient) -> None:
     first = client.post(URL, json={"prompt": "a blue star", "n": 2}).json()["data"]
     again = client.post(URL, json={"prompt": "a blue star", "n": 2, "seed": [row["seed"] for row in first]}).json()
@@ -97,7 +143,14 @@ def test_random_seeds_come_back_and_reproduce(client: TestClient) -> None:
         ({"n": "two"}, 400, "n"),
         ({"model": "dall-e-3"}, 404, "model"),
         ({"size": "1024x1024"}, 400, "size"),
-        ({"response_format": "url"}, 400, "response_format"),
+        ({"response_format": "file"}, 400, "response_format"),
+        ({"background": "transparent"}, 400, "background"),
+        ({"output_format": "gif"}, 400, "output_format"),
+        ({"output_compression": 50}, 400, "output_compression"),
+        ({"output_format": "jpeg", "output_compression": 101}, 400, "output_compression"),
+        ({"partial_images": 2}, 400, "partial_images"),
+        ({"stream": True, "partial_images": 8}, 400, "partial_images"),
+        ({"queue_events": True}, 400, "queue_events"),
         ({"seed": -1}, 400, "seed"),
         ({"seed": MAX_SEED, "n": 2}, 400, "seed"),
         ({"seed": [1, 2, 3]}, 400, "seed"),
@@ -156,31 +209,13 @@ def test_an_image_that_fails_is_named_and_the_next_request_works(
     assert client.post(URL, json={"prompt": "a blue star"}).status_code == 200
 
 
-class Served:
-    """An application on a socket, in this process."""
-
-    def __init__(self, backend: LocalBackend) -> None:
-        self.backend, self.port = backend, free_port()
-        self.server = uvicorn.Server(uvicorn.Config(create_app(backend), port=self.port, log_level="warning"))
-        self._thread = threading.Thread(target=self.server.run)
-
-    def __enter__(self) -> "Served":
-        self._thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self._thread.join()
-
-    def post(self, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{self.port}{URL}", json=body, timeout=60)
-
-
-def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(janus: Janus) -> None:
-    with Served(LocalBackend(janus, images=1, queue_limit=10)) as served, ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda seed: served.post({"prompt": "a blue star", "seed": seed, "n": 5}), range(12)))
+def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
+    janus: Janus, serve_on_socket: ServeOnSocket
+) -> None:
+    backend = LocalBackend(janus, images=1, queue_limit=10)
+    with serve_on_socket(backend) as served, ThreadPoolExecutor(12) as pool:
+        bodies = [{"prompt": "a blue star", "seed": seed, "n": 5} for seed in range(12)]
+        answers = list(pool.map(lambda body: served.post(URL, body), bodies))
     accepted = [answer for answer in answers if answer.status_code == 200]
     refused = [answer for answer in answers if answer.status_code != 200]
     assert len(accepted) >= 2
@@ -192,7 +227,9 @@ def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
         assert answer.json()["error"]["type"] == "rate_limit_error"
 
 
-def test_a_client_that_leaves_frees_its_slots(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_leaves_frees_its_slots(
+    janus: Janus, serve_on_socket: ServeOnSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Long before its pictures could be done, nothing is drawn or waits any more."""
     backend = LocalBackend(janus, images=1)
     engine = backend._worker._engine
@@ -206,7 +243,7 @@ def test_a_client_that_leaves_frees_its_slots(janus: Janus, monkeypatch: pytest.
     monkeypatch.setattr(engine.decoder, "step", count)
     body = json.dumps({"prompt": "a blue star", "n": 10}).encode()
     head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with Served(backend) as served:
+    with serve_on_socket(backend) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(head.encode() + body)
             while engine.idle:
@@ -214,12 +251,12 @@ def test_a_client_that_leaves_frees_its_slots(janus: Janus, monkeypatch: pytest.
         while not engine.idle:
             time.sleep(0.001)
         assert steps < 10 * 63 / 2
-        assert served.post({"prompt": "a blue star"}).status_code == 200
+        assert served.post(URL, {"prompt": "a blue star"}).status_code == 200
 
 
 def test_a_real_server(small_folder: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--model", str(small_folder), "--port", str(port)]
+    command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder), "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -245,7 +282,18 @@ def test_a_dead_engine_answers_everyone_and_ends_the_process(small_folder: Path)
         "decoder.Decoder.step = broken\n"
         "serve.command.main()\n"
     )
-    command = [sys.executable, "-c", planted, "--model", str(small_folder), "--port", str(port), "--slots", "1"]
+    command = [
+        sys.executable,
+        "-c",
+        planted,
+        "--no-ui",
+        "--model",
+        str(small_folder),
+        "--port",
+        str(port),
+        "--slots",
+        "1",
+    ]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
@@ -268,12 +316,16 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
     while True:
         try:
-            assert httpx.get(f"{url}/health", timeout=5).json() == {"status": "ready", "model": "small"}
-            return
+            health = httpx.get(f"{url}/health/ready", timeout=5)
         except httpx.TransportError:
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            health = None
+        if health is not None and health.status_code == 200:
+            assert health.json() == {"status": "ready", "models": ["small"]}
+            return
+        assert health is None or health.json()["status"] == "loading"
+        assert server.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +333,9 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     [
         (["--model", "no-such-model"], "no model 'no-such-model'"),
         (["--model", "{small}", "--device", "cuda:77"], "no device 'cuda:77'"),
-        (["--model", "{small}", "--port", "70000"], "--port must be"),
-        (["--model", "{small}", "--slots", "0"], "--slots must be at least 1"),
-        (["--model", "{small}", "--queue", "5"], "--queue must be at least 10"),
+        (["--model", "{small}", "--port", "70000"], "port: Input should be less"),
+        (["--model", "{small}", "--slots", "0"], "slots: Input should be greater than or equal to 1"),
+        (["--model", "{small}", "--queue", "5"], "queue: Input should be greater than or equal to 20"),
         (["--model", "{bare}"], "bare has no tokenizer; name one with --tokenizer"),
         (["--model", "{bare}", "--tokenizer", "{bare}"], "no tokenizer.json"),
     ],
@@ -298,7 +350,9 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(
 ) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(small_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
-    monkeypatch.setattr(sys, "argv", ["focusdiff-serve", *(a.format(small=small_folder, bare=bare) for a in arguments)])
+    filled = [argument.format(small=small_folder, bare=bare) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["focusdiff-serve", "--no-ui", *filled])
+    monkeypatch.setattr("serve.context.set_up_logging", lambda **_: None)  # it is this process's, not the server's
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

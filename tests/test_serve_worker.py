@@ -91,7 +91,7 @@ def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, 
         assert listener.done.wait(60)
         assert sum(isinstance(event, Finished) for event in listener.events) == 3
     worker.close()
-    assert worker.waiting == 0
+    assert worker.load == (0, 0)
     assert not any(isinstance(event, Finished) for event in listeners[3].events)
 
 

@@ -1,0 +1,255 @@
+"""Everything an operator can set, in one place: flags, then FOCUSDIFF_* of the environment, then a TOML file.
+
+Imports no torch: `--help` and `--print-config` answer at once.
+"""
+
+import argparse
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from serve.schemas import MAX_IMAGES
+
+_PREFIX = "FOCUSDIFF_"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it."""
+
+
+class ModelSource(BaseModel):
+    """One model to serve: the name that clients use, and where it comes from.
+
+    `source` is a folder, a hub id or the name of a shipped checkpoint; the rest is as in
+    `model.checkpoint.load`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=200)
+    source: str = Field(min_length=1)
+    weights: Path | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelSource":
+        """From `NAME=SOURCE`, or from a source alone, which then names itself."""
+        name, equals, source = text.partition("=")
+        if not equals:
+            is_path = text.startswith((".", "/", "~")) or Path(text).is_dir()
+            name, source = (Path(text).resolve().name if is_path else text), text
+        return cls(name=name, source=source)
+
+
+class Settings(BaseSettings):
+    """What `focusdiff-serve` needs to know; frozen, and read nowhere else."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="focusdiff-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_shortcuts={"models": "model"},
+        env_ignore_empty=True,
+    )
+
+    models: Annotated[tuple[ModelSource, ...], NoDecode] = Field(
+        default=(ModelSource(name="tiny", source="tiny"),),
+        min_length=1,
+        description="folder, hub id or shipped name, or NAME=SOURCE; give it several times for several models, "
+        "the first of which draws for requests that name none",
+    )
+    weights: Path | None = Field(
+        default=None, description="a .pt state dict to lay over the model (FocusDiff's format)"
+    )
+    tokenizer: str | None = Field(default=None, description="take the tokenizer of models without one from here")
+    revision: str | None = Field(default=None, description="of the hub repository")
+    aliases: dict[str, str] = Field(
+        default={}, description="other names that clients may use, as ALIAS=NAME (gpt-image-1=tiny)"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or mps")
+    dtype: str = Field(default="auto", description="auto, source (the files' own), float32, bfloat16 or float16")
+    memory_gib: float | None = Field(
+        default=None, gt=0, description="the most that all models together may take (default: what the device has)"
+    )
+    watch: Path | None = Field(
+        default=None, description="folder of a training run whose newest finished checkpoint is served as well"
+    )
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    public_url: AnyUrl | None = Field(default=None, description="how clients reach the server, for links in answers")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="web pages elsewhere that may call the API (https://example.org)"
+    )
+    max_body_mib: float = Field(default=32, gt=0, description="largest request body")
+
+    slots: int = Field(default=16, ge=1, description="guided images that each model draws at once")
+    queue: int = Field(default=256, ge=2 * MAX_IMAGES, description="images that may wait for each model")
+    request_seconds: float = Field(default=600, gt=0, description="after which a request is given up")
+    drain_seconds: float = Field(default=60, ge=0, description="for what was accepted, once the server is told to stop")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="keys that clients must send; better in the environment or the file than as a flag"
+    )
+    api_keys_file: Path | None = Field(default=None, description="more of them, one a line")
+    admin_key: SecretStr | None = Field(default=None, description="of the admin routes, which are off without it")
+    rate_limit: str | None = Field(default=None, description="images that each key may ask for: 60/minute, 1000/hour")
+
+    store: str | None = Field(
+        default=None, description="where pictures of response_format url are kept: a folder or any fsspec URL"
+    )
+    store_seconds: float = Field(default=3600, gt=0, description="how long they are kept")
+    store_mib: float = Field(default=1024, gt=0, description="how much is kept; the oldest go first")
+    upscale: Literal["lanczos"] | None = Field(
+        default=None, description="enlarge pictures to sizes that the model does not draw"
+    )
+    judge: str | None = Field(
+        default=None,
+        description="what judges pictures: exact, for models of the procedural world, or the URL of an "
+        "OpenAI-compatible endpoint of a vision-language model (http://127.0.0.1:8001/v1)",
+    )
+    judge_model: str = Field(default="default", description="what that endpoint calls its model")
+    judge_key: SecretStr = Field(default=SecretStr("none"), description="of that endpoint")
+
+    ui: bool = Field(default=True, description="serve the demo's page at /")
+    votes: Path = Field(
+        default=Path.home() / ".local" / "share" / "focusdiff" / "votes.sqlite", description="where its votes are kept"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
+    log_format: Literal["text", "json"] = Field(default="text")
+    log_prompts: bool = Field(default=False, description="whether prompts appear in the log")
+
+    config: Path | None = Field(default=None, description="a TOML file with any of these settings")
+    print_config: bool = Field(default=False, description="print the settings and stop")
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`a,b` and lists of it, as flags and the environment give them."""
+        given = [value] if isinstance(value, str) else value
+        if not isinstance(given, list | tuple):
+            return value
+        parts = [part for one in given for part in (one.split(",") if isinstance(one, str) else [one])]
+        return [part.strip() if isinstance(part, str) else part for part in parts if part != ""]
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _parse_models(cls, value: Any) -> Any:
+        given = cls._split(value)
+        if not isinstance(given, list):
+            return given
+        return [ModelSource.parse(one) if isinstance(one, str) else one for one in given]
+
+    @field_validator("judge")
+    @classmethod
+    def _judge(cls, value: str | None) -> str | None:
+        if value not in (None, "exact") and not re.match(r"https?://", value):
+            raise ValueError("must be exact, or the URL of an endpoint (http://127.0.0.1:8001/v1)")
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d* ?/ ?(second|minute|hour|day)", value):
+            raise ValueError("must be a number of images a second, minute, hour or day: 60/minute")
+        return value
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [model.name for model in self.models]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two models are called {min(twice)!r}: give one of them another name, as NAME=SOURCE")
+        if self.weights is not None and len(names) > 1:
+            raise ValueError("weights suits one model; with several give each its own in a config file")
+        for alias, name in self.aliases.items():
+            if name not in names:
+                raise ValueError(f"alias {alias!r} stands for {name!r}, which is not served")
+        return self
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """The models, what was said for all of them filled in."""
+        common = {"weights": self.weights, "tokenizer": self.tokenizer, "revision": self.revision}
+        return tuple(
+            model.model_copy(update={name: getattr(model, name) or value for name, value in common.items()})
+            for model in self.models
+        )
+
+    @property
+    def keys(self) -> tuple[SecretStr, ...]:
+        """Of clients, the file's among them.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds no key.
+        """
+        if self.api_keys_file is None:
+            return self.api_keys
+        try:
+            lines = [line.strip() for line in self.api_keys_file.read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"api_keys_file: {error}") from None
+        keys = [SecretStr(line) for line in lines if line and not line.startswith("#")]
+        if not keys:
+            raise ConfigError(f"api_keys_file: {self.api_keys_file} holds no key")
+        return (*self.api_keys, *keys)
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """The settings of a command line, its environment and its file.
+
+    Raises:
+        ConfigError: one cannot be used; the message names it and says where it came from.
+    """
+    file = _config_file(arguments)
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    try:
+        return Sourced(_cli_parse_args=list(arguments))  # type: ignore[call-arg]  # known to pydantic-settings' own plugin
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{place}: {message}" if place else message) from None
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    """What `--config` or FOCUSDIFF_CONFIG names; it must be there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get(f"{_PREFIX}CONFIG") or None)
+    named = parser.parse_known_args(arguments)[0].config
+    if named is None:
+        return None
+    if not Path(named).is_file():
+        raise ConfigError(f"config: no such file: {named}")
+    return Path(named)

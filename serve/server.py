@@ -1,0 +1,114 @@
+"""The process's life: listen, load, serve, drain, stop."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from serve.app import create_app
+from serve.config import Settings
+from serve.metrics import Metrics
+from serve.models import Models
+from serve.store import Store
+from serve.watch import follow
+
+logger = logging.getLogger("focusdiff")
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise OSError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+        yield listener
+
+
+def _own_url(listener: socket.socket) -> str:
+    """Where this machine reaches a listening socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Answers from the first moment; loads its models meanwhile; told to stop, finishes what it accepted.
+
+    `failure` is why it never became ready.
+    """
+
+    def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
+        self._metrics = Metrics(models)
+        app = create_app(settings, models, store, self._metrics, background=(self._load,))
+        if settings.ui:
+            from ui.mount import mount
+
+            app = mount(app, _own_url(listener), settings.votes)
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none", server_header=False
+            )
+        )
+        self._settings = settings
+        self._models = models
+        self._listener = listener
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.failure: Exception | None = None
+
+    def serve_until_stopped(self) -> None:
+        """All of it; blocks."""
+        self.run(sockets=[self._listener])
+
+    def die(self) -> None:
+        """An engine has failed: tell everyone, let other models finish, and stop; callable from any thread."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second stops."""
+        if self._loop is None or self._models.state == "draining":
+            self.should_exit = self.force_exit = True
+        else:
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+
+    async def _load(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            for source in self._settings.sources:
+                await self._models.load(source)
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                logger.exception("the models cannot be loaded")
+            self.failure = error
+            self.should_exit = True
+            return
+        logger.info("%s: %s", ", ".join(self._models.served), _own_url(self._listener))
+        if self._settings.watch is not None:
+            await follow(self._models, self._settings.watch)
+
+    async def _drain(self) -> None:
+        """Wait until every answer is complete, but no longer than the limit."""
+        self._models.drain()
+        limit = self._settings.drain_seconds
+        logger.info("stopping: finishing what was accepted, for at most %g seconds", limit)
+        try:
+            async with asyncio.timeout(limit):
+                while self._models.busy or self._metrics.open:
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            logger.warning("what is not finished after %g seconds is given up", limit)
+            self._models.give_up()
+        self.should_exit = True

@@ -1,0 +1,105 @@
+"""Settings: where they come from, which wins, and what is said of those that cannot be used."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from serve.config import ConfigError, ModelSource, Settings, read_settings
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text('port = 1\nslots = 1\nqueue = 21\nhost = "0.0.0.0"\n')
+    monkeypatch.setenv("FOCUSDIFF_SLOTS", "2")
+    monkeypatch.setenv("FOCUSDIFF_QUEUE", "22")
+    settings = read_settings(["--config", str(file), "--queue", "23"])
+    assert (settings.port, settings.slots, settings.queue, settings.host) == (1, 2, 23, "0.0.0.0")
+    monkeypatch.setenv("FOCUSDIFF_CONFIG", str(file))
+    assert read_settings([]).port == 1
+
+
+def test_models_by_flag_environment_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, base = ModelSource(name="tiny", source="tiny"), ModelSource(name="base", source="tiny-base")
+    assert read_settings([]).models == (tiny,)
+    assert read_settings(["--model", "tiny", "--model", "base=tiny-base"]).models == (tiny, base)
+    assert read_settings(["--model", "tiny,base=tiny-base"]).models == (tiny, base)
+    monkeypatch.setenv("FOCUSDIFF_MODELS", "base=tiny-base")
+    assert read_settings([]).models == (base,)
+    monkeypatch.delenv("FOCUSDIFF_MODELS")
+    file = tmp_path / "serve.toml"
+    file.write_text('[[models]]\nname = "focus"\nsource = "owner/name"\nweights = "focus.pt"\n')
+    (one,) = read_settings(["--config", str(file)]).models
+    assert (one.name, one.source, one.weights) == ("focus", "owner/name", Path("focus.pt"))
+
+
+def test_a_folder_names_its_model_after_itself(tmp_path: Path) -> None:
+    assert ModelSource.parse(f"{tmp_path}/").name == tmp_path.name
+    assert ModelSource.parse("owner/name").name == "owner/name"
+
+
+def test_what_is_said_for_all_models_fills_what_one_does_not_say(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text(
+        'tokenizer = "a"\n[[models]]\nname = "x"\nsource = "x"\n[[models]]\nname="y"\nsource="y"\ntokenizer="b"'
+    )
+    assert [one.tokenizer for one in read_settings(["--config", str(file)]).sources] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--slots", "0"], "slots: "),
+        (["--slots", "many"], "slots: "),
+        (["--queue", "19"], "queue: "),
+        (["--port", "70000"], "port: "),
+        (["--rate-limit", "often"], "rate_limit: must be a number of images"),
+        (["--model", "tiny", "--model", "tiny"], "two models are called 'tiny'"),
+        (["--model", "a=tiny", "--model", "b=tiny", "--weights", "x.pt"], "weights suits one model"),
+        (["--aliases", "gpt-image-1=other"], "alias 'gpt-image-1' stands for 'other', which is not served"),
+        (["--config", "/no/such/file.toml"], "config: no such file: /no/such/file.toml"),
+        (["--public-url", "here"], "public_url: "),
+    ],
+)
+def test_what_cannot_be_used_is_named(arguments: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_settings(arguments)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_file_and_an_unknown_setting_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text("slotts = 3\n")
+    with pytest.raises(ConfigError, match="slotts"):
+        read_settings(["--config", str(file)])
+    file.write_text("slots = = 3\n")
+    with pytest.raises(ConfigError, match=r"serve\.toml"):
+        read_settings(["--config", str(file)])
+
+
+def test_keys_come_from_settings_and_file_and_are_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# of the team\nsecret-b\n\nsecret-c\n")
+    settings = read_settings(["--api-keys", "secret-a", "--api-keys-file", str(file), "--admin-key", "secret-d"])
+    assert [key.get_secret_value() for key in settings.keys] == ["secret-a", "secret-b", "secret-c"]
+    assert "secret" not in settings.model_dump_json() + repr(settings)
+    file.write_text("# none yet\n")
+    with pytest.raises(ConfigError, match="holds no key"):
+        _ = settings.keys
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Settings().slots = 3  # type: ignore[misc]
+
+
+def test_print_config_prints_all_of_it_without_loading_anything() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "serve.command", "--print-config", "--slots", "3"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["slots"] == 3
+    assert set(json.loads(ended.stdout)) == set(Settings.model_fields)
+    assert " torch\n" not in ended.stderr

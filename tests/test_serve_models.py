@@ -1,0 +1,205 @@
+"""Several models in one server: found by name, loaded, swapped and unloaded while requests are served."""
+
+import asyncio
+import base64
+import io
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.checkpoint import load, save
+from model.errors import CheckpointError
+from model.footprint import measure
+from model.janus import Janus
+from serve.backend import LocalBackend
+from serve.config import ModelSource, Settings
+from serve.loading import LocalLoader
+from serve.models import Models
+from serve.watch import follow, newest_checkpoint
+
+IMAGES = "/v1/images/generations"
+ADMIN = {"Authorization": "Bearer admin"}
+
+
+@pytest.fixture(scope="module")
+def janus(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def other_folder(janus: Janus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint with another recipe: the same seed draws something else."""
+    folder = tmp_path_factory.mktemp("other") / "other"
+    save(replace(janus, name="other", recipe=janus.recipe.override(guidance_scale=1)), folder)
+    return folder
+
+
+@pytest.fixture
+def served(janus: Janus, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
+    with serve_on_socket(LocalBackend(janus, images=2), admin_key="admin", api_keys="client") as served:
+        yield served
+
+
+def admin(served: Any, method: str, path: str, **more: Any) -> httpx.Response:
+    return httpx.request(method, served.url + path, headers=ADMIN, timeout=60, **more)
+
+
+def draw(served: Any, **body: Any) -> httpx.Response:
+    headers = {"Authorization": "Bearer client"}
+    return httpx.post(
+        served.url + IMAGES, json={"prompt": "a blue star", "seed": 1} | body, headers=headers, timeout=60
+    )
+
+
+def test_load_use_and_unload(served: Any, other_folder: Path) -> None:
+    first = draw(served).json()
+    assert draw(served, model="other").status_code == 404
+    loaded = admin(served, "POST", "/admin/models", json={"source": str(other_folder)})
+    assert loaded.status_code == 200, loaded.text
+    assert loaded.json()["id"] == "other"
+    assert loaded.json()["sampling"]["guidance_scale"] == 1
+    second = draw(served, model="other").json()
+    assert second["model"] == "other"
+    assert second["data"] != first["data"]
+    assert draw(served).json()["data"] == first["data"]
+    assert admin(served, "DELETE", "/admin/models/other").status_code == 204
+    assert draw(served, model="other").status_code == 404
+
+
+def pixels(answer: httpx.Response) -> NDArray[np.int16]:
+    content = base64.b64decode(answer.json()["data"][0]["b64_json"])
+    return np.asarray(Image.open(io.BytesIO(content)), dtype=np.int16)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("POST", "/admin/models", {"source": "/no/such"}, 400, "no model '/no/such'"),
+        ("POST", "/admin/models", {"source": "{small}"}, 409, "loaded already"),
+        ("POST", "/admin/models", {"source": "{small}", "name": "a b"}, 400, "name"),
+        ("POST", "/admin/models", {}, 400, "source"),
+        ("DELETE", "/admin/models/small", None, 409, "the only model"),
+        ("DELETE", "/admin/models/none", None, 404, "no model 'none'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    served: Any, small_folder: Path, method: str, path: str, body: dict[str, str] | None, status: int, said: str
+) -> None:
+    filled = body and {name: value.format(small=small_folder) for name, value in body.items()}
+    answer = admin(served, method, path, json=filled)
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
+    assert draw(served).status_code == 200
+
+
+def test_the_admin_routes_have_a_key_of_their_own(served: Any, janus: Janus, make_app: Callable[..., Any]) -> None:
+    for headers in ({}, {"Authorization": "Bearer client"}):
+        answer = httpx.post(f"{served.url}/admin/models", json={"source": "x"}, headers=headers)
+        assert answer.status_code == 401
+    backend = LocalBackend(janus)
+    assert TestClient(make_app(backend)[0]).post("/admin/models", json={"source": "x"}).status_code == 404
+    backend.close()
+
+
+def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, small_folder: Path) -> None:
+    """While six clients draw without pause, the model is replaced six times; every answer is one of the two pictures.
+
+    Pictures that are decoded beside others may differ by a level here and there.
+    """
+    drawn: list[NDArray[np.int16]] = []
+    answers: list[httpx.Response] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answers.append(draw(served, n=2))
+
+    threads = [threading.Thread(target=client) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for source in [other_folder, small_folder] * 3:
+        swapped = admin(served, "POST", "/admin/models", json={"source": str(source), "name": "small", "replace": True})
+        assert swapped.status_code == 200, swapped.text
+        drawn.append(pixels(draw(served)))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(answers) >= 6
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        assert min(np.abs(pixels(answer) - one).max() for one in drawn[:2]) <= 1
+    assert np.abs(drawn[0] - drawn[1]).max() > 50
+
+
+def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:
+    needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
+    assert needs.weights == sum(parameter.nbytes for parameter in janus.network.state_dict().values())
+    backend = LocalBackend(janus, images=3)
+    cache = backend._worker._engine.cache
+    assert 3 * needs.per_image == cache.nbytes
+    backend.close()
+    gib = needs.total(2) * 1.5 / 2**30
+    loader = LocalLoader(Settings(slots=2, memory_gib=gib, device="cpu"), on_death=lambda: None)
+    first = loader(ModelSource(name="first", source=str(small_folder)))
+    with pytest.raises(CheckpointError, match=r"second needs .* GiB .* for each of 2 images"):
+        loader(ModelSource(name="second", source=str(small_folder)))
+    first.close()
+    loader(ModelSource(name="second", source=str(small_folder))).close()
+
+
+def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for age, name in ((300, "step-1"), (100, "step-2"), (50, ".step-3.partial")):
+        shutil.copytree(small_folder, tmp_path / name)
+        written = time.time() - age
+        os.utime(tmp_path / name / "config.json", (written, written))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "config.json").write_text("{}")
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-2"
+
+
+def test_a_training_run_is_followed_past_a_damaged_checkpoint(
+    tmp_path: Path, small_folder: Path, other_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "grpo"
+    run.mkdir()
+
+    def finish(source: Path, name: str) -> None:
+        shutil.copytree(source, run / f".{name}")
+        os.utime(run / f".{name}" / "config.json")
+        os.rename(run / f".{name}", run / name)
+
+    async def until(models: Models, scale: float) -> None:
+        async with asyncio.timeout(60):
+            while "grpo" not in models.served or models.find("grpo").info.recipe.guidance_scale != scale:
+                await asyncio.sleep(0.02)
+
+    async def watched() -> None:
+        models = Models(LocalLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
+        following = asyncio.create_task(follow(models, run, seconds=0.05))
+        finish(small_folder, "step-1")
+        await until(models, load(small_folder, device="cpu").recipe.guidance_scale)
+        finish(small_folder, "step-2")
+        (run / "step-2" / "config.json").write_text("{}")  # written after it was finished
+        while "step-2 is not served" not in caplog.text:
+            await asyncio.sleep(0.02)
+        assert models.state == "ready"
+        finish(other_folder, "step-3")
+        await until(models, 1)
+        following.cancel()
+        await models.close()
+
+    asyncio.run(watched())

@@ -1,0 +1,229 @@
+"""The process as an operator sees it: health, metrics, logs, draining, dying."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.startup import free_port
+from serve.backend import LocalBackend
+
+IMAGES = "/v1/images/generations"
+Server = "subprocess.Popen[str]"
+
+
+@contextmanager
+def server(folder: Path, *arguments: str, planted: str = "") -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """A real server process and its URL; `planted` is code that runs before it."""
+    port = free_port()
+    code = f"import serve.command\n{planted}\nserve.command.main()"
+    command = [sys.executable, "-c", code, "--no-ui", "--model", str(folder), "--port", str(port), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ready(url: str, process: "subprocess.Popen[str]") -> set[str]:
+    """Wait until a server is ready; the states that it said it was in."""
+    seen: set[str] = set()
+    deadline = time.monotonic() + 120
+    while "ready" not in seen:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        try:
+            health = httpx.get(f"{url}/health/ready", timeout=5)
+        except httpx.TransportError:
+            time.sleep(0.05)
+            continue
+        seen.add(health.json()["status"])
+        assert (health.status_code == 200) == (health.json()["status"] == "ready")
+    return seen
+
+
+def test_a_server_answers_while_it_loads(small_folder: Path) -> None:
+    slow = (
+        "import time, model.checkpoint as c\nload = c.load\nc.load = lambda *a, **k: (time.sleep(1), load(*a, **k))[1]"
+    )
+    with server(small_folder, planted=slow) as (url, process):
+        assert ready(url, process) == {"loading", "ready"}
+        assert httpx.post(url + IMAGES, json={"prompt": "a star"}, timeout=60).status_code == 200
+
+
+def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder: Path) -> None:
+    with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
+        ready(url, process)
+        long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
+        while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics").text):
+            pass
+        process.send_signal(signal.SIGTERM)
+        statuses = set()
+        try:
+            while not long.done():
+                statuses.add(httpx.post(url + IMAGES, json={"prompt": "a star"}, timeout=60).status_code)
+                health = httpx.get(f"{url}/health/ready", timeout=60)
+                if health.json()["status"] == "draining":
+                    assert health.status_code == 503
+                    assert httpx.get(f"{url}/health/live", timeout=60).status_code == 200
+                    statuses.add(0)
+        except httpx.TransportError:
+            pass  # it has stopped
+        assert long.result().status_code == 200
+        assert len(long.result().json()["data"]) == 10
+        assert {0, 503} <= statuses <= {0, 200, 503}
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_draining_has_a_limit_and_what_is_given_up_is_answered(small_folder: Path) -> None:
+    with (
+        server(small_folder, "--slots", "1", "--drain-seconds", "0.1") as (url, process),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        ready(url, process)
+        body = {"prompts": ["a star", "a heart"], "n": 10}
+        long = pool.submit(httpx.post, f"{url}/v1/images/pairs", json=body, timeout=60)
+        while 'running_images{model="small"} 1' not in httpx.get(f"{url}/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        answer = long.result()
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == "the server is stopping"
+        assert process.wait(30) == 0
+
+
+def test_a_dead_engine_ends_a_stream_with_an_error(small_folder: Path) -> None:
+    """Previews come until the step that fails; then an error event, a red light, and exit code 1."""
+    planted = (
+        "import model.decoder as decoder\n"
+        "step, count = decoder.Decoder.step, [0]\n"
+        "def broken(*arguments):\n"
+        "    count[0] += 1\n"
+        "    if count[0] > 40: raise ZeroDivisionError('planted')\n"
+        "    return step(*arguments)\n"
+        "decoder.Decoder.step = broken\n"
+    )
+    with server(small_folder, planted=planted) as (url, process):
+        ready(url, process)
+        body = {"prompt": "a star", "stream": True, "partial_images": 7}
+        with httpx.stream("POST", url + IMAGES, json=body, timeout=60) as stream:
+            text = stream.read().decode()
+        kinds = re.findall(r"^event: (.*)$", text, re.MULTILINE)
+        assert kinds == ["image_generation.partial_image"] * 5 + ["error"]
+        assert "the engine failed: ZeroDivisionError" in text
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        assert "planted" in process.stderr.read()
+
+
+def test_a_killed_server_leaves_no_half_written_picture(small_folder: Path, tmp_path: Path) -> None:
+    """Killed in the middle of writing, it has left a part under another name, which the next server removes."""
+    planted = (
+        "import os, fsspec.implementations.local as local\n"
+        "def killed(self, path, value, **_):\n"
+        "    with open(path, 'wb') as file:\n"
+        "        file.write(value[:100]); file.flush()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "local.LocalFileSystem.pipe_file = killed\n"
+    )
+    store = tmp_path / "store"
+    with server(small_folder, "--store", str(store), planted=planted) as (url, process):
+        ready(url, process)
+        with pytest.raises(httpx.TransportError):
+            httpx.post(url + IMAGES, json={"prompt": "a star", "response_format": "url"}, timeout=60)
+        assert process.wait(30) == -signal.SIGKILL
+    (partial,) = store.iterdir()
+    assert partial.name.endswith(".partial")
+    with server(small_folder, "--store", str(store)) as (url, process):
+        ready(url, process)
+        assert list(store.iterdir()) == []
+        answer = httpx.post(url + IMAGES, json={"prompt": "a star", "response_format": "url"}, timeout=60).json()
+        assert httpx.get(answer["data"][0]["url"]).content.endswith(b"IEND\xaeB`\x82")
+
+
+def test_a_taken_port_is_one_line(small_folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder)]
+        command += ["--port", str(taken.getsockname()[1])]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: cannot listen on 127.0.0.1 port")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_logs_are_json_with_request_ids_and_without_prompts_or_keys(small_folder: Path) -> None:
+    arguments = ("--log-format", "json", "--api-keys", "sk-secret")
+    with server(small_folder, *arguments) as (url, process):
+        ready(url, process)
+        headers = {"Authorization": "Bearer sk-secret"}
+        answer = httpx.post(url + IMAGES, json={"prompt": "a purple heart"}, headers=headers, timeout=60)
+        assert answer.status_code == 200
+        process.terminate()
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+    (access,) = [line for line in lines if line.get("path") == IMAGES]
+    assert (access["method"], access["status"]) == ("POST", 200)
+    assert access["seconds"] > 0
+    assert access["request_id"] == answer.headers["x-request-id"]
+    assert [line["request_id"] for line in lines if "caller" in line] == [access["request_id"]]
+    text = json.dumps(lines)
+    assert "purple" not in text
+    assert "sk-secret" not in text
+
+
+def test_prompts_are_logged_when_asked_for(
+    small_backend: LocalBackend, make_app: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    client = TestClient(make_app(small_backend, log_prompts=True)[0])
+    client.post(IMAGES, json={"prompt": "a purple heart"})
+    assert [record.prompt for record in caplog.records if hasattr(record, "prompt")] == ["a purple heart"]
+
+
+def sample(text: str, name: str, **labels: str) -> float | None:
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            if one.name == f"focusdiff_{name}" and labels.items() <= one.labels.items():
+                return one.value
+    return None
+
+
+def test_metrics_count_what_happened(small_backend: LocalBackend, make_app: Callable[..., Any]) -> None:
+    client = TestClient(make_app(small_backend)[0])
+    client.post(IMAGES, json={"prompt": "a star", "n": 3})
+    client.post(IMAGES, json={"prompt": "a star", "stream": True, "partial_images": 2})
+    client.post(IMAGES, json={"prompt": ""})
+    client.get("/no/such/path")
+    text = client.get("/metrics").text
+    model = {"model": "small"}
+    assert sample(text, "images_total", **model) == 4
+    assert sample(text, "codes_total", **model) == 4 * 64
+    assert sample(text, "image_seconds_count", **model) == 4
+    assert sample(text, "queue_wait_seconds_count", **model) == 4
+    assert sample(text, "first_preview_seconds_count", **model) == 1
+    assert sample(text, "slots", **model) == 16
+    assert sample(text, "running_images", **model) == 0
+    assert sample(text, "ready", **model) == 1
+    assert sample(text, "http_answers_total", route=IMAGES, status="200") == 2
+    assert sample(text, "http_answers_total", route=IMAGES, status="400") == 1
+    assert sample(text, "http_answers_total", route="none", status="404") == 1
+    wait, latency = (sample(text, f"{name}_seconds_sum", **model) for name in ("queue_wait", "image"))
+    assert wait is not None
+    assert latency is not None
+    assert 0 < wait < latency

@@ -1,0 +1,208 @@
+"""What is told to whom when a server with several models stops, by itself or because it is told to."""
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from torch import Tensor
+
+from model.checkpoint import load
+from model.janus import Janus
+from serve.backend import LocalBackend
+from serve.config import ModelSource, Settings
+from serve.models import Models
+from serve.server import Server, listen
+from serve.store import Store
+
+IMAGES = "/v1/images/generations"
+
+
+class Running:
+    """A whole `Server` in this process; signals are handed to it by hand."""
+
+    def __init__(self, tmp_path: Path, **backends: LocalBackend) -> None:
+        sources = tuple(ModelSource(name=name, source=name) for name in backends)
+        settings = Settings(models=sources, drain_seconds=60, ui=False)
+        self.models = Models(lambda source: backends[source.name])
+        self._listening = listen("127.0.0.1", 0)
+        listener = self._listening.__enter__()
+        store = Store(str(tmp_path), seconds=60, limit=2**20)
+        self.server = Server(settings, self.models, store, listener)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.server.serve_until_stopped, daemon=True)
+        self.thread.start()
+        while not self.server.started or self.models.state == "loading" or len(self.models.served) < len(backends):
+            time.sleep(0.005)
+
+    def ask(self, pool: ThreadPoolExecutor, **body: Any) -> "Future[httpx.Response]":
+        return pool.submit(httpx.post, self.url + IMAGES, json={"prompt": "a star"} | body, timeout=60)
+
+    def until_running(self, name: str) -> None:
+        while not self.models.served[name].backend.stats.running:
+            time.sleep(0.001)
+
+    def ended(self) -> None:
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        self._listening.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def janus(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+def slowly(backend: LocalBackend, seconds: float) -> LocalBackend:
+    """Its steps take at least so long."""
+    decoder = backend._worker._engine.decoder
+    step = decoder.step
+
+    def late(*arguments: Any) -> Tensor:
+        time.sleep(seconds)
+        return step(*arguments)
+
+    decoder.step = late  # type: ignore[method-assign]
+    return backend
+
+
+def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
+    janus: Janus, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(load(small_folder, device="cpu"), name="other")
+    dying = LocalBackend(janus, images=2, on_death=lambda: running.server.die())
+    healthy = slowly(LocalBackend(other, images=2), 0.01)
+    running = Running(tmp_path, small=dying, other=healthy)
+    with ThreadPoolExecutor(2) as pool:
+        long = running.ask(pool, model="other", n=4)
+        running.until_running("other")
+
+        def broken(*_: object) -> Tensor:
+            raise ZeroDivisionError("planted")
+
+        monkeypatch.setattr(dying._worker._engine.decoder, "step", broken)
+        failed = running.ask(pool, model="small").result()
+        assert failed.status_code == 503
+        assert "ZeroDivisionError" in failed.json()["error"]["message"]
+        assert long.result().status_code == 200
+    running.ended()
+    assert running.models.state == "dead"  # which is exit code 1
+
+
+def test_draining_waits_for_a_model_that_was_replaced(janus: Janus, small_folder: Path, tmp_path: Path) -> None:
+    old = slowly(LocalBackend(janus, images=1), 0.01)
+    running = Running(tmp_path, small=old)
+    new = LocalBackend(replace(load(small_folder, device="cpu"), name="small"))
+    with ThreadPoolExecutor(1) as pool:
+        long = running.ask(pool, n=3)
+        running.until_running("small")
+        running.models._loader = lambda _: new
+        source = ModelSource(name="small", source="small")
+        loop = running.server._loop
+        assert loop is not None
+        asyncio.run_coroutine_threadsafe(running.models.load(source, replace=True), loop).result(60)
+        running.server.handle_exit(signal.SIGTERM, None)
+        answer = long.result()
+    assert answer.status_code == 200
+    assert len(answer.json()["data"]) == 3
+    running.ended()
+
+
+def test_a_second_signal_stops_at_once(janus: Janus, tmp_path: Path) -> None:
+    running = Running(tmp_path, small=slowly(LocalBackend(janus, images=1), 0.02))
+    with ThreadPoolExecutor(1) as pool:
+        long = running.ask(pool, n=10)  # over ten seconds
+        running.until_running("small")
+        running.server.handle_exit(signal.SIGTERM, None)
+        while running.models.state != "draining":
+            time.sleep(0.001)
+        started = time.monotonic()
+        running.server.handle_exit(signal.SIGTERM, None)
+        running.ended()
+        assert time.monotonic() - started < 5
+        with suppress(httpx.TransportError):
+            assert long.result().status_code >= 500
+
+
+def test_what_breaks_in_a_stream_is_an_error_event_and_logged(
+    small_backend: LocalBackend, serve_on_socket: Callable[..., Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The disk is full while the picture is being kept: in a stream, and in a whole answer."""
+    store = tmp_path / "store"
+    with serve_on_socket(small_backend, store=str(store)) as served:
+        served.post(IMAGES, {"prompt": "a star", "response_format": "url"}).raise_for_status()
+        for path in store.iterdir():
+            path.unlink()
+        store.rmdir()
+        store.write_text("no folder any more")
+        body = {"prompt": "a star", "response_format": "url"}
+        streamed = served.post(IMAGES, body | {"stream": True})
+        assert re.findall(r"^event: (.*)$", streamed.text, re.MULTILINE) == ["error"]
+        assert "something broke here" in streamed.text
+        whole = served.post(IMAGES, body)
+        assert whole.status_code == 500
+        assert whole.headers["x-request-id"] in whole.json()["error"]["message"]
+    assert whole.headers["x-request-id"] in caplog.text
+    assert caplog.text.count("NotADirectoryError") >= 2
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """A receiver of OpenTelemetry traces, and what it received."""
+    received: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    server.server_close()
+
+
+def test_traces_go_where_the_environment_says(small_folder: Path, collector: tuple[str, list[bytes]]) -> None:
+    import subprocess
+    import sys
+
+    from bench.startup import free_port
+
+    url, received = collector
+    port = free_port()
+    command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder), "--port", str(port)]
+    process = subprocess.Popen(command, env=os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < deadline
+            try:
+                answer = httpx.post(f"http://127.0.0.1:{port}{IMAGES}", json={"prompt": "a star"}, timeout=60)
+                if answer.status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    spans = b"".join(received)
+    for name in (b"POST /v1/images/generations", b"Started", b"Finished"):
+        assert name in spans
+    assert b"/health" not in spans

@@ -1,0 +1,102 @@
+"""The HTTP API as the page uses it."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+_SECONDS = httpx.Timeout(10, read=900)  # a queue may be long; the server says how long
+
+
+class ApiFailure(Exception):
+    """What the server refused or failed with, as a sentence for people."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the server; `rows` of codes make a picture, `sampling` is its own recipe."""
+
+    name: str
+    image_size: int
+    rows: int
+    sampling: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Api:
+    """One server; `key` is sent where one is needed."""
+
+    url: str
+    key: str | None = None
+
+    async def models(self) -> list[Model]:
+        """What the server draws with, in its order.
+
+        Raises:
+            ApiFailure: it does not answer, or wants a key.
+        """
+        entries = (await self._json("GET", "/v1/models"))["data"]
+        return [
+            Model(entry["id"], entry["image_size"], round(entry["image_tokens"] ** 0.5), entry["sampling"])
+            for entry in entries
+        ]
+
+    async def pairs(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The events of a streamed pair; to leave the iteration is to cancel it on the server.
+
+        Raises:
+            ApiFailure: it was refused, or broke on the way.
+        """
+        body = {**request, "stream": True, "queue_events": True}
+        try:
+            async with (
+                httpx.AsyncClient(timeout=_SECONDS) as client,
+                client.stream("POST", f"{self.url}/v1/images/pairs", json=body, headers=self._headers) as answer,
+            ):
+                if answer.status_code != 200:
+                    raise _refusal(answer.status_code, await answer.aread())
+                async for line in answer.aiter_lines():
+                    if line.startswith("data: "):
+                        event: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                        if "error" in event:
+                            raise ApiFailure(event["error"]["message"])
+                        yield event
+        except httpx.TransportError as error:
+            raise self._gone(error) from None
+
+    async def judge(self, prompts: Sequence[str], images: Sequence[Sequence[str]]) -> list[list[list[float | None]]]:
+        """Probabilities of yes by prompt, picture and prompt that is asked about; none at all without a judge."""
+        try:
+            answer = await self._json("POST", "/v1/judgements", {"prompts": list(prompts), "images": list(images)})
+        except ApiFailure:
+            return []
+        return [[one["yes"] for one in row] for row in answer["images"]]
+
+    async def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            async with httpx.AsyncClient(timeout=_SECONDS) as client:
+                answer = await client.request(method, self.url + path, json=body, headers=self._headers)
+        except httpx.TransportError as error:
+            raise self._gone(error) from None
+        if answer.status_code != 200:
+            raise _refusal(answer.status_code, answer.content)
+        content: dict[str, Any] = answer.json()
+        return content
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def _gone(self, error: httpx.TransportError) -> ApiFailure:
+        return ApiFailure(f"{self.url} does not answer ({type(error).__name__}). Is the server running?")
+
+
+def _refusal(status: int, content: bytes) -> ApiFailure:
+    try:
+        message = json.loads(content)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"the server answered with status {status}"
+    hints = {401: " Put a key into the settings.", 429: ""}
+    return ApiFailure(f"{message[:1].upper()}{message[1:]}.{hints.get(status, '')}")

@@ -1,0 +1,107 @@
+"""Blind votes: two models in random order and without names, and what has been voted so far."""
+
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui.api import Api, ApiFailure
+from ui.board import Board
+from ui.settings import Comparison
+from ui.votes import Choice, Vote, Votes
+
+Draw = Callable[[Api, Comparison], AsyncIterator[Board]]
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What is being voted on: the models in the order in which they are shown, and what they drew."""
+
+    comparison: Comparison
+
+    @property
+    def models(self) -> tuple[str, str]:
+        """The one above and the one below."""
+        above, below = self.comparison.models
+        return above, below
+
+
+def build_blind(
+    url: str, votes: Votes, draw: Draw, comparison: Callable[..., Comparison], chosen: Sequence[gr.components.Component]
+) -> None:
+    """The section of the page; `chosen` are the inputs of `comparison`, and last the API key."""
+    with gr.Accordion("Which one follows its prompt better? (blind)", open=False, elem_id="blind"):
+        gr.Markdown("Both models draw both prompts; which is which is shown after you voted.")
+        start = gr.Button("Draw without names", elem_id="blind-draw")
+        message = gr.HTML(elem_id="blind-status")
+        board = gr.HTML(elem_id="blind-board")
+        with gr.Row():
+            buttons = [
+                gr.Button(text, interactive=False, elem_id=f"vote-{choice}")
+                for text, choice in (("A is better", "first"), ("B is better", "second"), ("Tie", "tie"))
+            ]
+        rates = gr.HTML(_rates(votes), elem_id="rates")
+        with gr.Row():
+            as_csv = gr.DownloadButton("Votes (CSV)", elem_id="votes-csv")
+            as_jsonl = gr.DownloadButton("Votes (JSONL)", elem_id="votes-jsonl")
+        ballot = gr.State(None)
+
+    async def begin(*inputs: Any) -> AsyncIterator[list[Any]]:
+        *values, key = inputs
+        wanted = comparison(*values)
+        if len(wanted.models) < 2:
+            yield ['<p class="error">Choose two models.</p>', gr.skip(), None, *[gr.update(interactive=False)] * 3]
+            return
+        order = wanted.models if secrets.randbelow(2) else wanted.models[::-1]
+        one = Ballot(replace(wanted, models=order, n=1))
+        try:
+            async for drawn in draw(Api(url, key or None), one.comparison):
+                yield [gr.skip(), _hidden(drawn), None, *[gr.update(interactive=False)] * 3]
+        except ApiFailure as failure:
+            yield [f'<p class="error" role="alert">{escape(str(failure))}</p>', *[gr.skip()] * 5]
+            return
+        yield ["<p>Which one?</p>", gr.skip(), one, *[gr.update(interactive=True)] * 3]
+
+    def vote(choice: Choice) -> Callable[[Ballot], list[Any]]:
+        def keep(one: Ballot) -> list[Any]:
+            above, below = one.models
+            votes.add(Vote(above, below, choice, above, one.comparison.query, datetime.now(UTC).isoformat()))
+            said = f"<p>Thank you. A was {escape(above)}, B was {escape(below)}.</p>"
+            return [said, None, *[gr.update(interactive=False)] * 3, _rates(votes)]
+
+        return keep
+
+    start.click(begin, chosen, [message, board, ballot, *buttons], show_progress="hidden", concurrency_limit=None)
+    for button, choice in zip(buttons, ("first", "second", "tie"), strict=True):
+        button.click(vote(choice), ballot, [message, ballot, *buttons, rates], show_progress="hidden")  # type: ignore[arg-type]
+    as_csv.click(lambda: _file("votes.csv", votes.as_csv()), None, as_csv)
+    as_jsonl.click(lambda: _file("votes.jsonl", votes.as_jsonl()), None, as_jsonl)
+
+
+def _hidden(board: Board) -> str:
+    """The pictures without what tells the models apart."""
+    return board.html(names=dict(zip(board.models, "AB", strict=True)), facts=False)
+
+
+def _rates(votes: Votes) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(one.first)}</td><td>{escape(one.second)}</td><td>{one.votes}</td>"
+        f"<td>{one.rate:.0%} ({one.low:.0%} to {one.high:.0%})</td></tr>"
+        for one in votes.win_rates()
+    )
+    if not rows:
+        return "<p>No votes yet.</p>"
+    head = "<tr><th>model</th><th>against</th><th>votes</th><th>preferred (95 %)</th></tr>"
+    return f'<table class="judged">{head}{rows}</table>'
+
+
+def _file(name: str, content: str) -> str:
+    path = Path(tempfile.mkdtemp(prefix="focusdiff-ui-")) / name
+    path.write_text(content)
+    return str(path)

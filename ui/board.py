@@ -1,0 +1,138 @@
+"""The board of pictures: what is known of each, and how it looks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from pairs.scores import arithmetic_mean, geometric_mean
+
+
+@dataclass
+class Cell:
+    """One picture as far as it has come: base64, its rows of codes drawn, and the overlay over it."""
+
+    picture: str | None = None
+    format: str = "png"
+    rows: int = 0
+    done: bool = False
+    overlay: str | None = None
+
+
+@dataclass
+class Board:
+    """The pictures of two prompts by model and seed, filled by the events of a streamed pair.
+
+    `ahead` and `wait_seconds` are those of the model that begins last.
+    """
+
+    models: list[str]
+    seeds: list[int]
+    prompts: tuple[str, str]
+    rows: int  # of codes in a picture
+    cells: dict[tuple[str, int, int], Cell] = field(default_factory=dict)
+    shares: dict[tuple[str, int], float] = field(default_factory=dict)
+    judged: dict[tuple[str, int, int], list[float | None]] = field(default_factory=dict)
+    ahead: int = 0
+    wait_seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, event: Mapping[str, Any], rows: int) -> "Board":
+        """From the first event."""
+        board = cls(event["models"], event["seeds"], tuple(event["prompts"]), rows)
+        for model in board.models:
+            for prompt in (0, 1):
+                for image in range(len(board.seeds)):
+                    board.cells[model, prompt, image] = Cell()
+        return board
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Note what an event says."""
+        kind = event["type"].removeprefix("image_pair.")
+        if kind == "queued":
+            self.ahead = max(self.ahead, event["position"])
+            self.wait_seconds = max(self.wait_seconds, event["wait_seconds"])
+        elif kind in ("partial_image", "image"):
+            cell = self.cells[event["model"], event["prompt_index"], event["image_index"]]
+            cell.picture, cell.format = event["b64_json"], event["output_format"]
+            cell.done = kind == "image"
+            cell.rows = self.rows if cell.done else event["rows"]
+            if difference := event.get("difference"):
+                self.shares[event["model"], event["image_index"]] = difference["share"]
+                for prompt in (0, 1):
+                    self.cells[event["model"], prompt, event["image_index"]].overlay = difference["overlay_b64_json"]
+
+    def judge(self, model: str, yes: Sequence[Sequence[Sequence[float | None]]]) -> None:
+        """Note the probabilities of a model's pictures, by prompt and image."""
+        for prompt, row in enumerate(yes):
+            for image, values in enumerate(row):
+                self.judged[model, prompt, image] = list(values)
+
+    @property
+    def progress(self) -> float:
+        """Share of all rows that are drawn."""
+        cells = self.cells.values()
+        return sum(cell.rows for cell in cells) / max(1, self.rows * len(self.cells))
+
+    def finished(self, model: str) -> list[list[str]]:
+        """A model's pictures by prompt, base64."""
+        return [
+            [cell.picture for image in range(len(self.seeds)) if (cell := self.cells[model, prompt, image]).picture]
+            for prompt in (0, 1)
+        ]
+
+    def html(self, *, names: Mapping[str, str] | None = None, facts: bool = True) -> str:
+        """All of it; `names` are what models are called instead."""
+        parts = []
+        for model in self.models:
+            name = escape((names or {}).get(model, model))
+            rows = "".join(self._row(model, name, image, facts) for image in range(len(self.seeds)))
+            parts.append(f'<section class="model" aria-label="{name}"><h3>{name}</h3>{rows}</section>')
+        return "".join(parts)
+
+    def _row(self, model: str, name: str, image: int, facts: bool) -> str:
+        pictures = "".join(self._picture(model, name, prompt, image) for prompt in (0, 1))
+        said = "".join(self._facts(model, image)) if facts else ""
+        return f'<div class="pair">{pictures}<div class="facts">{said}</div></div>'
+
+    def _picture(self, model: str, name: str, prompt: int, image: int) -> str:
+        cell = self.cells[model, prompt, image]
+        about = f"{name}, {escape(self.prompts[prompt])}, seed {self.seeds[image]}"
+        if cell.picture is None:
+            return f'<figure class="picture waiting" role="img" aria-label="{about}: not begun"></figure>'
+        shown = f'<img src="data:image/{cell.format};base64,{cell.picture}" alt="{about}">'
+        if cell.overlay:
+            shown += f'<img class="overlay" src="data:image/png;base64,{cell.overlay}" alt="">'
+        state = "done" if cell.done else f"row {cell.rows} of {self.rows}"
+        return f'<figure class="picture" data-state="{state}">{shown}</figure>'
+
+    def _facts(self, model: str, image: int) -> Iterator[str]:
+        yield f"<p>seed {self.seeds[image]}</p>"
+        if (share := self.shares.get((model, image))) is not None:
+            yield f"<p>{share:.0%} of the codes differ</p>"
+        yes = [self.judged.get((model, prompt, image)) for prompt in (0, 1)]
+        if yes[0] and yes[1]:
+            yield _table(yes[0], yes[1])
+
+
+def _table(first: Sequence[float | None], second: Sequence[float | None]) -> str:
+    """Probabilities of yes: a row for each picture, a column for each prompt, and the means of the pictures' own."""
+    rows = "".join(
+        f"<tr><th>{name} picture</th>"
+        + "".join(
+            f'<td class="{"own" if prompt == place else ""}">{_number(p)}</td>' for prompt, p in enumerate(values)
+        )
+        + "</tr>"
+        for place, (name, values) in enumerate((("left", first), ("right", second)))
+    )
+    own = [first[0], second[1]]
+    known = [value for value in own if value is not None]
+    means = ""
+    if len(known) == 2:
+        means = f"<p>s<sub>a</sub> {arithmetic_mean(known):.2f}, s<sub>g</sub> {geometric_mean(known):.2f}</p>"
+    head = "<tr><th>yes to</th><th>left</th><th>right</th></tr>"
+    return f'<table class="judged">{head}{rows}</table>{means}'
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

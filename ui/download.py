@@ -1,0 +1,64 @@
+"""A comparison as files: all pictures in one PNG, and everything that gives them again as JSON."""
+
+import base64
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from PIL import Image
+
+from ui.board import Board
+from ui.settings import Comparison
+
+_GAP = 8  # pixels
+_SIDE = 256  # of a picture in the grid, at least
+
+
+def save_grid(boards: Sequence[Board]) -> str:
+    """All pictures, a row for each model and seed, left and right; the file's path."""
+    rows = [
+        [_picture(cell) for prompt in (0, 1) if (cell := board.cells[model, prompt, image].picture)]
+        for board in boards
+        for model in board.models
+        for image in range(len(board.seeds))
+    ]
+    side = max(_SIDE, max(picture.width for row in rows for picture in row))
+    sheet = Image.new("RGB", (2 * side + _GAP, len(rows) * (side + _GAP) - _GAP), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            enlarged = picture.resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(enlarged, (x * (side + _GAP), y * (side + _GAP)))
+    path = _folder() / "pictures.png"
+    sheet.save(path)
+    return str(path)
+
+
+def save_json(comparisons: Sequence[Comparison], boards: Sequence[Board]) -> str:
+    """Settings, seeds, shares of differing codes and judgements; the file's path."""
+    content = [
+        {
+            **asdict(comparison),
+            "models": board.models,
+            "seeds": board.seeds,
+            "differing_codes": {f"{model}, seed {board.seeds[i]}": share for (model, i), share in board.shares.items()},
+            "yes": {
+                f"{model}, {('left', 'right')[prompt]}, seed {board.seeds[i]}": values
+                for (model, prompt, i), values in board.judged.items()
+            },
+        }
+        for comparison, board in zip(comparisons, boards, strict=True)
+    ]
+    path = _folder() / "comparison.json"
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    return str(path)
+
+
+def _picture(content: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="focusdiff-ui-"))

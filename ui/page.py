@@ -1,0 +1,228 @@
+"""The page: two prompts, one or two models, pictures that fill in row by row, and how they differ."""
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui.api import Api, ApiFailure, Model
+from ui.blind import build_blind
+from ui.board import Board
+from ui.download import save_grid, save_json
+from ui.examples import FIRST, examples
+from ui.settings import MAX_IMAGES, Comparison
+from ui.votes import Votes
+from ui.words import marked
+
+STYLE = Path(__file__).with_name("style.css")
+SWEEP = (1.0, 2.0, 3.0, 5.0, 8.0)  # guidance scales
+_PREVIEWS = 7
+_SECONDS_BETWEEN_UPDATES = 0.08  # a browser draws no faster
+_LARGE = 128  # pixels along a side, from which on pictures travel as WebP
+_RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
+_NONE = "none"
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the machine: nothing is fetched from elsewhere."""
+    return gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+
+
+def build_page(url: str, votes: Votes) -> gr.Blocks:
+    """The page as a client of the server at a URL; blind votes are kept in `votes`."""
+    page: gr.Blocks
+    with gr.Blocks(title="FocusDiff", analytics_enabled=False) as page:
+        gr.Markdown("# Does the model notice?\nTwo prompts that differ a little, drawn with the same seeds.")
+        with gr.Row(elem_id="prompts"):
+            first = gr.Textbox(FIRST.first, label="Left prompt", lines=1, max_lines=3, elem_id="left")
+            second = gr.Textbox(FIRST.second, label="Right prompt", lines=1, max_lines=3, elem_id="right")
+        difference = gr.HTML(_difference(FIRST.first, FIRST.second), elem_id="difference")
+        with gr.Row(elem_id="run"):
+            above = gr.Dropdown([_NONE], value=_NONE, label="Model above", elem_id="above")
+            below = gr.Dropdown([], label="Model below", elem_id="below")
+            draw = gr.Button("Draw", variant="primary", elem_id="draw")
+            stop = gr.Button("Stop", variant="stop", elem_id="stop")
+            sweep = gr.Button("Sweep guidance", elem_id="sweep")
+        status = gr.HTML(elem_id="status")
+        overlay = gr.Checkbox(label="Show which codes differ", elem_id="overlay")
+        board = gr.HTML(elem_id="board")
+        with gr.Accordion("Settings (empty: the model's own)", open=False, elem_id="settings"):
+            with gr.Row():
+                count = gr.Slider(1, MAX_IMAGES, value=2, step=1, label="Pictures of each prompt", elem_id="count")
+                seed = gr.Number(value=None, minimum=0, precision=0, label="Seed", elem_id="seed")
+                guidance = gr.Number(value=None, minimum=1, maximum=20, label="Guidance", elem_id="guidance")
+                temperature = gr.Number(value=None, minimum=0, maximum=2, label="Temperature", elem_id="temperature")
+                top_k = gr.Number(value=None, minimum=0, precision=0, label="Top-k", elem_id="top_k")
+                top_p = gr.Number(value=None, minimum=0, maximum=1, label="Top-p", elem_id="top_p")
+            negative = gr.Textbox(label="Guide away from", elem_id="negative")
+            key = gr.Textbox(label="API key", type="password", elem_id="key")
+        pairs = examples()
+        gr.Examples(
+            [[pair.first, pair.second] for pair in pairs],
+            [first, second],
+            label="Pairs to try",
+            example_labels=[f"{pair.category}: {pair.first} / {pair.second}" for pair in pairs],
+            examples_per_page=len(pairs),
+            elem_id="examples",
+        )
+        with gr.Accordion("This visit", open=False, elem_id="history"):
+            history = gr.HTML("Nothing has been drawn yet.", elem_id="links")
+            with gr.Row():
+                grid_file = gr.DownloadButton("Pictures (PNG)", elem_id="grid")
+                json_file = gr.DownloadButton("Settings (JSON)", elem_id="json")
+        links = gr.State([])
+        chosen = [first, second, above, below, count, seed, guidance, temperature, top_k, top_p, negative, key]
+        build_blind(url, votes, _drawn_by, _comparison, chosen)
+        shown = [status, board, links, history, grid_file, json_file]
+        for box in (first, second):
+            box.change(_difference, [first, second], difference, show_progress="hidden", queue=False)
+        drawing = _Drawing(url)
+        running = gr.on(
+            [draw.click, first.submit, second.submit],
+            drawing.draw,
+            [*chosen, links],
+            shown,
+            show_progress="hidden",
+            concurrency_limit=None,
+        )
+        sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
+        stop.click(lambda: "<p>Stopped.</p>", None, status, cancels=[running, sweeping], queue=False)
+        overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
+        page.load(drawing.greet, None, [*chosen, status])
+        key.submit(drawing.name_models, [key], [above, below, status])
+    return page
+
+
+class _Drawing:
+    """What the page's buttons do, against one server."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def greet(self, request: gr.Request) -> list[Any]:
+        """What a new visit sees: the server's models, and what its link says."""
+        linked = Comparison.from_query(dict(request.query_params)) or Comparison(FIRST.first, FIRST.second)
+        above, below, status = await self.name_models(None)
+        if linked.models:
+            below = gr.update(value=linked.models[-1])
+            above = gr.update(value=linked.models[0] if len(linked.models) > 1 else _NONE)
+        settings = (linked.n, linked.seed, linked.guidance_scale, linked.temperature, linked.top_k, linked.top_p)
+        return [linked.first, linked.second, above, below, *settings, linked.negative_prompt or "", "", status]
+
+    async def name_models(self, key: str | None) -> tuple[Any, Any, str]:
+        """The server's models in both lists: the last one above, the first below, as baseline and model."""
+        try:
+            names = [model.name for model in await Api(self._url, key or None).models()]
+        except ApiFailure as failure:
+            return gr.update(), gr.update(), _error(failure)
+        base = names[-1] if len(names) > 1 else _NONE
+        return gr.update(choices=[_NONE, *names], value=base), gr.update(choices=names, value=names[0]), ""
+
+    async def draw(self, *chosen: Any) -> AsyncIterator[list[Any]]:
+        """Pictures of both prompts, as they come."""
+        *values, key, links = chosen
+        comparison = _comparison(*values)
+        async for update in self._run([comparison], key, links):
+            yield update
+
+    async def sweep(self, *chosen: Any) -> AsyncIterator[list[Any]]:
+        """The same seed with five guidance scales, one after the other."""
+        *values, key, links = chosen
+        one = _comparison(*values)
+        scales = [replace(one, guidance_scale=scale, n=1) for scale in SWEEP]
+        async for update in self._run(scales, key, links):
+            yield update
+
+    async def _run(self, comparisons: list[Comparison], key: str, links: list[str]) -> AsyncIterator[list[Any]]:
+        api = Api(self._url, key or None)
+        boards: list[Board] = []
+        try:
+            known = {model.name: model for model in await api.models()}
+            for number, comparison in enumerate(comparisons):
+                async for board in _drawn(api, comparison, known):
+                    boards[number:] = [board]
+                    yield [_status(boards, len(comparisons)), _boards(boards, comparisons), *[gr.skip()] * 4]
+        except ApiFailure as failure:
+            yield [_error(failure), *[gr.skip()] * 5]
+            return
+        links = [*links, *(_link(c, board) for c, board in zip(comparisons, boards, strict=True))]
+        files = save_grid(boards), save_json(comparisons, boards)
+        yield ["<p>Done.</p>", _boards(boards, comparisons), links, "".join(reversed(links)), *files]
+
+
+async def _drawn_by(api: Api, comparison: Comparison) -> AsyncIterator[Board]:
+    known = {model.name: model for model in await api.models()}
+    async for board in _drawn(api, comparison, known):
+        yield board
+
+
+async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> AsyncIterator[Board]:
+    """The board of one comparison, as it fills."""
+    models = [known[name] for name in comparison.models if name in known] or list(known.values())[:1]
+    rows = min(model.rows for model in models)
+    large = max(model.image_size for model in models) > _LARGE
+    look = {"output_format": "webp", "output_compression": 90} if large else {}
+    board: Board | None = None
+    updated = 0.0
+    async for event in api.pairs({**comparison.request, **look, "partial_images": min(_PREVIEWS, rows - 1)}):
+        if board is None:
+            board = Board.begin(event, rows)
+        else:
+            board.take(event)
+        if time.monotonic() - updated > _SECONDS_BETWEEN_UPDATES:
+            updated = time.monotonic()
+            yield board
+    assert board is not None
+    yield board
+    for model in board.models:
+        board.judge(model, await api.judge(board.prompts, board.finished(model)))
+    yield board
+
+
+def _comparison(
+    first: str, second: str, above: str, below: str, n: float, seed: float | None, *settings: Any
+) -> Comparison:
+    guidance, temperature, top_k, top_p, negative = settings
+    models = tuple(dict.fromkeys(name for name in (above, below) if name and name != _NONE))
+    whole = secrets.randbelow(_RANDOM_SEEDS) if seed is None else int(seed)
+    top_k = None if top_k is None else int(top_k)
+    return Comparison(first, second, models, int(n), whole, guidance, temperature, top_k, top_p, negative or None)
+
+
+def _difference(first: str, second: str) -> str:
+    a, b = marked(first, second)
+    return f'<div class="words"><p>{a}</p><p>{b}</p></div>'
+
+
+def _status(boards: list[Board], planned: int) -> str:
+    board = boards[-1]
+    if board.progress == 0 and board.ahead:
+        return f"<p>{board.ahead} pictures are before yours: about {board.wait_seconds:.0f} s.</p>"
+    done = (len(boards) - 1 + board.progress) / planned
+    return f'<progress value="{done:.3f}" aria-label="drawn"></progress>'
+
+
+def _boards(boards: list[Board], comparisons: list[Comparison]) -> str:
+    if len(comparisons) == 1:
+        return boards[0].html()
+    parts = (
+        f"<section><h2>guidance {comparison.guidance_scale:g}</h2>{board.html()}</section>"
+        for comparison, board in zip(comparisons, boards, strict=False)
+    )
+    return f'<div class="sweep">{"".join(parts)}</div>'
+
+
+def _link(comparison: Comparison, board: Board) -> str:
+    """A link that gives the same pictures again."""
+    fixed = replace(comparison, models=tuple(board.models))
+    scale = "" if comparison.guidance_scale is None else f", guidance {comparison.guidance_scale:g}"
+    a, b = marked(comparison.first, comparison.second)
+    return f'<p><a href="?{fixed.query}">{a} / {b}</a> (seed {board.seeds[0]}{scale})</p>'
+
+
+def _error(failure: ApiFailure) -> str:
+    return f'<p class="error" role="alert">{failure}</p>'

@@ -1,0 +1,48 @@
+"""What a comparison is made with, and how a link carries it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+from urllib.parse import urlencode
+
+MAX_IMAGES = 4  # of each prompt
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that decides the pictures; None is the model's own recipe."""
+
+    first: str
+    second: str
+    models: tuple[str, ...] = ()
+    n: int = 2
+    seed: int | None = None  # random
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    negative_prompt: str | None = None
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The body of `POST /v1/images/pairs`."""
+        given = {name: value for name, value in asdict(self).items() if value not in (None, "", ())}
+        prompts = [given.pop("first", ""), given.pop("second", "")]
+        return {"prompts": prompts, **given}
+
+    @property
+    def query(self) -> str:
+        """Of a link that restores it."""
+        given = {name: value for name, value in asdict(self).items() if value not in (None, "", ())}
+        return urlencode({name: json.dumps(value, ensure_ascii=False) for name, value in given.items()})
+
+    @classmethod
+    def from_query(cls, parameters: Mapping[str, str]) -> Self | None:
+        """What a link carries; None if it carries none, or none that makes sense."""
+        known = {field.name for field in fields(cls)}
+        try:
+            values = {name: json.loads(value) for name, value in parameters.items() if name in known}
+            return cls(**{**values, "models": tuple(values.get("models", ()))}) if "first" in values else None
+        except (ValueError, TypeError):
+            return None
