@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= tiny
+# Unless MODEL= says otherwise, both shipped checkpoints are served, so that they can be compared.
+SERVED = $(if $(filter file,$(origin MODEL)),tiny tiny-base,$(MODEL))
 PORT ?= 8000
 
 .PHONY: serve test check bench train clean
 
 serve: $(VENV)/.serve
-	$(BIN)/focusdiff-serve --model $(MODEL) --port $(PORT)
+	$(BIN)/focusdiff-serve $(addprefix --model ,$(SERVED)) --judge exact --port $(PORT)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -24,6 +26,7 @@ train: $(VENV)/.train
 
 bench: $(VENV)/.dev
 	$(BIN)/focusdiff-bench speed --model $(MODEL)
+	$(BIN)/focusdiff-bench load --model $(MODEL)
 	$(BIN)/focusdiff-bench startup --model $(MODEL) --fresh
 
 clean:

@@ -251,7 +251,9 @@ def train_tokenizer(vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, set
         ).to(device)
         for size in (settings.scaffold_embeddings, vq.config.num_embeddings)
     )
-    optimizer = torch.optim.AdamW([p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4, fused=True
+    )
     run = Run(folder, settings.steps)
     cells = images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)
     for step in run.steps({"vq": vq, "scaffold": scaffold, "own": own, "optimizer": optimizer}):
