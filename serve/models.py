@@ -44,6 +44,7 @@ class Models:
         self._served: dict[str, Served] = {}
         self._closing: dict[asyncio.Task[None], Served] = {}
         self._changing = asyncio.Lock()
+        self.loading = False  # whether models are still to come that the server was started for
         self._draining = False
 
     @property
@@ -53,7 +54,7 @@ class Models:
             return "dead"
         if self._draining:
             return "draining"
-        return "ready" if self._served else "loading"
+        return "ready" if self._served and not self.loading else "loading"
 
     @property
     def served(self) -> Mapping[str, Served]:

@@ -51,6 +51,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
+        models.loading = True
         self._metrics = Metrics(models)
         app = create_app(settings, models, store, self._metrics, background=(self._load,))
         if settings.ui:
@@ -89,6 +90,7 @@ class Server(uvicorn.Server):
         try:
             for source in self._settings.sources:
                 await self._models.load(source)
+            self._models.loading = False
         except Exception as error:
             if not isinstance(error, ValueError):
                 logger.exception("the models cannot be loaded")

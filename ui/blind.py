@@ -48,8 +48,10 @@ def build_blind(
             ]
         rates = gr.HTML(_rates(votes), elem_id="rates")
         with gr.Row():
-            as_csv = gr.DownloadButton("Votes (CSV)", elem_id="votes-csv")
-            as_jsonl = gr.DownloadButton("Votes (JSONL)", elem_id="votes-jsonl")
+            files = [
+                gr.DownloadButton("Votes (CSV)", value=lambda: _csv(votes), elem_id="votes-csv"),
+                gr.DownloadButton("Votes (JSONL)", value=lambda: _jsonl(votes), elem_id="votes-jsonl"),
+            ]
         ballot = gr.State(None)
 
     async def begin(*inputs: Any) -> AsyncIterator[list[Any]]:
@@ -73,15 +75,13 @@ def build_blind(
             above, below = one.models
             votes.add(Vote(above, below, choice, above, one.comparison.query, datetime.now(UTC).isoformat()))
             said = f"<p>Thank you. A was {escape(above)}, B was {escape(below)}.</p>"
-            return [said, None, *[gr.update(interactive=False)] * 3, _rates(votes)]
+            return [said, None, *[gr.update(interactive=False)] * 3, _rates(votes), _csv(votes), _jsonl(votes)]
 
         return keep
 
     start.click(begin, chosen, [message, board, ballot, *buttons], show_progress="hidden", concurrency_limit=None)
     for button, choice in zip(buttons, ("first", "second", "tie"), strict=True):
-        button.click(vote(choice), ballot, [message, ballot, *buttons, rates], show_progress="hidden")  # type: ignore[arg-type]
-    as_csv.click(lambda: _file("votes.csv", votes.as_csv()), None, as_csv)
-    as_jsonl.click(lambda: _file("votes.jsonl", votes.as_jsonl()), None, as_jsonl)
+        button.click(vote(choice), ballot, [message, ballot, *buttons, rates, *files], show_progress="hidden")  # type: ignore[arg-type]
 
 
 def _hidden(board: Board) -> str:
@@ -99,6 +99,14 @@ def _rates(votes: Votes) -> str:
         return "<p>No votes yet.</p>"
     head = "<tr><th>model</th><th>against</th><th>votes</th><th>preferred (95 %)</th></tr>"
     return f'<table class="judged">{head}{rows}</table>'
+
+
+def _csv(votes: Votes) -> str:
+    return _file("votes.csv", votes.as_csv())
+
+
+def _jsonl(votes: Votes) -> str:
+    return _file("votes.jsonl", votes.as_jsonl())
 
 
 def _file(name: str, content: str) -> str:

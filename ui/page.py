@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,21 +106,22 @@ class _Drawing:
     async def greet(self, request: gr.Request) -> list[Any]:
         """What a new visit sees: the server's models, and what its link says."""
         linked = Comparison.from_query(dict(request.query_params)) or Comparison(FIRST.first, FIRST.second)
-        above, below, status = await self.name_models(None)
-        if linked.models:
-            below = gr.update(value=linked.models[-1])
-            above = gr.update(value=linked.models[0] if len(linked.models) > 1 else _NONE)
+        above, below, status = await self.name_models(None, linked.models)
         settings = (linked.n, linked.seed, linked.guidance_scale, linked.temperature, linked.top_k, linked.top_p)
         return [linked.first, linked.second, above, below, *settings, linked.negative_prompt or "", "", status]
 
-    async def name_models(self, key: str | None) -> tuple[Any, Any, str]:
-        """The server's models in both lists: the last one above, the first below, as baseline and model."""
+    async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> tuple[Any, Any, str]:
+        """The server's models in both lists, those that were chosen first among them.
+
+        Otherwise the last one stands above and the first below, as baseline and model.
+        """
         try:
             names = [model.name for model in await Api(self._url, key or None).models()]
         except ApiFailure as failure:
             return gr.update(), gr.update(), _error(failure)
-        base = names[-1] if len(names) > 1 else _NONE
-        return gr.update(choices=[_NONE, *names], value=base), gr.update(choices=names, value=names[0]), ""
+        known = [name for name in chosen if name in names] or ([names[-1], names[0]] if len(names) > 1 else names)
+        above, below = known if len(known) == 2 else (_NONE, known[0])
+        return gr.update(choices=[_NONE, *names], value=above), gr.update(choices=names, value=below), ""
 
     async def draw(self, *chosen: Any) -> AsyncIterator[list[Any]]:
         """Pictures of both prompts, as they come."""
