@@ -1,4 +1,4 @@
-/* One decode step of a few rows in float32: what model/decoder.py does in many calls, in one.
+/* One decode step in float32: what model/decoder.py does in many calls, in one.
 
    A step of so few rows reads every weight once and computes little with it, so that calls, copies
    and threads that wait for each other are most of its time in a general library. Here one team of

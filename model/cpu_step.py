@@ -1,8 +1,8 @@
-"""The decode step of a few rows as one C function, where the machine has a compiler.
+"""The decode step as one C function, where the machine has a compiler.
 
-PyTorch's operations are made for many rows. For the two rows of one guided image most of a step goes
-into calls and into threads that meet and part. `cpu_step.c` computes the same in one go; it is
-compiled once for each processor and kept among the user's cached files.
+PyTorch's operations are made for many rows. For the few rows of a step most of its time goes into
+calls and into threads that meet and part. `cpu_step.c` computes the same in one go (docs/performance.md);
+it is compiled once for each processor and kept among the user's cached files.
 """
 
 import ctypes

@@ -21,8 +21,6 @@ from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 
-_COMPILED_ROWS = 8  # beyond, the library's matrix products are faster than the C step's
-
 
 @dataclass(frozen=True)
 class LayerWeights:
@@ -56,8 +54,7 @@ class Decoder:
     Args:
         janus: its matrices become parts of fused ones, in place: the reference loop, training and this
             decoder go on with the same memory.
-        compiled: whether steps of a few rows may be one C function (`model.cpu_step`), where the machine
-            has a compiler.
+        compiled: whether a step may be one C function (`model.cpu_step`), where the machine has a compiler.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not know.
@@ -158,7 +155,7 @@ class Decoder:
         """
         if self._captured and self._captured[0] is cache:
             return self._captured[1](codes, rows)
-        if self._compiled and len(codes) <= _COMPILED_ROWS:
+        if self._compiled:
             return self._compiled(codes, rows, cache)
         return self._step(codes, rows, cache)
 
