@@ -29,7 +29,7 @@ def with_transformers(janus: Janus, prompt: list[int], seeds: Sequence[int], par
     return cast(Tensor, codes)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def with_a_growing_cache(janus: Janus, prompt: list[int], seeds: Sequence[int], params: SamplingParams) -> Tensor:
     """The loop of Janus's published inference script: codes [N, tokens] for one prompt.
 
