@@ -1,0 +1,39 @@
+"""The load test against a real server: nothing is lost, nothing is counted twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.load import Answer, Round, report
+
+
+def test_a_short_load_accounts_for_every_arrival(small_folder: Path) -> None:
+    *lines, last = report(str(small_folder), threads=1, slots=2, seconds=4, factors=[0.5, 3])
+    result = json.loads(last)
+    assert result["capacity"] > 0
+    assert result["engine_alone"] > 0
+    for one in result["rounds"]:
+        assert sum(one["answered"].values()) == one["arrived"] > 0
+        assert set(one["answered"]) <= {"200", "429"}
+        assert one["latency"] == sorted(one["latency"])
+    half, triple = result["rounds"]
+    assert triple["arrived"] > half["arrived"]
+    assert len(lines) == 5
+
+
+def test_percentiles_and_rates_are_of_what_came() -> None:
+    answers = (
+        [Answer(200, None, float(i)) for i in range(1, 102)] + [Answer(429, None, 0.1)] * 9 + [Answer(0, None, 5.0)]
+    )
+    one = Round(1.0, 2.0, seconds=50.5, answers=answers)
+    assert (one.share(200), one.share(429), one.share(0)) == (101, 9, 1)
+    assert one.drawn_per_second == 2.0
+    assert one.percentiles([answer.latency for answer in answers if answer.status == 200]) == [51.0, 96.0, 100.0]
+
+
+@pytest.mark.parametrize("wrong", [{"threads": 0}, {"slots": 0}, {"seconds": 0}, {"factors": [0.0]}])
+def test_numbers_that_cannot_be_used_are_refused(wrong: dict[str, object]) -> None:
+    settings: dict[str, object] = {"threads": 1, "slots": 1, "seconds": 1.0, "factors": [1.0]} | wrong
+    with pytest.raises(ValueError, match=f"--{next(iter(wrong))} must be above 0"):
+        next(report("tiny", **settings))  # type: ignore[arg-type]
