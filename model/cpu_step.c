@@ -50,6 +50,28 @@ static inline __attribute__((always_inline)) float sum(vector v) {
     return parts[0];
 }
 
+_Static_assert(WIDTH == 16 && COLUMNS * ROWS <= WIDTH, "what sums takes");
+
+typedef int32_t places __attribute__((vector_size(4 * WIDTH)));
+
+/* The sums of WIDTH vectors, as one: each fold adds halves as `sum` does, of two vectors at a time. */
+static inline __attribute__((always_inline)) vector sums(const vector v[WIDTH]) {
+    const places low[4] = {
+        {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+        {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
+        {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+        {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
+    };
+    vector folded[WIDTH];
+    memcpy(folded, v, sizeof folded);
+    for (int level = 0, count = WIDTH / 2, apart = WIDTH / 2; count; level++, count /= 2, apart /= 2)
+        for (int i = 0; i < count; i++) {
+            vector a = folded[2 * i], b = folded[2 * i + 1];
+            folded[i] = __builtin_shuffle(a, b, low[level]) + __builtin_shuffle(a, b, low[level] + apart);
+        }
+    return folded[0];
+}
+
 static inline __attribute__((always_inline)) float dot(const float *a, const float *b, int64_t length) {
     vector totals = {0};
     int64_t i = 0;
@@ -63,16 +85,21 @@ static inline __attribute__((always_inline)) float dot(const float *a, const flo
 static inline __attribute__((always_inline)) void products(
     const int columns, const int rows, const float *weights, const float *inputs, int64_t length,
     float result[COLUMNS][ROWS]) {
-    vector totals[COLUMNS][ROWS] = {0};
+    vector totals[WIDTH] = {0};
     int64_t i = 0;
     for (; i + WIDTH <= length; i += WIDTH)
         for (int c = 0; c < columns; c++) {
             vector weight = load(weights + c * length + i);
-            for (int r = 0; r < rows; r++) totals[c][r] += weight * load(inputs + r * length + i);
+            for (int r = 0; r < rows; r++) totals[c * rows + r] += weight * load(inputs + r * length + i);
         }
+    vector all = {0};
+    if (columns * rows > 1)
+        all = sums(totals);
+    else
+        all[0] = sum(totals[0]);
     for (int c = 0; c < columns; c++)
         for (int r = 0; r < rows; r++) {
-            float total = sum(totals[c][r]);
+            float total = all[c * rows + r];
             for (int64_t j = i; j < length; j++) total += weights[c * length + j] * inputs[r * length + j];
             result[c][r] = total;
         }
