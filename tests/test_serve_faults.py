@@ -90,8 +90,8 @@ def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
 
 
 def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: LocalBackend) -> None:
-    """It reads nothing of its 20 MB until everybody else has been answered, then finds all of its events."""
-    body = {"prompt": "a star", "n": 10, "stream": True, "partial_images": 7, "size": "512x512"}
+    """It reads nothing of its ten megabytes and more until everybody else has been answered, then finds all of its events."""
+    body = {"prompt": "a star", "n": 10, "stream": True, "partial_images": 7, "size": "1024x1024"}
     with send(served, body) as slow:
         for seed in range(5):
             assert served.post(IMAGES, {"prompt": "a star", "seed": seed}).status_code == 200
