@@ -20,10 +20,13 @@ from serve.store import Store
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 429, 500, 503, 504)
 }
-# What may come in place of JSON from routes that stream.
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": "with stream: true"}}}}
+_EVENT = {
+    "type": "object",
+    "description": "one server-sent event, with stream: true",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
 }
+# What may come in place of JSON from routes that stream.
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
 
 _READING_SECONDS = 60.0  # for what is still on its way when a request's time is over
