@@ -76,12 +76,20 @@ def set_up_logging(*, level: str, format: str) -> None:
             )
         )
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s (%(request_id)s)"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s%(request_suffix)s"))
+        handler.addFilter(_with_suffix)
     handler.addFilter(_with_request_id)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # the page's requests are in our log already
     # its own lines of start and stop say less than ours
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+
+
+def _with_suffix(record: logging.LogRecord) -> bool:
+    """For people: nothing where no request is being answered."""
+    known = request_id.get()
+    record.request_suffix = "" if known == "-" else f" ({known})"
+    return True
 
 
 def _with_request_id(record: logging.LogRecord) -> bool:
