@@ -15,11 +15,12 @@ from transformers import JanusForConditionalGeneration, LlamaConfig
 from transformers.activations import GELUActivation
 
 from model.attention import Rows, attend
-from model.cpu_step import CpuStep, compiled_library
+from model.cpu_step import CpuStep
 from model.cuda_graphs import StepGraphs, batch_sizes
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
+from model.native import compiled_library
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from model.native import addresses, compiled_library
+
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
@@ -50,12 +52,24 @@ def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     Returns:
         float32 [N, V].
     """
+    library = compiled_library() if seeds.device.type == "cpu" else None
+    if library is not None:
+        uniform = torch.empty(len(seeds), vocabulary)
+        seeds, positions = seeds.contiguous(), positions.contiguous()
+        places = addresses([seeds, positions, uniform])
+        library.uniform(len(seeds), *places[:2], vocabulary, places[2], torch.get_num_threads())
+    else:
+        uniform = _uniform(seeds, positions, vocabulary)
+    # the largest words round to 1, whose noise would be −∞, and equal to what a filter has dropped;
+    # small numbers win the arg-max, and log1p keeps their precision
+    exponential = uniform.neg_().log1p_().clamp_(min=-32).neg_()
+    return exponential.log_().neg_()
+
+
+def _uniform(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
+    """Words as numbers in (0, 1], of the same arguments as `gumbel`."""
     blocks = -(-vocabulary // 4)
     zero = torch.zeros((), dtype=torch.int64, device=seeds.device)
     counter = positions[:, None] * blocks + torch.arange(blocks, device=seeds.device)[None]
     words = philox4x32((counter, zero, zero, zero), (seeds[:, None] & _MASK, seeds[:, None] >> 32))
-    # small uniform values win the arg-max; log1p keeps their precision
-    uniform = (words.flatten(1)[:, :vocabulary].float() + 0.5) * 2.0**-32
-    # the largest words round to 1, whose noise would be −∞, and equal to what a filter has dropped
-    exponential = -torch.log1p(-uniform).clamp(min=-32)
-    return -torch.log(exponential)
+    return (words.flatten(1)[:, :vocabulary].float() + 0.5) * 2.0**-32

@@ -24,14 +24,15 @@ class Filter:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Sampling settings of N images; only filters that filter are listed.
+    """Sampling settings of N images; only what changes something is kept.
 
-    `guidance` and `temperature` are [N, 1] float32; greedy images have temperature 1, and no noise.
+    `guidance` and `temperature` are [N, 1] float32, `greedy` [N, 1] bool; greedy images have temperature 1,
+    and no noise. `temperature` is None where all are 1, `greedy` where no image is.
     """
 
     guidance: Tensor
-    temperature: Tensor
-    greedy: Tensor
+    temperature: Tensor | None
+    greedy: Tensor | None
     filters: tuple[Filter, ...]
 
     @classmethod
@@ -43,34 +44,51 @@ class BatchSettings:
             if one.temperature > 0 and (top_k or one.top_p < 1):
                 places[top_k, one.top_p].append(place)
 
+        temperatures = [float(one.temperature or 1) for one in params]
+        greedy = [one.temperature == 0 for one in params]
         return cls(
             upload([float(one.guidance_scale) for one in params], device)[:, None],
-            upload([float(one.temperature or 1) for one in params], device)[:, None],
-            upload([one.temperature == 0 for one in params], device)[:, None],
+            upload(temperatures, device)[:, None] if set(temperatures) != {1.0} else None,
+            upload(greedy, device)[:, None] if any(greedy) else None,
             tuple(Filter(k, p, upload(chosen, device)) for (k, p), chosen in places.items()),
         )
 
 
-def sample_each(conditional: Tensor, unconditional: Tensor, settings: BatchSettings, noise: Tensor) -> Tensor:
-    """One code for each image: the same as `guide` and `sample` of model.sampling, image by image.
+def guide_each(conditional: Tensor, unconditional: Tensor, settings: BatchSettings) -> Tensor:
+    """Guided logits, the same as `guide` of model.sampling, image by image.
+
+    A logit of either that is not finite makes a guided one that is not.
 
     Args:
         conditional: logits [N, V], float32.
         unconditional: likewise; for an unguided image its conditional ones again.
+        settings: of the N images.
+
+    Returns:
+        float32 [N, V].
+    """
+    return (conditional - unconditional).mul_(settings.guidance).add_(unconditional)
+
+
+def sample_each(guided: Tensor, settings: BatchSettings, noise: Tensor) -> Tensor:
+    """One code for each image, the same as `sample` of model.sampling, image by image.
+
+    Args:
+        guided: logits [N, V], float32.
         settings: of the N images.
         noise: Gumbel [N, V].
 
     Returns:
         int64 [N].
     """
-    logits = unconditional + settings.guidance * (conditional - unconditional)
-    logits = logits / settings.temperature
+    logits = guided if settings.temperature is None else guided / settings.temperature
     for one in settings.filters:
         whole = len(one.places) == len(logits)
         chosen = logits if whole else logits[one.places]
         kept = keep_top_p(keep_top_k(chosen, one.top_k), one.top_p)
         logits = kept if whole else logits.index_copy(0, one.places, kept)
-    return torch.where(settings.greedy, logits, logits + noise).argmax(-1)
+    noisy = logits + noise
+    return (noisy if settings.greedy is None else torch.where(settings.greedy, logits, noisy)).argmax(-1)
 
 
 class NoiseTable:

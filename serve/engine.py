@@ -22,7 +22,7 @@ from model.device import upload
 from model.janus import Janus
 from model.kv_cache import Prefix
 from model.prompt import unconditional_row
-from model.sampler import BatchSettings, NoiseTable, sample_each
+from model.sampler import BatchSettings, NoiseTable, guide_each, sample_each
 from model.vq import decode_images, preview_images
 from serve.events import Event, Failed, Finished, Preview, Started
 from serve.request import Job, Request, Slot
@@ -246,10 +246,10 @@ class Engine:
         """One code for every running image; logits [R, V]."""
         batch = self._batch
         self._fill_noise()
-        conditional, unconditional = logits[batch.conditional], logits[batch.unconditional]
+        guided = guide_each(logits[batch.conditional], logits[batch.unconditional], batch.settings)
         noise = self._noise.at(batch.slots, batch.drawn)
-        self._codes[batch.slots, batch.drawn] = sample_each(conditional, unconditional, batch.settings, noise)
-        self._unfit[batch.slots] |= ~(conditional + unconditional).sum(-1).isfinite()
+        self._codes[batch.slots, batch.drawn] = sample_each(guided, batch.settings, noise)
+        self._unfit[batch.slots] |= ~guided.sum(-1).isfinite()
         for slot in batch.running:
             slot.drawn += 1
         self._batch = replace(batch, rows=batch.rows.next(), drawn=batch.drawn + 1)

@@ -1,10 +1,10 @@
-/* One decode step in float32: what model/decoder.py does in many calls, in one.
+/* What takes PyTorch many calls, in one each: a decode step in float32, and the words that noise is made of.
 
    A step of so few rows reads every weight once and computes little with it, so that calls, copies
    and threads that wait for each other are most of its time in a general library. Here one team of
    threads goes through all layers; five barriers a layer are all that it waits for. What a row comes
-   to does not depend on how many others are computed beside it. model/cpu_step.py holds the other
-   half of these declarations. */
+   to does not depend on how many others are computed beside it. model/native.py compiles this;
+   model/cpu_step.py holds the other half of the structures. */
 
 #include <math.h>
 #include <omp.h>
@@ -41,44 +41,52 @@ static inline __attribute__((always_inline)) vector load(const float *from) {
     return *(const vector *)from;
 }
 
-/* By halves, always in the same order. */
-static inline __attribute__((always_inline)) float sum(vector v) {
-    float parts[WIDTH];
-    memcpy(parts, &v, sizeof parts);
-    for (int half = WIDTH / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
-    return parts[0];
-}
-
-_Static_assert(WIDTH == 16 && COLUMNS * ROWS <= WIDTH, "what sums takes");
-
 typedef int32_t places __attribute__((vector_size(4 * WIDTH)));
 
-/* The sums of WIDTH vectors, as one: each fold adds halves as `sum` does, of two vectors at a time. */
-static inline __attribute__((always_inline)) vector sums(const vector v[WIDTH]) {
-    const places low[4] = {
-        {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
-        {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
-        {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
-        {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
-    };
-    vector folded[WIDTH];
-    memcpy(folded, v, sizeof folded);
-    for (int level = 0, count = WIDTH / 2, apart = WIDTH / 2; count; level++, count /= 2, apart /= 2)
-        for (int i = 0; i < count; i++) {
-            vector a = folded[2 * i], b = folded[2 * i + 1];
-            folded[i] = __builtin_shuffle(a, b, low[level]) + __builtin_shuffle(a, b, low[level] + apart);
-        }
-    return folded[0];
+_Static_assert(WIDTH == 16 && COLUMNS * ROWS <= WIDTH, "what the folds below take");
+/* Of two vectors, halves, then quarters of each, and so on. */
+static const places LOW[4] = {
+    {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+    {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
+    {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+    {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
+};
+
+static inline __attribute__((always_inline)) vector fold(vector a, vector b, int level) {
+    return __builtin_shuffle(a, b, LOW[level]) + __builtin_shuffle(a, b, LOW[level] + (WIDTH / 2 >> level));
 }
 
+/* The sums of WIDTH vectors, as one: by halves, always in the same order. */
+static inline __attribute__((always_inline)) vector sums(const vector v[WIDTH]) {
+    vector a[8], b[4];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) a[i] = fold(v[2 * i], v[2 * i + 1], 0);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) b[i] = fold(a[2 * i], a[2 * i + 1], 1);
+    return fold(fold(b[0], b[1], 2), fold(b[2], b[3], 2), 3);
+}
+
+/* As `sums` does it, of one vector. */
+static inline __attribute__((always_inline)) float sum(vector v) {
+#pragma GCC unroll 4
+    for (int level = 0; level < 4; level++) v = fold(v, v, level);
+    return v[0];
+}
+
+/* What is left of a row, filled up with zeros. */
+static inline __attribute__((always_inline)) vector load_part(const float *from, int64_t count) {
+    vector part = {0};
+    memcpy(&part, from, count * sizeof(float));
+    return part;
+}
+
+/* Every sum of products here is made of WIDTH running sums, which are folded at the end. */
 static inline __attribute__((always_inline)) float dot(const float *a, const float *b, int64_t length) {
     vector totals = {0};
     int64_t i = 0;
     for (; i + WIDTH <= length; i += WIDTH) totals += load(a + i) * load(b + i);
-    float total = sum(totals);
-    for (; i < length; i++) total += a[i] * b[i];
-    return total;
+    if (i < length) totals += load_part(a + i, length - i) * load_part(b + i, length - i);
+    return sum(totals);
 }
 
 /* Products of `columns` weight rows [n] with `rows` inputs, each over `length` numbers. */
@@ -87,22 +95,20 @@ static inline __attribute__((always_inline)) void products(
     float result[COLUMNS][ROWS]) {
     vector totals[WIDTH] = {0};
     int64_t i = 0;
-    for (; i + WIDTH <= length; i += WIDTH)
+    for (; i + WIDTH <= length; i += WIDTH) {
         for (int c = 0; c < columns; c++) {
             vector weight = load(weights + c * length + i);
             for (int r = 0; r < rows; r++) totals[c * rows + r] += weight * load(inputs + r * length + i);
         }
-    vector all = {0};
-    if (columns * rows > 1)
-        all = sums(totals);
-    else
-        all[0] = sum(totals[0]);
-    for (int c = 0; c < columns; c++)
-        for (int r = 0; r < rows; r++) {
-            float total = all[c * rows + r];
-            for (int64_t j = i; j < length; j++) total += weights[c * length + j] * inputs[r * length + j];
-            result[c][r] = total;
+    }
+    if (i < length)
+        for (int c = 0; c < columns; c++) {
+            vector weight = load_part(weights + c * length + i, length - i);
+            for (int r = 0; r < rows; r++) totals[c * rows + r] += weight * load_part(inputs + r * length + i, length - i);
         }
+    vector all = columns * rows > 1 ? sums(totals) : (vector){sum(totals[0])};
+    for (int c = 0; c < columns; c++)
+        for (int r = 0; r < rows; r++) result[c][r] = all[c * rows + r];
 }
 
 static void products_of(
@@ -126,17 +132,26 @@ static void products_of(
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* Where many rows keep this core busy, the weights of the next columns come nearer meanwhile. */
+static inline __attribute__((always_inline)) void fetch(const float *from, int64_t numbers, int64_t rows) {
+    if (rows > ROWS)
+        for (int64_t i = 0; i < numbers; i += WIDTH) __builtin_prefetch(from + i, 0, 2);
+}
+
 /* output [rows, columns] = inputs [rows, length] · weights [columns, length] transposed + bias, or added to it.
    Shared among the team, without a barrier at the end. */
 static void multiply(
     const float *weights, const float *bias, int64_t columns, const float *inputs, int64_t length, int64_t rows,
     float *output, int add) {
+    int64_t share = COLUMNS * length * ROWS / rows; /* of the next columns, for each block of rows */
 #pragma omp for schedule(static) nowait
     for (int64_t first = 0; first < columns; first += COLUMNS) {
         int64_t wide = least(COLUMNS, columns - first);
-        for (int64_t row = 0; row < rows; row += ROWS) {
+        const float *next = weights + (first + COLUMNS) * length;
+        for (int64_t row = 0; row < rows; row += ROWS, next += share) {
             int64_t high = least(ROWS, rows - row);
             float result[COLUMNS][ROWS];
+            fetch(next, share, rows);
             products_of(wide, high, weights + first * length, inputs + row * length, length, result);
             for (int64_t c = 0; c < wide; c++)
                 for (int64_t r = 0; r < high; r++) {
@@ -150,15 +165,19 @@ static void multiply(
 /* output [rows, intermediate] = silu(gate) · up; gate_up [2 · intermediate, length] holds both. */
 static void gated(
     const float *gate_up, int64_t intermediate, const float *inputs, int64_t length, int64_t rows, float *output) {
+    const float *up_weights = gate_up + intermediate * length;
+    int64_t share = COLUMNS * length * ROWS / rows;
 #pragma omp for schedule(static) nowait
     for (int64_t first = 0; first < intermediate; first += COLUMNS) {
-        int64_t wide = least(COLUMNS, intermediate - first);
-        for (int64_t row = 0; row < rows; row += ROWS) {
+        int64_t wide = least(COLUMNS, intermediate - first), next = (first + COLUMNS) * length;
+        for (int64_t row = 0; row < rows; row += ROWS, next += share) {
             int64_t high = least(ROWS, rows - row);
             float gate[COLUMNS][ROWS], up[COLUMNS][ROWS];
             const float *in = inputs + row * length;
+            fetch(gate_up + next, share, rows);
+            fetch(up_weights + next, share, rows);
             products_of(wide, high, gate_up + first * length, in, length, gate);
-            products_of(wide, high, gate_up + (intermediate + first) * length, in, length, up);
+            products_of(wide, high, up_weights + first * length, in, length, up);
             for (int64_t c = 0; c < wide; c++)
                 for (int64_t r = 0; r < high; r++)
                     output[(row + r) * intermediate + first + c] = gate[c][r] / (1 + expf(-gate[c][r])) * up[c][r];
@@ -176,8 +195,43 @@ static void normalise(const float *x, const float *weight, int64_t width, int64_
 }
 
 static void turn(const float *from, const float *cosines, const float *sines, int64_t width, float *to) {
-    for (int64_t i = 0; i < width; i++)
-        to[i] = from[i] * cosines[i] + from[(i + width / 2) % width] * sines[i];
+    int64_t half = width / 2;
+    for (int64_t i = 0; i < half; i++) to[i] = from[i] * cosines[i] + from[i + half] * sines[i];
+    for (int64_t i = half; i < width; i++) to[i] = from[i] * cosines[i] + from[i - half] * sines[i];
+}
+
+/* scores [count] = keys [count, width] · query · scale; returns the largest. */
+static float score(const float *query, const float *keys, int64_t count, int64_t width, float scale, float *scores) {
+    float peak = -INFINITY;
+    for (int64_t first = 0; first < count; first += WIDTH) {
+        int64_t many = least(WIDTH, count - first);
+        const float *key = keys + first * width;
+        if (many == WIDTH && width % WIDTH == 0) {
+            vector totals[WIDTH] = {0};
+            for (int64_t i = 0; i < width; i += WIDTH) {
+                vector part = load(query + i);
+                for (int k = 0; k < WIDTH; k++) totals[k] += load(key + k * width + i) * part;
+            }
+            vector all = sums(totals) * scale;
+            memcpy(scores + first, &all, sizeof all);
+        } else {
+            for (int64_t k = 0; k < many; k++) scores[first + k] = dot(key + k * width, query, width) * scale;
+        }
+        for (int64_t k = first; k < first + many; k++) peak = scores[k] > peak ? scores[k] : peak;
+    }
+    return peak;
+}
+
+/* output [wide] = the rows of values [count, width] in the proportion of their weights, which sum to `total`. */
+static inline __attribute__((always_inline)) void mix(
+    const float *weights, const float *values, int64_t count, int64_t width, int wide, float total, float *output) {
+    vector mixed[COLUMNS] = {0};
+    for (int64_t t = 0; t < count; t++)
+        for (int i = 0; i < wide; i++) mixed[i] += weights[t] * load(values + t * width + i * WIDTH);
+    for (int i = 0; i < wide; i++) {
+        vector share = mixed[i] / total;
+        memcpy(output + i * WIDTH, &share, sizeof share);
+    }
 }
 
 /* One row's new token and one key-value head: into the cache, then every query head of its group over what is filled. */
@@ -196,18 +250,17 @@ static void attend(
     for (int64_t q = head * group; q < (head + 1) * group; q++) {
         float query[width], *to = output + q * width;
         turn(joined + q * width, cosines, sines, width, query);
-        float peak = -INFINITY, total = 0;
-        for (int64_t t = 0; t < filled; t++) {
-            scores[t] = dot(query, keys + t * width, width) * scale;
-            if (scores[t] > peak) peak = scores[t];
+        float total = 0, peak = score(query, keys, filled, width, scale, scores);
+        for (int64_t t = 0; t < filled; t++) total += scores[t] = expf(scores[t] - peak);
+        int64_t i = 0;
+        for (; i + COLUMNS * WIDTH <= width; i += COLUMNS * WIDTH)
+            mix(scores, values + i, filled, width, COLUMNS, total, to + i);
+        for (; i + WIDTH <= width; i += WIDTH) mix(scores, values + i, filled, width, 1, total, to + i);
+        for (; i < width; i++) {
+            to[i] = 0;
+            for (int64_t t = 0; t < filled; t++) to[i] += scores[t] * values[t * width + i];
+            to[i] /= total;
         }
-        memset(to, 0, width * sizeof(float));
-        for (int64_t t = 0; t < filled; t++) {
-            float weight = expf(scores[t] - peak);
-            total += weight;
-            for (int64_t i = 0; i < width; i++) to[i] += weight * values[t * width + i];
-        }
-        for (int64_t i = 0; i < width; i++) to[i] /= total;
     }
 }
 
@@ -264,4 +317,45 @@ void step(
             inner[i] = 0.5f * inner[i] * (1 + erff(inner[i] * 0.70710678f)); /* GELU */
         multiply(model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, rows, logits, 0);
     }
+}
+
+typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint64_t wide_words __attribute__((vector_size(4 * WIDTH)));
+
+/* High and low words of products with a constant: of the even places, then of the odd ones. */
+static inline __attribute__((always_inline)) void product(uint64_t factor, words by, words *high, words *low) {
+    const uint64_t lower = 0xFFFFFFFF;
+    wide_words even = ((wide_words)by & lower) * factor, odd = ((wide_words)by >> 32) * factor;
+    *high = (words)(even >> 32 | (odd & ~lower));
+    *low = (words)((even & lower) | odd << 32);
+}
+
+/* Philox4x32-10 (Salmon et al. 2011) of the counters (first + i, 0, 0, 0), each word as (word + ½) / 2³². */
+static void philox(uint32_t first, uint32_t key0, uint32_t key1, float uniform[WIDTH][4]) {
+    words zero = {0}, c1 = zero, c2 = zero, c3 = zero;
+    words c0 = first + (words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int round = 0; round < 10; round++, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
+        words high0, low0, high2, low2;
+        product(0xD2511F53, c0, &high0, &low0);
+        product(0xCD9E8D57, c2, &high2, &low2);
+        c0 = high2 ^ c1 ^ key0, c1 = low2, c2 = high0 ^ c3 ^ key1, c3 = low0;
+    }
+    for (int i = 0; i < WIDTH; i++) {
+        const uint32_t word[4] = {c0[i], c1[i], c2[i], c3[i]};
+        for (int w = 0; w < 4; w++) uniform[i][w] = ((float)word[w] + 0.5f) * 0x1p-32f;
+    }
+}
+
+/* seeds, positions [rows] → the uniform numbers of model/noise.py, [rows, vocabulary] in (0, 1]. */
+void uniform(
+    int64_t rows, const int64_t *seeds, const int64_t *positions, int64_t vocabulary, float *output, int64_t threads) {
+    int64_t blocks = (vocabulary + 3) / 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t block = 0; block < blocks; block += WIDTH) {
+            float numbers[WIDTH][4];
+            philox(positions[row] * blocks + block, seeds[row], seeds[row] >> 32, numbers);
+            int64_t first = 4 * block, count = least(4 * WIDTH, vocabulary - first);
+            memcpy(output + row * vocabulary + first, numbers, count * sizeof(float));
+        }
 }

@@ -1,9 +1,11 @@
-"""The decode step as one C function: what it computes, for whom, and what happens without a compiler."""
+"""The C functions: what they compute, for whom, and what happens without a compiler."""
 
+import copy
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +13,15 @@ import torch
 from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
-import model.cpu_step as cpu_step
+import model.native as native
 from model.attention import Rows
 from model.checkpoint import load
 from model.decoder import Decoder
 from model.janus import Janus
+from model.noise import gumbel
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(cpu_step.compiled_library() is None, reason="no C compiler on this machine")
+needs_compiler = pytest.mark.skipif(native.compiled_library() is None, reason="no C compiler on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -118,26 +121,58 @@ def test_weights_that_change_in_place_are_followed(small_folder: Path) -> None:
     torch.testing.assert_close(after, draw(Decoder(janus, compiled=False), fed, prompts(2)), rtol=1e-5, atol=1e-5)
 
 
+@needs_compiler
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 1283])
+def test_noise_is_the_same_to_the_last_bit_without_a_compiler(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = torch.tensor([0, 2**32 - 1, 2**32, 2**53 - 1, 12345])
+    positions = torch.tensor([0, 575, 3, 64, 12])
+    compiled = gumbel(seeds, positions, vocabulary)
+    strided = gumbel(torch.stack([seeds, seeds], 1)[:, 0], positions, vocabulary)
+    monkeypatch.setattr("model.noise.compiled_library", lambda: None)
+    plain = gumbel(seeds, positions, vocabulary)
+    assert torch.equal(compiled, plain)
+    assert torch.equal(strided, plain)
+
+
+@needs_compiler
+@pytest.mark.parametrize("head_dim", [10, 24, 64, 80])
+def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int) -> None:
+    """Keys are scored sixteen at a time, values mixed some vectors at a time, and what is left one by one."""
+    config = copy.deepcopy(small.network.config)
+    config.text_config.head_dim = head_dim
+    torch.manual_seed(0)
+    janus = replace(small, network=JanusForConditionalGeneration(config).eval())
+    for part in (janus.network.model.language_model, janus.network.model.generation_head):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    plain, compiled = Decoder(janus, compiled=False), Decoder(janus)
+    long = [[1, *([7] * length)] for length in (13, 14, 15, 16, 30, 31)]
+    fed = codes(4, len(long), vocabulary=janus.codebook_size)
+    expected = draw(plain, fed, long)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(draw(compiled, fed, long), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
 def test_without_a_working_compiler_steps_are_pytorchs(
     small: Janus, compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cpu_step.compiled_library.cache_clear()
+    native.compiled_library.cache_clear()
     try:
         decoder = Decoder(small)
         assert decoder._compiled is None
         fed = codes(2, 2, vocabulary=small.codebook_size)
         assert torch.equal(draw(decoder, fed, prompts(2)), draw(Decoder(small, compiled=False), fed, prompts(2)))
     finally:
-        cpu_step.compiled_library.cache_clear()
+        native.compiled_library.cache_clear()
     assert list(tmp_path.rglob("*.so")) == []
 
 
 @needs_compiler
 def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
-    code = "from model.cpu_step import compiled_library; assert compiled_library() is not None"
+    code = "from model.native import compiled_library; assert compiled_library() is not None"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     compiling = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait(120) for process in compiling] == [0, 0, 0]

@@ -1,0 +1,79 @@
+"""C functions for the CPU, where the machine has a compiler; without one PyTorch's operations do the same.
+
+`native.c` is compiled once for each processor and kept among the user's cached files.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+logger = logging.getLogger("focusdiff")
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_FLAGS = (
+    "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math",
+)  # fmt: skip
+
+
+def addresses(tensors: Sequence[Tensor]) -> list[ctypes.c_void_p]:
+    """Where contiguous tensors lie; C keeps none of them alive."""
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+@lru_cache(maxsize=1)
+def compiled_library() -> ctypes.CDLL | None:
+    """The C functions, compiled if they have not been for this processor; None where that cannot be done."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None or platform.system() != "Linux":
+        logger.info("no C compiler: PyTorch's operations do what C would")
+        return None
+    try:
+        file = _cache_folder() / f"native-{_fingerprint(compiler)}.so"
+        if not file.exists():
+            _compile(compiler, file)
+        library = ctypes.CDLL(str(file))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.info("the C functions cannot be compiled (%s): PyTorch's operations do what they would", error)
+        return None
+    library.scratch_size.restype = ctypes.c_int64
+    library.scratch_size.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    library.uniform.restype = library.step.restype = None
+    library.uniform.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
+    library.step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64]
+    return library
+
+
+def _cache_folder() -> Path:
+    """The user's own; nobody else may put a library there."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "focusdiff"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of everything that the library depends on: source, flags, compiler, and what the processor can do."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
+    abilities = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
+    ]
+    parts = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _compile(compiler: str, file: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        partial = Path(folder) / file.name
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(partial), "-lm"]
+        subprocess.run(command, capture_output=True, check=True, timeout=120)
+        partial.replace(file)
