@@ -8,6 +8,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, JanusVision
 from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import SpecialIds
+from model.vq import lay_out
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,6 @@ def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: i
             network = JanusForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
+    lay_out(network.model.vqmodel, device)
     network.generation_config.generation_kwargs = {"boi_token_id": 2}
     return Janus(name, network, None, SpecialIds(bos=1, pad=0, begin_of_image=2), SamplingParams())

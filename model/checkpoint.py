@@ -27,6 +27,7 @@ from model.janus import Janus
 from model.names import SHIPPED, shipped_names
 from model.params import SamplingParams
 from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids, token_id
+from model.vq import lay_out
 from model.weights import read_file, read_tensors
 
 Device = Literal["auto", "cpu", "cuda", "mps"] | str
@@ -274,8 +275,9 @@ def _build(
     """A network with exactly these tensors in it."""
     logging.disable_progress_bar()
     network = JanusForConditionalGeneration.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
-    network.eval().requires_grad_(False)
-    return network.to(device)
+    network.eval().requires_grad_(False).to(device)
+    lay_out(network.model.vqmodel, device)
+    return network
 
 
 def _load_tokenizer(folder: Path, *, required: bool) -> PreTrainedTokenizerBase | None:
