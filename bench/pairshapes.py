@@ -154,6 +154,10 @@ def table(cases: Sequence[Case], results: Mapping[Key, Result], scales: Sequence
         # a prompt's pictures are alike: the standard error is over prompts, not over pictures
         return mean(mean(results[(case.caption, scale, seed)].score for seed in seeds).value for case in chosen)
 
+    def gain(scale: float) -> Mean:
+        # by prompt: its pictures at two scales have the same noise, and much else in common
+        return mean(cell([case], scale).value - cell([case], scales[0]).value for case in cases)
+
     def different(scale: float) -> int:
         """Prompts whose pictures differ from each other in at least one code."""
         return sum(len({results[(case.caption, scale, seed)].digest for seed in seeds}) == len(seeds) for case in cases)
@@ -166,6 +170,10 @@ def table(cases: Sequence[Case], results: Mapping[Key, Result], scales: Sequence
     for name, chosen in rows:
         if chosen:
             lines.append(f"{name:24s}" + "".join(f"  {cell(chosen, scale)!s:15s}" for scale in scales))
+    if len(scales) > 1:
+        lines.append(
+            f"{f'gain over guidance {scales[0]:g}':24s}" + "".join(f"  {gain(scale)!s:15s}" for scale in scales)
+        )
     worst = {scale: min(cell(chosen, scale).value for _, chosen in rows[: len(CATEGORIES)]) for scale in scales}
     lines.append(f"{'worst category':24s}" + "".join(f"  {worst[scale]:<15.3f}" for scale in scales))
     counts = "".join(f"  {f'{different(scale)} of {len(cases)}':15s}" for scale in scales)

@@ -59,3 +59,20 @@ def test_table_of_known_results() -> None:
     assert rows["overall"][0] == f"{1.5 / len(cases):.3f}"
     assert rows["worst category"] == ["0.000"]
     assert rows["all 2 pictures differ"] == [str(len(cases) - 1), "of", str(len(cases))]
+
+
+def test_gain_by_guidance_is_paired_by_prompt() -> None:
+    """Prompts that differ a lot and all gain a tenth: the standard error of the gain is nothing."""
+    cases = unseen_cases(WORLD, 2)
+    results = {
+        (case.caption, scale, seed): Result(case.index / 20 + (0.1 if scale == 2 else 0), f"{seed}")
+        for case in cases
+        for scale in (1.0, 2.0)
+        for seed in range(2)
+    }
+    (line,) = (
+        line
+        for line in table(cases, results, [1.0, 2.0], range(2)).splitlines()
+        if line.startswith("gain over guidance 1")
+    )
+    assert line[24:].split() == ["0.000", "±", "0.000", "0.100", "±", "0.000"]
