@@ -106,6 +106,9 @@ def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = Fals
     """
     engine, plain = (Engine(work.janus, images=images, compiled=compiled) for compiled in (True, False))
     ways: dict[str, Callable[[], Seconds]] = {"engine": lambda: time_engine(engine, work, images)}
+    if engine.decoder.is_compiled:
+        small = Engine(work.janus, images=images, int8=True)
+        ways["int8"] = lambda: time_engine(small, work, images)
     if work.janus.device.type == "cpu":
         ways["no compiler"] = lambda: time_engine(plain, work, images)
     if not alone:

@@ -5,17 +5,14 @@ calls and into threads that meet and part. `native.c` computes the same in one g
 """
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from model.attention import Rows
+from model.decoder_weights import DecoderWeights, Int8Matrix, LayerWeights, Matrix
 from model.kv_cache import KVCache
 from model.native import addresses
-
-if TYPE_CHECKING:
-    from model.decoder import DecoderWeights
 
 
 def _pointers(names: str) -> list[tuple[str, type[ctypes.c_void_p]]]:
@@ -26,13 +23,33 @@ def _numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
     return [(name, ctypes.c_int64) for name in names.split()]
 
 
+class _Matrix(ctypes.Structure):
+    _fields_ = _pointers("floats bytes scales")
+
+    @classmethod
+    def of(cls, matrix: Matrix) -> "_Matrix":
+        if isinstance(matrix, Int8Matrix):
+            return cls(None, *addresses([matrix.values, matrix.scales]))
+        return cls(*addresses([matrix]), None, None)
+
+
+def _matrices(names: str) -> list[tuple[str, type[_Matrix]]]:
+    return [(name, _Matrix) for name in names.split()]
+
+
 class _Layer(ctypes.Structure):
-    _fields_ = _pointers("attention_norm qkv out mlp_norm gate_up down")
+    _fields_ = [*_pointers("attention_norm mlp_norm"), *_matrices("qkv out gate_up down")]
+
+    @classmethod
+    def of(cls, layer: LayerWeights) -> "_Layer":
+        matrices = [layer.qkv, layer.out, layer.gate_up, layer.down]
+        return cls(*addresses([layer.attention_norm, layer.mlp_norm]), *map(_Matrix.of, matrices))
 
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        *_pointers("layers inputs norm head_in head_in_bias head_out head_out_bias turns"),
+        *_pointers("layers inputs norm head_in_bias head_out_bias turns"),
+        *_matrices("head_in head_out"),
         *_numbers("layer_count hidden heads kv_heads head_dim intermediate head_hidden vocabulary positions"),
         ("epsilon", ctypes.c_float),
     ]
@@ -46,7 +63,7 @@ class CpuStep:
     """The step over fixed weights.
 
     Args:
-        weights: float32 on the CPU, each contiguous; they may change in place, not move.
+        weights: float32 or int8 on the CPU, each contiguous; they may change in place, not move.
         turns: cosines and signed sines [2, positions, head_dim], float32.
         heads: of the queries.
         kv_heads: of keys and values.
@@ -56,7 +73,7 @@ class CpuStep:
     def __init__(
         self,
         library: ctypes.CDLL,
-        weights: "DecoderWeights",
+        weights: DecoderWeights,
         turns: Tensor,
         *,
         heads: int,
@@ -65,13 +82,12 @@ class CpuStep:
     ) -> None:
         self._library = library
         self._held = (weights, turns)  # C knows addresses only
-        self._layers = (_Layer * len(weights.layers))(
-            *(_Layer(*addresses([getattr(one, name) for name, _ in _Layer._fields_])) for one in weights.layers)
-        )
-        named = [weights.inputs, weights.norm, weights.head_in, weights.head_in_bias, weights.head_out]
+        self._layers = (_Layer * len(weights.layers))(*map(_Layer.of, weights.layers))
         self._model = _Model(
             ctypes.cast(self._layers, ctypes.c_void_p),
-            *addresses([*named, weights.head_out_bias, turns]),
+            *addresses([weights.inputs, weights.norm, weights.head_in_bias, weights.head_out_bias, turns]),
+            _Matrix.of(weights.head_in),
+            _Matrix.of(weights.head_out),
             len(weights.layers),
             weights.inputs.shape[1],
             heads,

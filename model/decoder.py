@@ -5,48 +5,22 @@ is allocated once. Every row stands at a position of its own, so images may join
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import JanusForConditionalGeneration, LlamaConfig
 from transformers.activations import GELUActivation
 
 from model.attention import Rows, attend
 from model.cpu_step import CpuStep
 from model.cuda_graphs import StepGraphs, batch_sizes
+from model.decoder_weights import LayerWeights, code_inputs, fuse_weights, linear
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 from model.native import compiled_library
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """One block; matrices that read the same input are one."""
-
-    attention_norm: Tensor  # [hidden]
-    qkv: Tensor  # [(heads + 2 · kv_heads) · head_dim, hidden]
-    out: Tensor  # [hidden, heads · head_dim]
-    mlp_norm: Tensor  # [hidden]
-    gate_up: Tensor  # [2 · intermediate, hidden]
-    down: Tensor  # [hidden, intermediate]
-
-
-@dataclass(frozen=True)
-class DecoderWeights:
-    """Everything a step reads; `inputs` [V, hidden] is what each image code becomes for the decoder."""
-
-    layers: tuple[LayerWeights, ...]
-    norm: Tensor  # [hidden]
-    words: Tensor  # [vocabulary, hidden]
-    inputs: Tensor
-    head_in: Tensor
-    head_in_bias: Tensor
-    head_out: Tensor
-    head_out_bias: Tensor
 
 
 class Decoder:
@@ -56,12 +30,14 @@ class Decoder:
         janus: its matrices become parts of fused ones, in place: the reference loop, training and this
             decoder go on with the same memory.
         compiled: whether a step may be one C function (`model.cpu_step`), where the machine has a compiler.
+        int8: whether matrices are kept as 8-bit integers, which on a CPU is faster; without the C function
+            it is slower than floats, and refused unless `compiled` is false.
 
     Raises:
-        CheckpointError: the language model has a part that this decoder does not know.
+        CheckpointError: the language model has a part that this decoder does not know, or it cannot have integers.
     """
 
-    def __init__(self, janus: Janus, *, compiled: bool = True) -> None:
+    def __init__(self, janus: Janus, *, compiled: bool = True, int8: bool = False) -> None:
         config = janus.network.config.text_config
         _check(config)
         self.device, self.dtype = janus.device, janus.dtype
@@ -71,11 +47,18 @@ class Decoder:
         self._head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         self._network = janus.network
         self._activation = janus.network.model.generation_head.activation_fn
-        self._weights = fuse_weights(janus.network)
+        self._weights = fuse_weights(janus.network, int8=int8)
         self._turns = self._rotations()
         self._attend = _attention_for(self.device)
         self._captured: tuple[KVCache, StepGraphs] | None = None
         self._compiled = self._compile() if compiled else None
+        if int8 and compiled and self._compiled is None:
+            raise CheckpointError("int8 weights need a CPU, float32 and a C compiler (cc)")
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a step is one C function."""
+        return self._compiled is not None
 
     @property
     def max_length(self) -> int:
@@ -91,6 +74,9 @@ class Decoder:
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)
+        if self._weights.int8:
+            for matrix, other in zip(self._weights.int8, fuse_weights(network, int8=True).int8, strict=True):
+                matrix.copy_(other)
         self._weights.inputs.copy_(code_inputs(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
@@ -188,7 +174,7 @@ class Decoder:
 
     def _project(self, x: Tensor, layer: LayerWeights, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries and keys, and values: each [..., heads, head_dim]."""
-        joined = F.linear(self._norm(x, layer.attention_norm), layer.qkv)
+        joined = linear(self._norm(x, layer.attention_norm), layer.qkv)
         heads = joined.view(*x.shape[:-1], -1, self._head_dim)
         turned, values = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=-2)
         queries, keys = torch.split(rotate(turned, turns), [self._heads, self._kv_heads], dim=-2)
@@ -196,15 +182,15 @@ class Decoder:
 
     def _finish(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
         """The rest of a block after attention [..., heads · head_dim]."""
-        x = x + F.linear(attended, layer.out)
-        gate, up = F.linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, layer.down)
+        x = x + linear(attended, layer.out)
+        gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+        return x + linear(F.silu(gate) * up, layer.down)
 
     def _head(self, x: Tensor) -> Tensor:
         """Hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
         weights = self._weights
-        inner: Tensor = self._activation(F.linear(self._norm(x, weights.norm), weights.head_in) + weights.head_in_bias)
-        return (F.linear(inner, weights.head_out) + weights.head_out_bias).float()
+        inner: Tensor = self._activation(linear(self._norm(x, weights.norm), weights.head_in) + weights.head_in_bias)
+        return (linear(inner, weights.head_out) + weights.head_out_bias).float()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
@@ -240,59 +226,6 @@ def rotate(heads: Tensor, turns: Tensor) -> Tensor:
     numbers = heads.float()
     turned = torch.addcmul(numbers * turns[0], numbers.roll(numbers.shape[-1] // 2, -1), turns[1])
     return turned.to(heads.dtype)
-
-
-@torch.no_grad()
-def fuse_weights(network: JanusForConditionalGeneration) -> DecoderWeights:
-    """The weights of a network; it goes on with views of what is fused, so that nothing is held twice."""
-    model, head = network.model, network.model.generation_head
-    layers = []
-    for block in model.language_model.layers:
-        attention, mlp = block.self_attn, block.mlp
-        layers.append(
-            LayerWeights(
-                attention_norm=block.input_layernorm.weight.detach(),
-                qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
-                out=attention.o_proj.weight.detach(),
-                mlp_norm=block.post_attention_layernorm.weight.detach(),
-                gate_up=_joined(mlp.gate_proj, mlp.up_proj),
-                down=mlp.down_proj.weight.detach(),
-            )
-        )
-    return DecoderWeights(
-        layers=tuple(layers),
-        norm=model.language_model.norm.weight.detach(),
-        words=model.language_model.embed_tokens.weight.detach(),
-        inputs=code_inputs(network),
-        head_in=head.proj_out.weight.detach(),
-        head_in_bias=head.proj_out.bias.detach(),
-        head_out=head.vision_head.weight.detach(),
-        head_out_bias=head.vision_head.bias.detach(),
-    )
-
-
-@torch.no_grad()
-def code_inputs(network: JanusForConditionalGeneration) -> Tensor:
-    """What each image code becomes for the decoder: [V, hidden]."""
-    device = network.model.generation_embeddings.weight.device
-    inputs: Tensor = network.prepare_embeddings_for_image_generation(
-        torch.arange(network.config.vq_config.num_embeddings, device=device)
-    )
-    return inputs
-
-
-def _joined(*modules: nn.Linear) -> Tensor:
-    """The matrices of layers that read the same input, as one; each layer keeps its part of it."""
-    weights = [module.weight.detach() for module in modules]
-    rows, width = [len(weight) for weight in weights], weights[0].shape[1]
-    places = [(weight.untyped_storage().data_ptr(), weight.storage_offset()) for weight in weights]
-    storage, start = places[0]
-    if places == [(storage, start + sum(rows[:i]) * width) for i in range(len(rows))]:
-        return weights[0].as_strided((sum(rows), width), (width, 1))  # joined before, by another decoder
-    joined = torch.cat(weights)
-    for module, part in zip(modules, torch.split(joined, rows), strict=True):
-        module.weight.data = part
-    return joined
 
 
 def _check(config: LlamaConfig) -> None:

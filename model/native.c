@@ -6,6 +6,9 @@
    to does not depend on how many others are computed beside it. model/native.py compiles this;
    model/cpu_step.py holds the other half of the structures. */
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
@@ -21,13 +24,22 @@
 
 typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
+/* [columns, length], as floats; or, where `bytes` is not 0, as integers with one scale for each column. */
 typedef struct {
-    const float *attention_norm, *qkv, *out, *mlp_norm, *gate_up, *down;
+    const float *floats;
+    const int8_t *bytes;
+    const float *scales;
+} Matrix;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm;
+    Matrix qkv, out, gate_up, down;
 } Layer;
 
 typedef struct {
     const Layer *layers;
-    const float *inputs, *norm, *head_in, *head_in_bias, *head_out, *head_out_bias, *turns;
+    const float *inputs, *norm, *head_in_bias, *head_out_bias, *turns;
+    Matrix head_in, head_out;
     int64_t layer_count, hidden, heads, kv_heads, head_dim, intermediate, head_hidden, vocabulary, positions;
     float epsilon;
 } Model;
@@ -89,70 +101,99 @@ static inline __attribute__((always_inline)) float dot(const float *a, const flo
     return sum(totals);
 }
 
-/* Products of `columns` weight rows [n] with `rows` inputs, each over `length` numbers. */
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* So many integers as floats. Compilers make many instructions of this where processors have one. */
+static inline __attribute__((always_inline)) vector widen(const int8_t *from) {
+#if defined(__AVX512F__)
+    return (vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)from)));
+#elif defined(__AVX2__)
+    __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)from)));
+    __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(from + 8))));
+    vector both;
+    memcpy(&both, &low, sizeof low);
+    memcpy((char *)&both + sizeof low, &high, sizeof high);
+    return both;
+#else
+    vector wide;
+    for (int i = 0; i < WIDTH; i++) wide[i] = from[i];
+    return wide;
+#endif
+}
+
+/* Weights of a matrix from a place on; what is left of a row is filled up with zeros. */
+static inline __attribute__((always_inline)) vector weights(
+    const Matrix *matrix, const int narrow, int64_t at, int64_t count) {
+    if (!narrow) return count == WIDTH ? load(matrix->floats + at) : load_part(matrix->floats + at, count);
+    if (count == WIDTH) return widen(matrix->bytes + at);
+    int8_t part[WIDTH] = {0};
+    memcpy(part, matrix->bytes + at, count);
+    return widen(part);
+}
+
+/* Products of `columns` columns, from `first` on, with `rows` inputs [length]; the constants make a function each. */
 static inline __attribute__((always_inline)) void products(
-    const int columns, const int rows, const float *weights, const float *inputs, int64_t length,
-    float result[COLUMNS][ROWS]) {
+    const int columns, const int rows, const int narrow, const Matrix *matrix, int64_t first, const float *inputs,
+    int64_t length, float result[COLUMNS][ROWS]) {
     vector totals[WIDTH] = {0};
-    int64_t i = 0;
-    for (; i + WIDTH <= length; i += WIDTH) {
+    int64_t i = 0, start = first * length;
+    for (; i + WIDTH <= length; i += WIDTH)
         for (int c = 0; c < columns; c++) {
-            vector weight = load(weights + c * length + i);
+            vector weight = weights(matrix, narrow, start + c * length + i, WIDTH);
             for (int r = 0; r < rows; r++) totals[c * rows + r] += weight * load(inputs + r * length + i);
         }
-    }
     if (i < length)
         for (int c = 0; c < columns; c++) {
-            vector weight = load_part(weights + c * length + i, length - i);
+            vector weight = weights(matrix, narrow, start + c * length + i, length - i);
             for (int r = 0; r < rows; r++) totals[c * rows + r] += weight * load_part(inputs + r * length + i, length - i);
         }
     vector all = columns * rows > 1 ? sums(totals) : (vector){sum(totals[0])};
     for (int c = 0; c < columns; c++)
-        for (int r = 0; r < rows; r++) result[c][r] = all[c * rows + r];
+        for (int r = 0; r < rows; r++) result[c][r] = all[c * rows + r] * (narrow ? matrix->scales[first + c] : 1);
 }
 
-static void products_of(
-    int64_t columns, int64_t rows, const float *weights, const float *inputs, int64_t length,
-    float result[COLUMNS][ROWS]) {
+static inline __attribute__((always_inline)) void products_of(
+    int64_t columns, int64_t rows, const int narrow, const Matrix *matrix, int64_t first, const float *inputs,
+    int64_t length, float result[COLUMNS][ROWS]) {
     if (columns == COLUMNS && rows == ROWS) {
-        products(COLUMNS, ROWS, weights, inputs, length, result);
+        products(COLUMNS, ROWS, narrow, matrix, first, inputs, length, result);
     } else if (columns == COLUMNS && rows == 2) {
-        products(COLUMNS, 2, weights, inputs, length, result);
-    } else if (columns == COLUMNS && rows == 1) {
-        products(COLUMNS, 1, weights, inputs, length, result);
+        products(COLUMNS, 2, narrow, matrix, first, inputs, length, result);
+    } else if (columns == COLUMNS) {
+        products(COLUMNS, 1, narrow, matrix, first, inputs, length, result);
     } else {
         for (int64_t c = 0; c < columns; c++)
             for (int64_t r = 0; r < rows; r++) {
                 float one[COLUMNS][ROWS];
-                products(1, 1, weights + c * length, inputs + r * length, length, one);
+                products(1, 1, narrow, matrix, first + c, inputs + r * length, length, one);
                 result[c][r] = one[0][0];
             }
     }
 }
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+/* Of so many rows that are left, how many are computed together: 4, 2 or 1. */
+static inline int64_t together(int64_t rows) { return rows >= ROWS ? ROWS : rows >= 2 ? 2 : 1; }
 
-/* Where many rows keep this core busy, the weights of the next columns come nearer meanwhile. */
-static inline __attribute__((always_inline)) void fetch(const float *from, int64_t numbers, int64_t rows) {
-    if (rows > ROWS)
-        for (int64_t i = 0; i < numbers; i += WIDTH) __builtin_prefetch(from + i, 0, 2);
+/* Where many rows keep this core busy, the weights of the next columns come nearer meanwhile, some for each row. */
+static inline __attribute__((always_inline)) void fetch(
+    const Matrix *matrix, const int narrow, int64_t next, int64_t length, int64_t row, int64_t high, int64_t rows) {
+    if (rows <= ROWS) return;
+    const int64_t size = narrow ? sizeof *matrix->bytes : sizeof *matrix->floats, all = COLUMNS * length * size;
+    const char *from = (narrow ? (const char *)matrix->bytes : (const char *)matrix->floats) + next * length * size;
+    for (int64_t i = all * row / rows; i < all * (row + high) / rows; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-/* output [rows, columns] = inputs [rows, length] · weights [columns, length] transposed + bias, or added to it.
-   Shared among the team, without a barrier at the end. */
-static void multiply(
-    const float *weights, const float *bias, int64_t columns, const float *inputs, int64_t length, int64_t rows,
-    float *output, int add) {
-    int64_t share = COLUMNS * length * ROWS / rows; /* of the next columns, for each block of rows */
+static inline __attribute__((always_inline)) void multiply_as(
+    const int narrow, const Matrix *matrix, const float *bias, int64_t columns, const float *inputs, int64_t length,
+    int64_t rows, float *output, int add) {
 #pragma omp for schedule(static) nowait
     for (int64_t first = 0; first < columns; first += COLUMNS) {
-        int64_t wide = least(COLUMNS, columns - first);
-        const float *next = weights + (first + COLUMNS) * length;
-        for (int64_t row = 0; row < rows; row += ROWS, next += share) {
-            int64_t high = least(ROWS, rows - row);
+        int64_t wide = least(COLUMNS, columns - first), high;
+        for (int64_t row = 0; row < rows; row += high) {
             float result[COLUMNS][ROWS];
-            fetch(next, share, rows);
-            products_of(wide, high, weights + first * length, inputs + row * length, length, result);
+            high = together(rows - row);
+            fetch(matrix, narrow, first + COLUMNS, length, row, high, rows);
+            products_of(wide, high, narrow, matrix, first, inputs + row * length, length, result);
             for (int64_t c = 0; c < wide; c++)
                 for (int64_t r = 0; r < high; r++) {
                     float *to = output + (row + r) * columns + first + c;
@@ -162,27 +203,45 @@ static void multiply(
     }
 }
 
-/* output [rows, intermediate] = silu(gate) · up; gate_up [2 · intermediate, length] holds both. */
-static void gated(
-    const float *gate_up, int64_t intermediate, const float *inputs, int64_t length, int64_t rows, float *output) {
-    const float *up_weights = gate_up + intermediate * length;
-    int64_t share = COLUMNS * length * ROWS / rows;
+/* output [rows, columns] = inputs [rows, length] · matrix [columns, length] transposed + bias, or added to it.
+   Shared among the team, without a barrier at the end. */
+static void multiply(
+    const Matrix *matrix, const float *bias, int64_t columns, const float *inputs, int64_t length, int64_t rows,
+    float *output, int add) {
+    if (matrix->bytes)
+        multiply_as(1, matrix, bias, columns, inputs, length, rows, output, add);
+    else
+        multiply_as(0, matrix, bias, columns, inputs, length, rows, output, add);
+}
+
+static inline __attribute__((always_inline)) void gated_as(
+    const int narrow, const Matrix *gate_up, int64_t intermediate, const float *inputs, int64_t length, int64_t rows,
+    float *output) {
 #pragma omp for schedule(static) nowait
     for (int64_t first = 0; first < intermediate; first += COLUMNS) {
-        int64_t wide = least(COLUMNS, intermediate - first), next = (first + COLUMNS) * length;
-        for (int64_t row = 0; row < rows; row += ROWS, next += share) {
-            int64_t high = least(ROWS, rows - row);
+        int64_t wide = least(COLUMNS, intermediate - first), high;
+        for (int64_t row = 0; row < rows; row += high) {
             float gate[COLUMNS][ROWS], up[COLUMNS][ROWS];
             const float *in = inputs + row * length;
-            fetch(gate_up + next, share, rows);
-            fetch(up_weights + next, share, rows);
-            products_of(wide, high, gate_up + first * length, in, length, gate);
-            products_of(wide, high, up_weights + first * length, in, length, up);
+            high = together(rows - row);
+            fetch(gate_up, narrow, first + COLUMNS, length, row, high, rows);
+            fetch(gate_up, narrow, intermediate + first + COLUMNS, length, row, high, rows);
+            products_of(wide, high, narrow, gate_up, first, in, length, gate);
+            products_of(wide, high, narrow, gate_up, intermediate + first, in, length, up);
             for (int64_t c = 0; c < wide; c++)
                 for (int64_t r = 0; r < high; r++)
                     output[(row + r) * intermediate + first + c] = gate[c][r] / (1 + expf(-gate[c][r])) * up[c][r];
         }
     }
+}
+
+/* output [rows, intermediate] = silu(gate) · up; gate_up [2 · intermediate, length] holds both. */
+static void gated(
+    const Matrix *gate_up, int64_t intermediate, const float *inputs, int64_t length, int64_t rows, float *output) {
+    if (gate_up->bytes)
+        gated_as(1, gate_up, intermediate, inputs, length, rows, output);
+    else
+        gated_as(0, gate_up, intermediate, inputs, length, rows, output);
 }
 
 static void normalise(const float *x, const float *weight, int64_t width, int64_t rows, float epsilon, float *output) {
@@ -293,7 +352,7 @@ void step(
         for (int64_t number = 0; number < model->layer_count; number++) {
             const Layer *layer = model->layers + number;
             normalise(x, layer->attention_norm, hidden, rows, model->epsilon, normed);
-            multiply(layer->qkv, 0, qkv, normed, hidden, rows, joined, 0);
+            multiply(&layer->qkv, 0, qkv, normed, hidden, rows, joined, 0);
 #pragma omp barrier
 #pragma omp for schedule(static)
             for (int64_t item = 0; item < rows * model->kv_heads; item++) {
@@ -301,21 +360,21 @@ void step(
                 attend(model, cache, number, index[row], positions[row], head, joined + row * qkv, scores,
                        attended + row * attended_width);
             }
-            multiply(layer->out, 0, hidden, attended, attended_width, rows, x, 1);
+            multiply(&layer->out, 0, hidden, attended, attended_width, rows, x, 1);
 #pragma omp barrier
             normalise(x, layer->mlp_norm, hidden, rows, model->epsilon, normed);
-            gated(layer->gate_up, model->intermediate, normed, hidden, rows, inner);
+            gated(&layer->gate_up, model->intermediate, normed, hidden, rows, inner);
 #pragma omp barrier
-            multiply(layer->down, 0, hidden, inner, model->intermediate, rows, x, 1);
+            multiply(&layer->down, 0, hidden, inner, model->intermediate, rows, x, 1);
 #pragma omp barrier
         }
         normalise(x, model->norm, hidden, rows, model->epsilon, normed);
-        multiply(model->head_in, model->head_in_bias, model->head_hidden, normed, hidden, rows, inner, 0);
+        multiply(&model->head_in, model->head_in_bias, model->head_hidden, normed, hidden, rows, inner, 0);
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows * model->head_hidden; i++)
             inner[i] = 0.5f * inner[i] * (1 + erff(inner[i] * 0.70710678f)); /* GELU */
-        multiply(model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, rows, logits, 0);
+        multiply(&model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, rows, logits, 0);
     }
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from model.decoder_weights import let_go
 from model.janus import Janus
 from model.params import SamplingParams
 from serve.engine import Engine
@@ -106,7 +107,10 @@ class Backend(Protocol):
 
 
 class LocalBackend:
-    """One model in this process, drawn by an engine in a thread of its own."""
+    """One model in this process, drawn by an engine in a thread of its own.
+
+    With `int8` (see `model.decoder.Decoder`) the model's own matrices are freed, and it serves nobody else.
+    """
 
     def __init__(
         self,
@@ -114,13 +118,17 @@ class LocalBackend:
         *,
         images: int = 16,
         queue_limit: int = 256,
+        int8: bool = False,
         on_death: Callable[[], None] = lambda: None,
         on_close: Callable[[], object] = lambda: None,
     ) -> None:
         self._janus = janus
         self._slots = images
         self._on_close = on_close
-        self._worker = Worker(Engine(janus, images=images), queue_limit=queue_limit, on_death=on_death)
+        engine = Engine(janus, images=images, int8=int8)
+        if int8:
+            let_go(janus.network)
+        self._worker = Worker(engine, queue_limit=queue_limit, on_death=on_death)
 
     @property
     def info(self) -> ModelInfo:

@@ -86,6 +86,11 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or mps")
     dtype: str = Field(default="auto", description="auto, source (the files' own), float32, bfloat16 or float16")
+    int8: bool = Field(
+        default=False,
+        description="keep the decoder's weights as 8-bit integers: on a CPU faster and smaller, and pictures change "
+        "a little (docs/performance.md)",
+    )
     memory_gib: float | None = Field(
         default=None, gt=0, description="the most that all models together may take (default: what the device has)"
     )

@@ -79,6 +79,7 @@ class Engine:
         janus: the model.
         images: how many guided images are drawn at once; twice as many unguided ones.
         compiled: see `model.decoder.Decoder`.
+        int8: likewise.
         clock: seconds; deadlines are times of it.
     """
 
@@ -88,11 +89,12 @@ class Engine:
         *,
         images: int = 16,
         compiled: bool = True,
+        int8: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
         self._clock = clock
-        self.decoder = Decoder(janus, compiled=compiled)
+        self.decoder = Decoder(janus, compiled=compiled, int8=int8)
         spare = janus.device.type == "cuda"  # for captured steps
         self.cache = self.decoder.cache(2 * images + spare, janus.max_prompt_tokens + janus.image_tokens)
         if spare:

@@ -57,6 +57,9 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=16, help="pictures decoded together (default: 16)")
     parser.add_argument("--json", action="store_true", help="print one JSON line for each picture")
+    parser.add_argument(
+        "--int8", action="store_true", help="weights as 8-bit integers: faster on a CPU, a little less exact"
+    )
     add_model_arguments(parser)
     add_sampling_arguments(parser)
     arguments = parser.parse_args()
@@ -76,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = plan(entries, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
     missing = [one for one in wanted if not _is_there(one)]
-    draw(janus, missing, images=arguments.batch)
+    draw(janus, missing, images=arguments.batch, int8=arguments.int8)
     if arguments.json:
         for one in wanted:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
@@ -163,13 +166,15 @@ def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus"
             raise ValueError(f"{entry.place}{error}") from None
         for seed in seeds:
             metadata = {"model": janus.name, "prompt": entry.prompt, "seed": seed, **params.as_dict()}
+            if arguments.int8:
+                metadata["weights"] = "int8"
             if arguments.negative_prompt is not None:
                 metadata["negative_prompt"] = arguments.negative_prompt
             wanted.append(Wanted(arguments.out / f"{stem}-{seed}.png", metadata))
     return wanted
 
 
-def draw(janus: "Janus", missing: Sequence[Wanted], *, images: int) -> None:
+def draw(janus: "Janus", missing: Sequence[Wanted], *, images: int, int8: bool = False) -> None:
     """Make and write pictures, so many at a time, with a progress bar of image rows.
 
     Raises:
@@ -182,7 +187,7 @@ def draw(janus: "Janus", missing: Sequence[Wanted], *, images: int) -> None:
     from serve.image import write_png
 
     failures = []
-    engine = Engine(janus, images=min(images, max(1, len(missing))))
+    engine = Engine(janus, images=min(images, max(1, len(missing))), int8=int8)
     wanted = {engine.submit(job(one, janus)): one for one in missing}
     with tqdm(total=len(missing) * janus.grid, desc="drawing", unit="row", disable=None) as bar:
         finished = 0

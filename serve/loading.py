@@ -52,6 +52,7 @@ class LocalLoader:
             replace(janus, name=source.name),
             images=settings.slots,
             queue_limit=settings.queue,
+            int8=settings.int8,
             on_death=self._on_death,
             on_close=lambda: self._taken.pop(id(backend), None),
         )

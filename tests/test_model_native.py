@@ -17,6 +17,8 @@ import model.native as native
 from model.attention import Rows
 from model.checkpoint import load
 from model.decoder import Decoder
+from model.decoder_weights import Int8Matrix, let_go
+from model.errors import CheckpointError
 from model.janus import Janus
 from model.noise import gumbel
 
@@ -53,11 +55,12 @@ def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
 
 
 @needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int) -> None:
+def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int, int8: bool) -> None:
     """Rows of different lengths; the golden model shares keys among heads and has odd widths."""
-    plain, compiled = Decoder(golden_janus, compiled=False), Decoder(golden_janus)
-    assert compiled._compiled is not None
+    plain, compiled = Decoder(golden_janus, compiled=False, int8=int8), Decoder(golden_janus, int8=int8)
+    assert compiled.is_compiled
     fed = codes(6, count, vocabulary=golden_janus.codebook_size)
     torch.testing.assert_close(
         draw(compiled, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=1e-5
@@ -65,8 +68,9 @@ def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int
 
 
 @needs_compiler
-def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus) -> None:
-    decoder = Decoder(small)
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus, int8: bool) -> None:
+    decoder = Decoder(small, int8=int8)
     fed = codes(5, 8, vocabulary=small.codebook_size)
     together = draw(decoder, fed, prompts(8))
     for count in (1, 2, 3, 5, 7):
@@ -106,9 +110,10 @@ def test_what_is_not_finite_stays_in_its_row(small: Janus) -> None:
 
 
 @needs_compiler
-def test_weights_that_change_in_place_are_followed(small_folder: Path) -> None:
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_that_change_in_place_are_followed(small_folder: Path, int8: bool) -> None:
     janus = load(small_folder, device="cpu")
-    decoder = Decoder(janus)
+    decoder = Decoder(janus, int8=int8)
     fed = codes(2, 2, vocabulary=janus.codebook_size)
     before = draw(decoder, fed, prompts(2))
     network: JanusForConditionalGeneration = janus.network
@@ -118,7 +123,8 @@ def test_weights_that_change_in_place_are_followed(small_folder: Path) -> None:
     decoder.load_weights(network)
     after = draw(decoder, fed, prompts(2))
     assert not torch.allclose(before, after)
-    torch.testing.assert_close(after, draw(Decoder(janus, compiled=False), fed, prompts(2)), rtol=1e-5, atol=1e-5)
+    plain = Decoder(janus, compiled=False, int8=int8)
+    torch.testing.assert_close(after, draw(plain, fed, prompts(2)), rtol=1e-5, atol=1e-5)
 
 
 @needs_compiler
@@ -135,8 +141,9 @@ def test_noise_is_the_same_to_the_last_bit_without_a_compiler(vocabulary: int, m
 
 
 @needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("head_dim", [10, 24, 64, 80])
-def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int) -> None:
+def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int, int8: bool) -> None:
     """Keys are scored sixteen at a time, values mixed some vectors at a time, and what is left one by one."""
     config = copy.deepcopy(small.network.config)
     config.text_config.head_dim = head_dim
@@ -145,12 +152,45 @@ def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int) 
     for part in (janus.network.model.language_model, janus.network.model.generation_head):
         for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    plain, compiled = Decoder(janus, compiled=False), Decoder(janus)
+    plain, compiled = Decoder(janus, compiled=False, int8=int8), Decoder(janus, int8=int8)
     long = [[1, *([7] * length)] for length in (13, 14, 15, 16, 30, 31)]
     fed = codes(4, len(long), vocabulary=janus.codebook_size)
     expected = draw(plain, fed, long)
     assert expected.std() > 0.1
     torch.testing.assert_close(draw(compiled, fed, long), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_integers_are_the_nearest_to_the_weights() -> None:
+    weight = torch.randn(7, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 7)[:, None]
+    weight[3] = 0
+    rounded = Int8Matrix.of(weight)
+    half_a_step = weight.abs().amax(1, keepdim=True) / 127 / 2
+    assert ((rounded.floats() - weight).abs() <= half_a_step * 1.0001).all()
+    assert torch.equal(rounded.floats()[3], weight[3])
+    assert rounded.values.abs().amax(1).tolist() == [127, 127, 127, 0, 127, 127, 127]
+
+
+@needs_compiler
+def test_integers_take_a_quarter_of_the_memory_once_the_floats_are_let_go(small_folder: Path) -> None:
+    janus = load(small_folder, device="cpu")
+    decoder = Decoder(janus, int8=True)
+    fed = codes(3, 2, vocabulary=janus.codebook_size)
+    before = draw(decoder, fed, prompts(2))
+    network = janus.network.model
+    held = [p for part in (network.language_model.layers, network.generation_head) for p in part.parameters()]
+    matrices = sum(p.numel() for p in held if p.ndim == 2)
+    let_go(janus.network)
+    left = sum(
+        p.nbytes
+        for part in (network.language_model.layers, network.generation_head)
+        for p in part.parameters()
+        if p.device.type != "meta"
+    )
+    assert left == sum(p.nbytes for p in held if p.ndim == 1)
+    integers = decoder._weights.int8
+    assert sum(matrix.values.nbytes for matrix in integers) == matrices
+    assert sum(matrix.scales.nbytes for matrix in integers) == 4 * sum(p.shape[0] for p in held if p.ndim == 2)
+    assert torch.equal(draw(decoder, fed, prompts(2)), before)
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
@@ -162,7 +202,9 @@ def test_without_a_working_compiler_steps_are_pytorchs(
     native.compiled_library.cache_clear()
     try:
         decoder = Decoder(small)
-        assert decoder._compiled is None
+        assert not decoder.is_compiled
+        with pytest.raises(CheckpointError, match="int8 weights need a CPU, float32 and a C compiler"):
+            Decoder(small, int8=True)
         fed = codes(2, 2, vocabulary=small.codebook_size)
         assert torch.equal(draw(decoder, fed, prompts(2)), draw(Decoder(small, compiled=False), fed, prompts(2)))
     finally:

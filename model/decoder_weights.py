@@ -1,0 +1,150 @@
+"""The decoder's weights as they are served: what reads the same input is one matrix, of floats or of 8-bit integers."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import JanusForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Int8Matrix:
+    """A matrix as 8-bit integers [outputs, inputs] with a scale for each output [outputs], float32.
+
+    What is stored of a weight w of an output whose largest is m is round(127 w / m): a quarter of the
+    memory, and of what a step reads. Docs/performance.md says what that changes.
+    """
+
+    values: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Int8Matrix":
+        """The nearest to a matrix of floats."""
+        scales = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        return cls((weight.float() / scales[:, None]).round().to(torch.int8), scales)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[outputs, inputs]."""
+        return self.values.shape
+
+    def floats(self) -> Tensor:
+        """What it stands for, float32."""
+        return self.values.float() * self.scales[:, None]
+
+    def copy_(self, other: "Int8Matrix") -> None:
+        """Take another's weights, in place."""
+        self.values.copy_(other.values)
+        self.scales.copy_(other.scales)
+
+
+Matrix = Tensor | Int8Matrix
+
+
+def linear(x: Tensor, matrix: Matrix) -> Tensor:
+    """x [..., inputs] · matrix transposed: [..., outputs]."""
+    return F.linear(x, matrix.floats() if isinstance(matrix, Int8Matrix) else matrix)
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One block; matrices that read the same input are one."""
+
+    attention_norm: Tensor  # [hidden]
+    qkv: Matrix  # [(heads + 2 · kv_heads) · head_dim, hidden]
+    out: Matrix  # [hidden, heads · head_dim]
+    mlp_norm: Tensor  # [hidden]
+    gate_up: Matrix  # [2 · intermediate, hidden]
+    down: Matrix  # [hidden, intermediate]
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """Everything a step reads; `inputs` [V, hidden] is what each image code becomes for the decoder."""
+
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor  # [hidden]
+    words: Tensor  # [vocabulary, hidden]
+    inputs: Tensor
+    head_in: Matrix
+    head_in_bias: Tensor
+    head_out: Matrix
+    head_out_bias: Tensor
+
+    @property
+    def int8(self) -> list[Int8Matrix]:
+        """The matrices of integers, always in the same order."""
+        parts = [part for layer in self.layers for part in vars(layer).values()] + [self.head_in, self.head_out]
+        return [part for part in parts if isinstance(part, Int8Matrix)]
+
+
+@torch.no_grad()
+def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) -> DecoderWeights:
+    """The weights of a network, which goes on with views of what is fused, so that nothing is held twice.
+
+    With `int8` its matrices become integers, and the network stays as it is (see `let_go`).
+    """
+    model, head = network.model, network.model.generation_head
+
+    def matrix(*modules: nn.Linear) -> Matrix:
+        if int8:
+            return Int8Matrix.of(torch.cat([module.weight.detach() for module in modules]))
+        return _joined(*modules) if len(modules) > 1 else modules[0].weight.detach()
+
+    layers = []
+    for block in model.language_model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        layers.append(
+            LayerWeights(
+                attention_norm=block.input_layernorm.weight.detach(),
+                qkv=matrix(attention.q_proj, attention.k_proj, attention.v_proj),
+                out=matrix(attention.o_proj),
+                mlp_norm=block.post_attention_layernorm.weight.detach(),
+                gate_up=matrix(mlp.gate_proj, mlp.up_proj),
+                down=matrix(mlp.down_proj),
+            )
+        )
+    return DecoderWeights(
+        layers=tuple(layers),
+        norm=model.language_model.norm.weight.detach(),
+        words=model.language_model.embed_tokens.weight.detach(),
+        inputs=code_inputs(network),
+        head_in=matrix(head.proj_out),
+        head_in_bias=head.proj_out.bias.detach(),
+        head_out=matrix(head.vision_head),
+        head_out_bias=head.vision_head.bias.detach(),
+    )
+
+
+def let_go(network: JanusForConditionalGeneration) -> None:
+    """Free the matrices that a decoder has as integers; the network by itself computes nothing any more."""
+    for part in (network.model.language_model.layers, network.model.generation_head):
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+
+
+@torch.no_grad()
+def code_inputs(network: JanusForConditionalGeneration) -> Tensor:
+    """What each image code becomes for the decoder: [V, hidden]."""
+    device = network.model.generation_embeddings.weight.device
+    inputs: Tensor = network.prepare_embeddings_for_image_generation(
+        torch.arange(network.config.vq_config.num_embeddings, device=device)
+    )
+    return inputs
+
+
+def _joined(*modules: nn.Linear) -> Tensor:
+    """The matrices of layers that read the same input, as one; each layer keeps its part of it."""
+    weights = [module.weight.detach() for module in modules]
+    rows, width = [len(weight) for weight in weights], weights[0].shape[1]
+    places = [(weight.untyped_storage().data_ptr(), weight.storage_offset()) for weight in weights]
+    storage, start = places[0]
+    if places == [(storage, start + sum(rows[:i]) * width) for i in range(len(rows))]:
+        return weights[0].as_strided((sum(rows), width), (width, 1))  # joined before, by another decoder
+    joined = torch.cat(weights)
+    for module, part in zip(modules, torch.split(joined, rows), strict=True):
+        module.weight.data = part
+    return joined
