@@ -24,7 +24,7 @@ from model.janus import Janus
 from model.params import SamplingParams
 from model.vq import decode_images
 from serve.engine import Engine
-from serve.events import Finished
+from serve.events import Event, Finished, Preview
 from serve.image import encode
 from serve.request import Job, Request
 
@@ -47,9 +47,10 @@ class Workload:
         prompt = janus.encode(_PROMPT) if janus.tokenizer else ids
         return cls(janus, prompt, janus.recipe.override(temperature=1.0, top_k=0, top_p=1.0))
 
-    def job(self, seeds: Sequence[int]) -> Job:
-        """One request for so many pictures."""
-        return Job(self.prompt, None, tuple(seeds), self.params)
+    def job(self, seeds: Sequence[int], *, previews: int = 0) -> Job:
+        """One request for so many pictures, with so many previews of each, evenly spread."""
+        rows = frozenset(round(self.janus.grid * (i + 1) / (previews + 1)) for i in range(previews))
+        return Job(self.prompt, None, tuple(seeds), self.params, preview_rows=rows)
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,16 @@ def time_engine(engine: Engine, work: Workload, images: int) -> Seconds:
     return Seconds(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
 
 
-def _run(engine: Engine, *jobs: Job) -> None:
-    for job in jobs:
-        engine.submit(job)
+def _run(engine: Engine, job: Job) -> None:
+    engine.submit(job)
+    for _ in _events(engine):
+        pass
+
+
+def _events(engine: Engine) -> Iterator[tuple[Request, Event]]:
+    """What happens until nothing is left to draw."""
     while not engine.idle:
-        engine.step()
+        yield from engine.step()
 
 
 def _settle(janus: Janus) -> None:
@@ -158,11 +164,39 @@ def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> 
     return Load(arrivals / whole, float(np.percentile(took, 50)), float(np.percentile(took, 95)))
 
 
+@dataclass(frozen=True)
+class PreviewCost:
+    """Of previews of images that came one by one and are drawn together: wall seconds with and without them."""
+
+    came: int
+    asked: int
+    seconds: float
+    seconds_without: float
+
+
+def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> PreviewCost:
+    """Medians with and without previews, in turn."""
+    engine = Engine(work.janus, images=images)
+    taken: dict[int, list[float]] = {0: [], each: []}
+    came = 0
+    for _ in range(rounds):
+        for previews, times in taken.items():
+            _settle(work.janus)
+            started = time.perf_counter()
+            for seed in range(images):
+                engine.submit(work.job([seed], previews=previews))
+            events = [event for _, event in _events(engine)]
+            times.append(time.perf_counter() - started)
+            if previews:
+                came = sum(isinstance(event, Preview) for event in events)
+    with_, without = (statistics.median(taken[n][1:] or taken[n]) for n in (each, 0))
+    return PreviewCost(came, each * images, with_, without)
+
+
 def profile(work: Workload, images: int) -> dict[str, float]:
     """Seconds of the engine's parts for images that arrive together; "own" is what the engine itself adds."""
     engine = Engine(work.janus, images=images)
     _run(engine, work.job(range(images)))  # warms up
-    pictures = []
     stopwatch = Stopwatch()
     started = time.perf_counter()
     with stopwatch.over(
@@ -172,8 +206,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
         pixels=(serve.engine, "decode_images"),
     ):
         engine.submit(work.job(range(images)))
-        while not engine.idle:
-            pictures += [event.picture for _, event in engine.step() if isinstance(event, Finished)]
+        pictures = [event.picture for _, event in _events(engine) if isinstance(event, Finished)]
     whole = time.perf_counter() - started
     parts = dict(stopwatch.seconds)
     parts["own"] = whole - sum(parts.values())
@@ -252,6 +285,15 @@ def report(
         profiles[images] = profile(work, images)
         yield _profile_line(images, profiles[images])
     result["profile"] = profiles
+    yield "\npreviews, 3 asked of each      came     seconds without    more"
+    costs = {images: preview_cost(work, images, rounds=rounds) for images in profiles}
+    for images, cost in costs.items():
+        more = cost.seconds / cost.seconds_without - 1
+        yield (
+            f"{images:10} images together  {cost.came:3} of {cost.asked:3}  {cost.seconds:8.3f} "
+            f"{cost.seconds_without:8.3f}  {more:6.1%}"
+        )
+    result["previews"] = {images: vars(cost) for images, cost in costs.items()}
     yield "\n" + json.dumps(result)
 
 

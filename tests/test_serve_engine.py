@@ -76,8 +76,9 @@ def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
     return [e.codes for e in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.index)]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
+def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int, compiled: bool) -> None:
     """Mixed prompts, settings and negative prompts join at random steps, into too few slots."""
     rng = random.Random(seed)
     arrivals = []
@@ -86,7 +87,7 @@ def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int
         negative = rng.choice((None, None, prompts[rng.randrange(3)]))
         params = SETTINGS[(number + seed) % len(SETTINGS)]
         arrivals.append((9 * number, job(prompts[rng.randrange(3)], params, *seeds, negative=negative)))
-    engine = Engine(deepseek, images=3)
+    engine = Engine(deepseek, images=3, compiled=compiled)
     for (_, one), events in zip(arrivals, run(engine, arrivals), strict=True):
         assert codes_of(events) == reference(deepseek, one), one
     assert not engine.scheduler.running
