@@ -12,6 +12,7 @@ from bench.speed import Workload, poisson, profile, report
 from bench.stopwatch import Stopwatch
 from model.generate import generate
 from model.janus import Janus
+from model.native import compiled_library
 from model.params import SamplingParams
 
 
@@ -74,8 +75,10 @@ def test_the_report_names_its_conditions(small_folder: object) -> None:
     *_, last = lines
     torch.set_num_threads(before)
     result = json.loads(last)
-    assert set(result["together"]["1"]) == {"engine", "no compiler", "transformers", "growing cache"}
-    assert set(result["together"]["2"]) == {"engine", "no compiler"}
+    own = {"engine", "no compiler"} if compiled_library() is None else {"engine", "int8", "no compiler"}
+    assert set(result["together"]["1"]) == own | {"transformers", "growing cache"}
+    assert set(result["together"]["2"]) == own
+    assert result["previews"]["1"]["came"] == result["previews"]["1"]["asked"] == 3
     assert {"commit", "command", "device", "dtype", "threads"} <= set(result)
 
 

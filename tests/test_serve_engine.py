@@ -57,6 +57,15 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
     return [tuple(row) for row in codes.tolist()]
 
 
+class Clock:
+    """A clock that others move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]]:
     """Submit jobs at given steps and run until nothing is left; the events of each job."""
     heard: dict[Request, list[Event]] = {}
@@ -240,6 +249,21 @@ def test_a_deadline_fails_the_request_and_frees_its_rows(deepseek: Janus, prompt
     assert [r for r, e in events if isinstance(e, Started)] != [late]
 
 
+def test_a_deadline_that_passes_while_drawing_frees_the_rows_at_the_next_step(
+    deepseek: Janus, prompts: list[list[int]]
+) -> None:
+    clock = Clock()
+    engine = Engine(deepseek, images=1, clock=clock)
+    late = engine.submit(Job(prompts[0], None, (1,), GREEDY, deadline=10.0))
+    next_one = engine.submit(job(prompts[1], GREEDY, 3))
+    clock.now = 9.9
+    assert [type(event) for _, event in engine.step()] == [Started]
+    clock.now = 10.0
+    events = engine.step()
+    assert [(request, type(event)) for request, event in events] == [(late, Failed), (next_one, Started)]
+    assert late.status == "failed"
+
+
 def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]]) -> None:
     """The engine and the reference loop share what the model holds, and both draw with the new weights."""
     janus, others = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
@@ -280,15 +304,6 @@ def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_fold
     saved = dict(load(tmp_path / "saved", device="cpu").network.named_parameters())
     for name, parameter in janus.network.named_parameters():
         assert torch.equal(saved[name], parameter), name
-
-
-class Clock:
-    """A clock that others move."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_previews_take_a_small_share_of_others_time(

@@ -114,11 +114,18 @@ def test_the_admin_routes_have_a_key_of_their_own(served: Any, janus: Janus, mak
     backend.close()
 
 
+def engines() -> int:
+    """Engines that run in this process."""
+    return sum(thread.name == "engine" for thread in threading.enumerate())
+
+
 def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, small_folder: Path) -> None:
     """While six clients draw without pause, the model is replaced six times; every answer is one of the two pictures.
 
-    Pictures that are decoded beside others may differ by a level here and there.
+    Pictures that are decoded beside others may differ by a level here and there. The engines of the replaced
+    models end.
     """
+    before = engines()
     drawn: list[NDArray[np.int16]] = []
     answers: list[httpx.Response] = []
     stop = threading.Event()
@@ -137,6 +144,10 @@ def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, sma
     stop.set()
     for thread in threads:
         thread.join()
+    until = time.monotonic() + 20
+    while engines() != before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert engines() == before
     assert len(answers) >= 6
     assert {answer.status_code for answer in answers} == {200}
     for answer in answers:
