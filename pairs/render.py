@@ -30,6 +30,8 @@ INK = (52, 50, 56)
 WHITE = (252, 252, 252)
 STROKE = 0.019  # half the width of a glyph's line
 OUTLINE = 0.04  # width of an outlined shape's line
+GRASS: dict[Tone, tuple[int, int, int]] = {"day": (128, 176, 132), "sunset": (182, 136, 136), "sketch": (178, 172, 164)}
+_BLADES = ((-0.028, 0.078), (0.004, 0.115), (0.034, 0.07))  # how far each bends, and its height
 STRIPE = CELL  # period of a striped shape's stripes, in phase with the cells
 
 
@@ -140,7 +142,7 @@ def _blend(canvas: Array, colour: Array | tuple[int, int, int], alpha: Array) ->
 
 
 def _decorate(canvas: Array, layout: Layout, size: int) -> None:
-    """Clouds, stars or paper with pencil strokes, which a prompt leaves open, so they should cost few codes.
+    """Clouds, stars, pencil strokes and grass, which a prompt leaves open, so they should cost few codes.
 
     They are in step with the code cells and keep to those that nothing else touches: a cloud behind
     the corner of a heart would be a code that hardly any picture has.
@@ -167,6 +169,18 @@ def _decorate(canvas: Array, layout: Layout, size: int) -> None:
             strokes = np.abs(((x - cx) / 0.05 + 0.5 + 0.35 * (y - cy) / 0.05) % 2 - 1) - 0.5
             reach = np.maximum(np.abs(x - cx) - 0.1, np.abs(y - cy) - 0.045)
             _blend(canvas, (150, 146, 142), 0.5 * coverage(np.maximum(np.abs(strokes) * 0.05 - 0.012, reach), size))
+    if layout.tone in GRASS:
+        # An even chance for each cell of the last row: pictures of a prompt that fixes nearly everything else
+        # differ, and no filter of a sampler drops a choice as likely as that.
+        for (column,) in np.argwhere(layout.free_cells[-1] & (rng.random(8) < 0.5)):
+            _blend(canvas, GRASS[layout.tone], coverage(_grass_distance(x - (column + 0.5) * CELL, 1 - y), size))
+
+
+def _grass_distance(x: Array, height: Array) -> Array:
+    """A tuft of three blades that bend outwards, from offsets to its middle and heights over the ground."""
+    blades = [np.abs(x - bend * (0.35 + 9 * height)) + 0.2 * (height - top) for bend, top in _BLADES]
+    distance: Array = np.min(blades, axis=0)
+    return distance
 
 
 def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:

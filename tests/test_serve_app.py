@@ -31,6 +31,8 @@ from serve.backend import LocalBackend
 from serve.command import main
 from serve.image import read_metadata
 from serve.models import Models
+from serve.planning import job_of
+from serve.schemas import ImageRequest
 
 URL = "/v1/images/generations"
 MakeApp = Callable[..., tuple[FastAPI, Models]]
@@ -89,6 +91,14 @@ def test_formats_carry_the_settings_that_made_them(client: TestClient, kind: str
     made_with = read_metadata(file)
     assert made_with is not None
     assert (made_with["prompt"], made_with["seed"], made_with["model"]) == (body["prompt"], 5, "small")
+
+
+@pytest.mark.parametrize(("partials", "rows"), [(0, []), (1, [4]), (2, [3, 5]), (3, [2, 4, 6]), (7, [*range(1, 8)])])
+def test_previews_are_spread_evenly_over_the_rows(backend: LocalBackend, partials: int, rows: list[int]) -> None:
+    """Of a picture of eight rows of codes."""
+    request = ImageRequest(prompt="a star", stream=True, partial_images=partials)
+    job = job_of(request, backend, {"prompt": "a star"}, (1,), deadline=0.0)
+    assert sorted(job.preview_rows) == rows
 
 
 def test_compression_makes_files_smaller(client: TestClient) -> None:
