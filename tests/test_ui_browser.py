@@ -76,10 +76,23 @@ def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
     page.goto(address)
     expect(page.locator("#draw")).to_be_visible(timeout=SECONDS)
     expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
-    page.wait_for_timeout(1000)  # the greeting that names the models sets the other fields as well
     yield page
     assert outside == []
     assert broken == []
+    context.close()
+
+
+def test_what_is_typed_before_the_page_is_ready_stays(browser: Browser, url: str) -> None:
+    """The names of the models come late: by then somebody has typed."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(url)
+    page.locator("#left textarea, #left input").fill("two green stars")
+    page.locator("#right textarea, #right input").fill("two green hearts")
+    expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
+    page.wait_for_timeout(1500)
+    assert page.locator("#left textarea, #left input").input_value() == "two green stars"
+    assert page.locator("#right textarea, #right input").input_value() == "two green hearts"
     context.close()
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
@@ -75,6 +76,7 @@ def build_page(url: str, votes: Votes) -> gr.Blocks:
                 grid_file = gr.DownloadButton("Pictures (PNG)", elem_id="grid")
                 json_file = gr.DownloadButton("Settings (JSON)", elem_id="json")
         links = gr.State([])
+        link = gr.Textbox(visible="hidden", elem_id="link")
         chosen = [first, second, above, below, count, seed, guidance, temperature, top_k, top_p, negative, key]
         build_blind(url, votes, _drawn_by, _comparison, chosen)
         shown = [status, board, links, history, grid_file, json_file]
@@ -92,7 +94,10 @@ def build_page(url: str, votes: Votes) -> gr.Blocks:
         sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
         stop.click(lambda: "<p>Stopped.</p>", None, status, cancels=[running, sweeping], queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
-        page.load(drawing.greet, None, [*chosen, status])
+        page.load(drawing.greet, None, [*chosen[2:-1], status])
+        # only a visit that came by a link has its prompts set: somebody may be typing already
+        page.load(None, None, link, js="() => location.search")
+        link.change(_linked_prompts, link, [first, second], show_progress="hidden", queue=False)
         key.submit(drawing.name_models, [key], [above, below, status])
     return page
 
@@ -104,11 +109,11 @@ class _Drawing:
         self._url = url
 
     async def greet(self, request: gr.Request) -> list[Any]:
-        """What a new visit sees: the server's models, and what its link says."""
+        """The server's models, and the settings of the visit's link."""
         linked = Comparison.from_query(dict(request.query_params)) or Comparison(FIRST.first, FIRST.second)
         above, below, status = await self.name_models(None, linked.models)
         settings = (linked.n, linked.seed, linked.guidance_scale, linked.temperature, linked.top_k, linked.top_p)
-        return [linked.first, linked.second, above, below, *settings, linked.negative_prompt or "", "", status]
+        return [above, below, *settings, linked.negative_prompt or "", status]
 
     async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> tuple[Any, Any, str]:
         """The server's models in both lists, those that were chosen first among them.
@@ -192,6 +197,11 @@ def _comparison(
     whole = secrets.randbelow(_RANDOM_SEEDS) if seed is None else int(seed)
     top_k = None if top_k is None else int(top_k)
     return Comparison(first, second, models, int(n), whole, guidance, temperature, top_k, top_p, negative or None)
+
+
+def _linked_prompts(link: str) -> tuple[str, str]:
+    linked = Comparison.from_query(dict(parse_qsl(link.removeprefix("?")))) or Comparison(FIRST.first, FIRST.second)
+    return linked.first, linked.second
 
 
 def _difference(first: str, second: str) -> str:
