@@ -1,6 +1,7 @@
 """Prompts as token ids: Janus's template, and the unconditional row."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -70,32 +71,47 @@ def encode_prompt(
         raise PromptError(f"{name} is empty")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise PromptError(f"{name} is not valid Unicode: it contains a lone surrogate")
-    ids = special_ids(tokenizer)
-    user, assistant = token_id(tokenizer, USER), token_id(tokenizer, ASSISTANT)
-    if user is not None and assistant is not None:
-        body = [
-            user,
-            *_encode_plain(tokenizer, f": {text}\n\n", name),
-            assistant,
-            *_encode_plain(tokenizer, ":", name),
-        ]
+    frame = _frame_of(tokenizer)
+    if frame.user is not None and frame.assistant is not None:
+        body = [frame.user, *_encode_plain(tokenizer, f": {text}\n\n", name), frame.assistant, *frame.colon]
     else:  # Janus-1.3B names the roles in plain words
         body = _encode_plain(tokenizer, f"User: {text}\n\nAssistant:", name)
-    row = [ids.bos, *body, ids.begin_of_image]
+    row = [frame.ids.bos, *body, frame.ids.begin_of_image]
     if len(row) > limit:
         raise PromptError(f"{name} is {len(row)} tokens long with its frame; at most {limit} are allowed")
     return row
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What stands around every prompt of a tokenizer, and the tokens that no prompt may contain, by id."""
+
+    ids: SpecialIds
+    user: int | None
+    assistant: int | None
+    colon: list[int]
+    reserved: dict[int, str]
+
+
+@lru_cache(maxsize=8)  # looking all this up takes longer than a prompt does
+def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
+    # plain letters such as ö are added tokens of DeepSeek's tokenizers too, and harmless
+    reserved = {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or (token.content.startswith("<") and token.content.endswith(">"))
+    }
+    colon: list[int] = tokenizer(":", add_special_tokens=False).input_ids
+    return _Frame(special_ids(tokenizer), token_id(tokenizer, USER), token_id(tokenizer, ASSISTANT), colon, reserved)
+
+
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:
     """Ids of a text taken literally, without special tokens around it or in it."""
     row: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    present = set(row)
-    for number, token in tokenizer.added_tokens_decoder.items():
-        # plain letters such as ö are added tokens of DeepSeek's tokenizers too, and harmless
-        reserved = token.special or (token.content.startswith("<") and token.content.endswith(">"))
-        if reserved and number in present:
-            raise PromptError(f"{name} contains the reserved token {token.content!r}")
+    reserved = _frame_of(tokenizer).reserved
+    for number in row:
+        if number in reserved:
+            raise PromptError(f"{name} contains the reserved token {reserved[number]!r}")
     return row
 
 

@@ -39,14 +39,15 @@ class Batch:
     """The running images as the device needs them; rebuilt only when one joins or leaves.
 
     `slots` [N] is where an image's codes and noise are kept (its first row); `conditional` and
-    `unconditional` [N] are its places among the rows; `owners` [R] is each row's place among images.
+    `unconditional` are its places among the rows: [N], or every other one where all images are guided;
+    `owners` [R] is each row's place among images.
     """
 
     running: tuple[Slot, ...]
     rows: Rows
     slots: Tensor
-    conditional: Tensor
-    unconditional: Tensor
+    conditional: Tensor | slice
+    unconditional: Tensor | slice
     owners: Tensor
     settings: BatchSettings
     drawn: Tensor
@@ -59,13 +60,18 @@ class Batch:
         for place, slot in enumerate(running):
             starts.append(len(owners))
             owners += [place] * len(slot.rows)
+        conditional: Tensor | slice = slice(0, None, 2)
+        unconditional: Tensor | slice = slice(1, None, 2)
+        if len(owners) < 2 * len(running):
+            ends = [start + len(slot.rows) - 1 for start, slot in zip(starts, running, strict=True)]
+            conditional, unconditional = upload(starts, device), upload(ends, device)
 
         return cls(
             tuple(running),
             Rows.of([r for s in running for r in s.rows], [p for s in running for p in s.positions], device),
             upload([slot.rows[0] for slot in running], device),
-            upload(starts, device),
-            upload([start + len(slot.rows) - 1 for start, slot in zip(starts, running, strict=True)], device),
+            conditional,
+            unconditional,
             upload(owners, device),
             BatchSettings.of([slot.request.job.params for slot in running], vocabulary, device),
             upload([slot.drawn for slot in running], device),
@@ -101,7 +107,7 @@ class Engine:
             self.decoder.capture(self.cache)
         self.scheduler = Scheduler(rows=2 * images, tokens=janus.image_tokens)
         self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)
-        self._unfit = torch.zeros(2 * images, dtype=torch.bool, device=janus.device)  # a logit was not finite
+        self._sums = torch.zeros(2 * images, device=janus.device)  # of an image's logits: finite while all of them are
         self._noise = NoiseTable(
             slots=2 * images, tokens=janus.image_tokens, vocabulary=janus.codebook_size, device=janus.device
         )
@@ -206,7 +212,7 @@ class Engine:
                 logits.append(prefix.logits)
             if slot.index + 1 == slot.request.images:
                 slot.request.prefixes = None
-        self._unfit[self._index(entering)] = False
+        self._sums[self._index(entering)] = 0
         return torch.stack(logits)
 
     def _read(self, requests: Collection[Request]) -> None:
@@ -251,7 +257,7 @@ class Engine:
         guided = guide_each(logits[batch.conditional], logits[batch.unconditional], batch.settings)
         noise = self._noise.at(batch.slots, batch.drawn)
         self._codes[batch.slots, batch.drawn] = sample_each(guided, batch.settings, noise)
-        self._unfit[batch.slots] |= ~guided.sum(-1).isfinite()
+        self._sums.index_add_(0, batch.slots, guided.sum(-1))
         for slot in batch.running:
             slot.drawn += 1
         self._batch = replace(batch, rows=batch.rows.next(), drawn=batch.drawn + 1)
@@ -292,20 +298,20 @@ class Engine:
         if not complete:
             return []
         places = self._index(complete)
-        codes, unfit = self._codes[places], self._unfit[places].tolist()
+        codes, fit = self._codes[places], self._sums[places].isfinite().tolist()
         pictures = decode_images(self.janus, codes).numpy()
         events: list[tuple[Request, Event]] = []
-        for slot, row, picture, failed in zip(complete, codes.tolist(), pictures, unfit, strict=True):
+        for slot, row, picture, finite in zip(complete, codes.tolist(), pictures, fit, strict=True):
             self.scheduler.release(slot)
             request = slot.request
             request.ended += 1
             if request.ended == request.images:
                 request.status = "done"
-            if failed:
+            if finite:
+                events.append((request, Finished(slot.index, Image.fromarray(picture), tuple(row))))
+            else:
                 reason = "the model gave a logit that is not a finite number"
                 events.append((request, Failed(slot.index, "not finite", reason)))
-            else:
-                events.append((request, Finished(slot.index, Image.fromarray(picture), tuple(row))))
         self._refresh()
         return events
 
