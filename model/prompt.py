@@ -1,5 +1,6 @@
 """Prompts as token ids: Janus's template, and the unconditional row."""
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,9 @@ ASSISTANT = "<|Assistant|>"
 SPECIAL_TOKENS = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, USER, ASSISTANT)
 
 MAX_PROMPT_TOKENS = 256
+
+# Prompts are encoded one at a time, between the steps of an engine: handing each to a pool of threads only costs.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @dataclass(frozen=True)

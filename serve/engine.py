@@ -115,7 +115,8 @@ class Engine:
         self._deadlines: list[tuple[float, int, Request]] = []  # a heap; the number settles ties
         self._arrivals = count()
         self._step_seconds: float | None = None  # of late
-        self._preview_debt = 0.0  # seconds that previews took from others beyond their share
+        self._preview_credit = 0.0  # seconds that previews may take from others; below 0 what they took too much
+        self._preview_seconds: float | None = None  # of one preview, lately
         self._batch = Batch.of([], janus.codebook_size, janus.device)
 
     @property
@@ -281,16 +282,29 @@ class Engine:
         if not due:
             return []
         alone = len({slot.request for slot in self._batch.running}.union(self.scheduler.waiting)) == 1
-        if self._preview_debt > 0 and not alone:
+        if not alone:
+            due = sorted(due, key=lambda slot: slot.previews)[: self._previews_allowed]
+        if not due:
             return []
         started = self._clock()
         pictures = preview_images(self.janus, self._codes[self._index(due)], [slot.drawn // grid for slot in due])
+        seconds = self._clock() - started
+        self._preview_seconds = seconds / len(due)
         if not alone:
-            self._preview_debt += self._clock() - started
+            self._preview_credit -= seconds
+        for slot in due:
+            slot.previews += 1
         return [
             (slot.request, Preview(slot.index, slot.drawn // grid, Image.fromarray(picture)))
             for slot, picture in zip(due, pictures.numpy(), strict=True)
         ]
+
+    @property
+    def _previews_allowed(self) -> int:
+        """How many previews the others may have to wait for now: one, or as many as there is credit for."""
+        if self._preview_credit < 0:
+            return 0
+        return max(1, int(self._preview_credit / self._preview_seconds)) if self._preview_seconds else 1
 
     def _collect(self) -> list[tuple[Request, Event]]:
         """Pictures of the images that are complete; their slots are free from now on."""
@@ -318,7 +332,8 @@ class Engine:
     def _note_time(self, seconds: float) -> None:
         """What a step took: for the estimate of waits, and for what previews may take."""
         self._step_seconds = seconds if self._step_seconds is None else 0.9 * self._step_seconds + 0.1 * seconds
-        self._preview_debt = max(0.0, self._preview_debt - _PREVIEW_SHARE * seconds)
+        most = _PREVIEW_SHARE * self._step_seconds * self.janus.image_tokens  # what an image's time gives
+        self._preview_credit = min(most, self._preview_credit + _PREVIEW_SHARE * seconds)
 
     def _index(self, slots: Sequence[Slot]) -> Tensor:
         """Where the slots keep their codes and noise: [n]."""

@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(eq=False)
 class Slot:
-    """One image that is being drawn: its rows of the cache and how many codes it has.
+    """One image that is being drawn: its rows of the cache, how many codes it has and previews it gave.
 
     `rows` are the conditional row and, when guided, the unconditional one.
     """
@@ -62,6 +62,7 @@ class Slot:
     index: int
     rows: tuple[int, ...]
     drawn: int = 0
+    previews: int = 0
     prompt_lengths: tuple[int, ...] = field(default=())
 
     @property
