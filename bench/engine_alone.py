@@ -12,16 +12,22 @@ from serve.request import Job
 
 
 def images_per_second(model: str, prompt: str, *, slots: int, seconds: float) -> float:
-    """Of single images by the checkpoint's recipe; counted once the first round of them is done."""
+    """Of single images by the checkpoint's recipe, each with one preview; counted once every slot has had one.
+
+    They begin evenly spread over the time of one, as people do not ask all at once.
+    """
     janus = load(model, device="cpu")
     engine = Engine(janus, images=slots)
     ids = janus.encode(prompt)
-    seed = ended = 0
+    middle = frozenset({round(janus.grid / 2)})
+    seed = ended = steps = 0
     started: float | None = None
     while started is None or time.perf_counter() - started < seconds:
-        while engine.scheduler.waiting_images < slots:
-            engine.submit(Job(ids, None, (seed,), janus.recipe))
+        due = slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
+        while seed < due or (due == slots and engine.scheduler.waiting_images < slots):
+            engine.submit(Job(ids, None, (seed,), janus.recipe, preview_rows=middle))
             seed += 1
+        steps += 1
         ended += sum(isinstance(event, Finished) for _, event in engine.step())
         if started is None and ended >= slots:
             started, ended = time.perf_counter(), 0

@@ -1,6 +1,7 @@
 """A server under load: arrivals that do not wait for answers, at shares of what it can do, and what HTTP costs.
 
-Capacity is what the server draws while more clients wait than it has slots. Then images arrive at
+Capacity is what the server draws while more clients wait than it has slots, which began at random
+moments and ask for the same as everybody later. Then images arrive at
 random (Poisson) at each factor of it, whether or not the earlier ones are done, as they would from
 people; each arrival is one streamed request with one preview. The engine alone, in a process of its
 own with as many threads, says what HTTP and encoding cost; both are measured in turn.
@@ -156,22 +157,30 @@ def _client() -> httpx.AsyncClient:
 
 
 async def _saturate(url: str, slots: int, seconds: float) -> float:
-    """Images a second while twice as many clients as slots ask again as soon as they are answered."""
+    """Images a second while twice as many clients as slots ask again as soon as they are answered.
+
+    Raises:
+        ConnectionError: one of them was not answered.
+    """
     done: list[float] = []
     stop = time.perf_counter() + seconds + _PATIENCE
+    source = random.Random(0)
 
     async def ask_again(client: httpx.AsyncClient, number: int) -> None:
+        await asyncio.sleep(source.uniform(0, slots * alone / 2))  # about what an image takes among so many
         seed = number
         while time.perf_counter() < stop:
-            body = {"prompt": _PROMPT, "seed": seed}
-            answer = await client.post(f"{url}/v1/images/generations", json=body)
-            answer.raise_for_status()
+            answer = await _ask(client, url, seed)
+            if answer.status != 200:
+                raise ConnectionError(f"a saturating client was answered with status {answer.status}")
             done.append(time.perf_counter())
             seed += 2 * slots
 
     async with _client() as client:
+        await _ask(client, url, 0)
+        alone = (await _ask(client, url, 0)).latency
         asking = [asyncio.create_task(ask_again(client, number)) for number in range(2 * slots)]
-        while len(done) < slots:  # the first are not counted: slots fill up
+        while len(done) < 3 * slots:  # the first are not counted: slots fill up
             await asyncio.sleep(0.01)
             for task in asking:
                 if task.done():

@@ -18,6 +18,7 @@ from serve.watch import follow
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05
+_KEEP_ALIVE_SECONDS = 75  # longer than proxies and clients keep a connection, so that none asks on one that just closed
 
 
 @contextmanager
@@ -60,7 +61,13 @@ class Server(uvicorn.Server):
             app = mount(app, _own_url(listener), settings.votes)
         super().__init__(
             uvicorn.Config(
-                app, log_config=None, access_log=False, timeout_graceful_shutdown=5, ws="none", server_header=False
+                app,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=5,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                ws="none",
+                server_header=False,
             )
         )
         self._settings = settings
