@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from model.cli import add_model_arguments, one_line_errors
@@ -18,6 +19,7 @@ def main() -> None:
     scores.add_argument("--per-category", type=int, default=100, help="prompts of each category (default: 100)")
     scores.add_argument("--seeds", type=int, default=4, help="pictures of each prompt (default: 4)")
     scores.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="(default: 1 2 3 5)")
+    scores.add_argument("--int8", action="store_true", help="with the weights that --int8 serves")
     scores.add_argument("--batch", type=int, default=32, help="pictures decoded together (default: 32)")
     scores.add_argument("--out", type=Path, default=Path("run/pairshapes"), help="folder of the results (resumes)")
     scores.set_defaults(run=pairshapes)
@@ -74,6 +76,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     from bench.provenance import provenance
     from bench.reconstruction import reconstruction_scores
     from model.checkpoint import load_from
+    from model.decoder_weights import round_to_int8
     from pairs.scores import mean
     from pairs.world import World
     from train.recipe import load_recipe
@@ -86,6 +89,9 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     cases = unseen_cases(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
     seeds = range(arguments.seeds)
     pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
+    if arguments.int8:
+        round_to_int8(janus.network)
+        janus = replace(janus, name=f"{janus.name}-int8")
     results = arguments.out / f"{janus.name}.jsonl"
     made = judge_pictures(janus, pictures, results, batch=arguments.batch)
     held_out = sum(case.held_out for case in cases)

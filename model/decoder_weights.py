@@ -1,5 +1,6 @@
 """The decoder's weights as they are served: what reads the same input is one matrix, of floats or of 8-bit integers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -120,10 +121,21 @@ def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) 
 
 def let_go(network: JanusForConditionalGeneration) -> None:
     """Free the matrices that a decoder has as integers; the network by itself computes nothing any more."""
+    for module in _linears(network):
+        module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+
+
+@torch.no_grad()
+def round_to_int8(network: JanusForConditionalGeneration) -> None:
+    """Give a network the weights that a decoder of integers computes with, as floats."""
+    for module in _linears(network):
+        module.weight.copy_(Int8Matrix.of(module.weight).floats())
+
+
+def _linears(network: JanusForConditionalGeneration) -> Iterator[nn.Linear]:
+    """The layers whose matrices `fuse_weights` takes."""
     for part in (network.model.language_model.layers, network.model.generation_head):
-        for module in part.modules():
-            if isinstance(module, nn.Linear):
-                module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+        yield from (module for module in part.modules() if isinstance(module, nn.Linear))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from torch import Tensor, nn
 
 from model.checkpoint import load, save
-from model.decoder_weights import Int8Matrix, let_go
+from model.decoder_weights import let_go, round_to_int8
 from model.generate import generate
 from model.janus import Janus
 from model.native import compiled_library
@@ -174,10 +174,7 @@ def test_an_unguided_image_takes_a_row_whose_partner_is_taken() -> None:
 @pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
 def test_int8_draws_what_a_network_with_such_weights_draws(deepseek_folder: Path, prompts: list[list[int]]) -> None:
     janus, rounded = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
-    for part in (rounded.network.model.language_model.layers, rounded.network.model.generation_head):
-        for module in part.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.data = Int8Matrix.of(module.weight).floats()
+    round_to_int8(rounded.network)
     engine = Engine(janus, images=2, int8=True)
     let_go(janus.network)
     jobs = [job(prompts[0], GREEDY, 1), job(prompts[1], SETTINGS[2], 7, 8), job(prompts[2], SETTINGS[4], 9)]
