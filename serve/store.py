@@ -1,6 +1,7 @@
 """Pictures that answers link to: kept for a while under names that nobody can guess."""
 
 import asyncio
+import os
 import re
 import secrets
 import threading
@@ -104,7 +105,13 @@ class Store:
     def _keep(self, name: str, content: bytes) -> None:
         partial = f"{self._root}/{name}{_PARTIAL}"
         try:
-            self._files.pipe_file(partial, content)
+            with self._files.open(partial, "wb") as file:
+                file.write(content)
+                with suppress(
+                    AttributeError, OSError
+                ):  # where there is a disk: a file that lost its power is not whole
+                    file.flush()
+                    os.fsync(file.fileno())
             self._files.mv(partial, f"{self._root}/{name}")
         except BaseException:
             with suppress(OSError):

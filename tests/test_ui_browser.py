@@ -96,6 +96,23 @@ def test_what_is_typed_before_the_page_is_ready_stays(browser: Browser, url: str
     context.close()
 
 
+def test_the_documentation_of_the_api_opens_and_draws(browser: Browser, url: str) -> None:
+    """Swagger's page, from this server alone: a route opens, its example is sent, the answer is shown."""
+    context = browser.new_context()
+    page = context.new_page()
+    outside: list[str] = []
+    page.on("request", lambda request: outside.append(request.url) if not request.url.startswith(url) else None)
+    page.goto(f"{url}/docs")
+    route = page.locator("#operations-images-generations_v1_images_generations_post")
+    route.locator(".opblock-summary-control").first.click()
+    route.get_by_role("button", name="Try it out").click()
+    route.locator("textarea").fill('{"prompt": "a blue star", "seed": 1}')
+    route.get_by_role("button", name="Execute").click()
+    expect(route.locator(".live-responses-table tbody .response-col_status")).to_contain_text("200", timeout=SECONDS)
+    assert [address for address in outside if not address.startswith(("data:", "blob:"))] == []
+    context.close()
+
+
 def draw(page: Page, first: str, second: str) -> None:
     page.locator("#left textarea, #left input").fill(first)
     page.locator("#right textarea, #right input").fill(second)
