@@ -72,6 +72,8 @@ def main() -> None:
 
 def pairshapes(arguments: argparse.Namespace) -> None:
     """The score table of one checkpoint."""
+    import torch
+
     from bench.pairshapes import Picture, judge_pictures, table, unseen_cases
     from bench.provenance import provenance
     from bench.reconstruction import reconstruction_scores
@@ -90,6 +92,8 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     seeds = range(arguments.seeds)
     pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
     if arguments.int8:
+        if janus.dtype != torch.float32 or janus.device.type != "cpu":
+            raise ValueError("--int8 is served on a CPU in float32: add --device cpu --dtype float32")
         round_to_int8(janus.network)
         janus = replace(janus, name=f"{janus.name}-int8")
     results = arguments.out / f"{janus.name}.jsonl"

@@ -161,6 +161,7 @@ async def _saturate(url: str, slots: int, seconds: float) -> float:
 
     Raises:
         ConnectionError: one of them was not answered.
+        TimeoutError: the model is too slow for so many slots.
     """
     done: list[float] = []
     stop = time.perf_counter() + seconds + _PATIENCE
@@ -185,6 +186,8 @@ async def _saturate(url: str, slots: int, seconds: float) -> float:
             for task in asking:
                 if task.done():
                     task.result()
+            if all(task.done() for task in asking):
+                raise TimeoutError(f"{len(done)} images came in time, too few to measure: give fewer --slots")
         begun = time.perf_counter()
         stop = begun + seconds
         await asyncio.gather(*asking)

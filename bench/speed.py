@@ -257,7 +257,7 @@ def report(
     where = provenance(device=janus.device, dtype=janus.dtype)
     result: dict[str, object] = {"model": janus.name, **where}
     yield f"{janus.name}, {', '.join(f'{k} {v}' for k, v in where.items())}"
-    yield "\ntogether  way             codes s    whole s   images/s  engine is faster: codes   whole"
+    yield "\ntogether  way             codes s    whole s   images/s  time ÷ engine's: codes   whole"
     timed = {}
     for images in batches:
         timed[images] = side_by_side(work, images, rounds=rounds, alone=images > baselines_up_to)

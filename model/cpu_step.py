@@ -103,9 +103,11 @@ class CpuStep:
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """See `Decoder.step`; every row has at least one token in the cache."""
         count, threads = len(codes), torch.get_num_threads()
-        logits = torch.empty(count, self._model.vocabulary)
+        # the default type may be another one while a model is being loaded in another thread
+        logits = torch.empty(count, self._model.vocabulary, dtype=torch.float32)
         length = cache.length
-        scratch = torch.empty(self._library.scratch_size(ctypes.byref(self._model), count, length, threads))
+        size = self._library.scratch_size(ctypes.byref(self._model), count, length, threads)
+        scratch = torch.empty(size, dtype=torch.float32)
         where = _Cache(*addresses([cache.keys, cache.values]), cache.rows, length)
         self._library.step(
             ctypes.byref(self._model),

@@ -43,7 +43,7 @@ def compiled_library() -> ctypes.CDLL | None:
         if not file.exists():
             _compile(compiler, file)
         library = ctypes.CDLL(str(file))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         logger.info("the C functions cannot be compiled (%s): PyTorch's operations do what they would", error)
         return None
     library.scratch_size.restype = ctypes.c_int64

@@ -54,7 +54,8 @@ def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     """
     library = compiled_library() if seeds.device.type == "cpu" else None
     if library is not None:
-        uniform = torch.empty(len(seeds), vocabulary)
+        # the default type may be another one while a model is being loaded in another thread
+        uniform = torch.empty(len(seeds), vocabulary, dtype=torch.float32)
         seeds, positions = seeds.contiguous(), positions.contiguous()
         places = addresses([seeds, positions, uniform])
         library.uniform(len(seeds), *places[:2], vocabulary, places[2], torch.get_num_threads())

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
@@ -97,8 +97,14 @@ class _Frame:
     reserved: dict[int, str]
 
 
-@lru_cache(maxsize=8)  # looking all this up takes longer than a prompt does
+_FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, _Frame] = WeakKeyDictionary()
+
+
 def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
+    """Looked up once: that takes longer than a prompt does."""
+    known = _FRAMES.get(tokenizer)
+    if known is not None:
+        return known
     # plain letters such as ö are added tokens of DeepSeek's tokenizers too, and harmless
     reserved = {
         number: token.content
@@ -106,7 +112,10 @@ def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
         if token.special or (token.content.startswith("<") and token.content.endswith(">"))
     }
     colon: list[int] = tokenizer(":", add_special_tokens=False).input_ids
-    return _Frame(special_ids(tokenizer), token_id(tokenizer, USER), token_id(tokenizer, ASSISTANT), colon, reserved)
+    frame = _FRAMES[tokenizer] = _Frame(
+        special_ids(tokenizer), token_id(tokenizer, USER), token_id(tokenizer, ASSISTANT), colon, reserved
+    )
+    return frame
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:

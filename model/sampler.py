@@ -100,7 +100,7 @@ class NoiseTable:
 
     def __init__(self, *, slots: int, tokens: int, vocabulary: int, device: torch.device) -> None:
         self.ahead = max(1, min(tokens, 2**16 // vocabulary))
-        self._table = torch.zeros(slots, self.ahead, vocabulary, device=device)
+        self._table = torch.zeros(slots, self.ahead, vocabulary, dtype=torch.float32, device=device)
 
     def fill(self, slots: Tensor, seeds: Tensor, start: int) -> None:
         """Noise of positions start … start + ahead − 1 for slots [n] with seeds [n]; start is a multiple of `ahead`."""

@@ -107,7 +107,8 @@ class Engine:
             self.decoder.capture(self.cache)
         self.scheduler = Scheduler(rows=2 * images, tokens=janus.image_tokens)
         self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)
-        self._sums = torch.zeros(2 * images, device=janus.device)  # of an image's logits: finite while all of them are
+        # of an image's logits: finite while all of them are
+        self._sums = torch.zeros(2 * images, dtype=torch.float32, device=janus.device)
         self._noise = NoiseTable(
             slots=2 * images, tokens=janus.image_tokens, vocabulary=janus.codebook_size, device=janus.device
         )
@@ -196,7 +197,7 @@ class Engine:
         """Logits of the running rows' next codes: [R, V]."""
         batch = self._batch
         if not batch.running:
-            return torch.zeros(0, self.janus.codebook_size, device=self.janus.device)
+            return torch.zeros(0, self.janus.codebook_size, dtype=torch.float32, device=self.janus.device)
         fed = self._codes[batch.slots, batch.drawn - 1][batch.owners]
         return self.decoder.step(fed, batch.rows, self.cache)
 
@@ -291,7 +292,8 @@ class Engine:
         seconds = self._clock() - started
         self._preview_seconds = seconds / len(due)
         if not alone:
-            self._preview_credit -= seconds
+            # a machine that stood still for a minute is not the previews' debt for the next twenty
+            self._preview_credit = max(-4 * self._credit_limit, self._preview_credit - seconds)
         for slot in due:
             slot.previews += 1
         return [
@@ -305,6 +307,11 @@ class Engine:
         if self._preview_credit < 0:
             return 0
         return max(1, int(self._preview_credit / self._preview_seconds)) if self._preview_seconds else 1
+
+    @property
+    def _credit_limit(self) -> float:
+        """What the time of one image gives to previews, in seconds."""
+        return _PREVIEW_SHARE * (self._step_seconds or 0.0) * self.janus.image_tokens
 
     def _collect(self) -> list[tuple[Request, Event]]:
         """Pictures of the images that are complete; their slots are free from now on."""
@@ -332,8 +339,7 @@ class Engine:
     def _note_time(self, seconds: float) -> None:
         """What a step took: for the estimate of waits, and for what previews may take."""
         self._step_seconds = seconds if self._step_seconds is None else 0.9 * self._step_seconds + 0.1 * seconds
-        most = _PREVIEW_SHARE * self._step_seconds * self.janus.image_tokens  # what an image's time gives
-        self._preview_credit = min(most, self._preview_credit + _PREVIEW_SHARE * seconds)
+        self._preview_credit = min(self._credit_limit, self._preview_credit + _PREVIEW_SHARE * seconds)
 
     def _index(self, slots: Sequence[Slot]) -> Tensor:
         """Where the slots keep their codes and noise: [n]."""

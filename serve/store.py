@@ -1,6 +1,7 @@
 """Pictures that answers link to: kept for a while under names that nobody can guess."""
 
 import asyncio
+import io
 import os
 import re
 import secrets
@@ -107,10 +108,8 @@ class Store:
         try:
             with self._files.open(partial, "wb") as file:
                 file.write(content)
-                with suppress(
-                    AttributeError, OSError
-                ):  # where there is a disk: a file that lost its power is not whole
-                    file.flush()
+                file.flush()
+                with suppress(AttributeError, io.UnsupportedOperation):  # what is no local file has no number
                     os.fsync(file.fileno())
             self._files.mv(partial, f"{self._root}/{name}")
         except BaseException:

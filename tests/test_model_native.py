@@ -21,6 +21,10 @@ from model.decoder_weights import Int8Matrix, let_go
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.noise import gumbel
+from model.params import SamplingParams
+from serve.engine import Engine
+from serve.events import Finished
+from serve.request import Job
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(native.compiled_library() is None, reason="no C compiler on this machine")
@@ -158,6 +162,24 @@ def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int, 
     expected = draw(plain, fed, long)
     assert expected.std() > 0.1
     torch.testing.assert_close(draw(compiled, fed, long), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+def test_a_default_type_that_another_thread_sets_changes_nothing(small: Janus) -> None:
+    """Loading a bfloat16 model sets it for the whole process, while other models are being drawn."""
+    one = Job(prompts(1)[0], None, (1, 2), SamplingParams(guidance_scale=2, temperature=0.9, top_k=50))
+    drawn = []
+    for default in (torch.float32, torch.bfloat16):
+        engine = Engine(small, images=2)
+        engine.submit(one)
+        torch.set_default_dtype(default)
+        try:
+            events = [event for _ in range(small.image_tokens + 1) for _, event in engine.step()]
+        finally:
+            torch.set_default_dtype(torch.float32)
+        drawn.append([event.codes for event in events if isinstance(event, Finished)])
+    assert len(drawn[0]) == 2
+    assert drawn[0] == drawn[1]
 
 
 def test_integers_are_the_nearest_to_the_weights() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from hypothesis import settings
@@ -367,6 +368,23 @@ def test_of_many_that_reach_a_row_together_some_are_previewed(
         assert made == expected
         given = [sum(isinstance(event, Preview) for event in events) for events in heard]
         assert sorted(given, reverse=True) == ([1, 0, 0, 0, 0, 0] if seconds == 4 else [2, 1, 1, 1, 1, 1])
+
+
+def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """After 500 more images of all kinds the process holds what it held; what comes out is let go."""
+    engine = Engine(deepseek, images=16)
+    source = random.Random(0)
+
+    def draw(images: int) -> int:
+        for _ in range(images):
+            params = source.choice(SETTINGS)
+            engine.submit(Job(source.choice(prompts), None, (source.randrange(2**53),), params, frozenset({1}), 1e9))
+        while not engine.idle:
+            engine.step()
+        return psutil.Process().memory_info().rss
+
+    before = draw(200)  # allocators and caches fill
+    assert draw(500) - before < 4 * 2**20
 
 
 class Arrivals(RuleBasedStateMachine):

@@ -136,11 +136,10 @@ def test_a_killed_server_leaves_no_half_written_picture(small_folder: Path, tmp_
     """Killed in the middle of writing, it has left a part under another name, which the next server removes."""
     planted = (
         "import os, fsspec.implementations.local as local\n"
-        "def killed(self, path, value, **_):\n"
-        "    with open(path, 'wb') as file:\n"
-        "        file.write(value[:100]); file.flush()\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "local.LocalFileSystem.pipe_file = killed\n"
+        "def killed(self, value):\n"
+        "    self.f.write(value[:100]); self.f.flush()\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "local.LocalFileOpener.write = killed\n"
     )
     store = tmp_path / "store"
     with server(small_folder, "--store", str(store), planted=planted) as (url, process):

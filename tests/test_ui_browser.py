@@ -76,6 +76,7 @@ def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
     page.goto(address)
     expect(page.locator("#draw")).to_be_visible(timeout=SECONDS)
     expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
+    page.wait_for_timeout(500)  # the answer that names the models empties the settings as well
     yield page
     assert outside == []
     assert broken == []

@@ -199,9 +199,9 @@ def _comparison(
     return Comparison(first, second, models, int(n), whole, guidance, temperature, top_k, top_p, negative or None)
 
 
-def _linked_prompts(link: str) -> tuple[str, str]:
-    linked = Comparison.from_query(dict(parse_qsl(link.removeprefix("?")))) or Comparison(FIRST.first, FIRST.second)
-    return linked.first, linked.second
+def _linked_prompts(link: str) -> tuple[Any, Any]:
+    linked = Comparison.from_query(dict(parse_qsl(link.removeprefix("?"))))
+    return (linked.first, linked.second) if linked else (gr.skip(), gr.skip())
 
 
 def _difference(first: str, second: str) -> str:
