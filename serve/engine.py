@@ -303,7 +303,7 @@ class Engine:
 
     @property
     def _previews_allowed(self) -> int:
-        """How many previews the others may have to wait for now: one, or as many as there is credit for."""
+        """How many previews this step may make others wait for: one, or as many as there is credit for."""
         if self._preview_credit < 0:
             return 0
         return max(1, int(self._preview_credit / self._preview_seconds)) if self._preview_seconds else 1

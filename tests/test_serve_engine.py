@@ -2,9 +2,8 @@
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,13 +19,12 @@ from model.generate import generate
 from model.janus import Janus
 from model.native import compiled_library
 from model.params import SamplingParams
-from model.vq import preview_images
 from serve.engine import Engine
-from serve.events import Event, Failed, Finished, Preview, Started
+from serve.events import Event, Failed, Finished, Started
 from serve.request import Job, Request
 from serve.scheduler import Scheduler
+from tests.drawing import GREEDY, Clock, codes_of, job, run
 
-GREEDY = SamplingParams(guidance_scale=3, temperature=0)
 SETTINGS = [
     GREEDY,
     SamplingParams(guidance_scale=1, temperature=0),
@@ -42,10 +40,6 @@ def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
     return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
 
 
-def job(prompt: list[int], params: SamplingParams, *seeds: int, negative: list[int] | None = None) -> Job:
-    return Job(prompt, negative, seeds, params)
-
-
 def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
     n = len(one.seeds)
     negative = None if one.negative_prompt is None else [one.negative_prompt] * n
@@ -57,34 +51,6 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
         **one.params.as_dict(),  # type: ignore[arg-type]
     )
     return [tuple(row) for row in codes.tolist()]
-
-
-class Clock:
-    """A clock that others move."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]]:
-    """Submit jobs at given steps and run until nothing is left; the events of each job."""
-    heard: dict[Request, list[Event]] = {}
-    waiting = sorted(arrivals, key=lambda arrival: arrival[0])
-    step = 0
-    while waiting or not engine.idle:
-        assert step < 1000, "something waits for ever"
-        while waiting and waiting[0][0] <= step:
-            heard[engine.submit(waiting.pop(0)[1])] = []
-        for request, event in engine.step():
-            heard[request].append(event)
-        step += 1
-    return list(heard.values())
-
-
-def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
-    return [e.codes for e in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.index)]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -201,17 +167,6 @@ def test_the_wait_is_foretold_to_the_step(deepseek: Janus, prompts: list[list[in
     assert began == {request: step for request, step in foretold.items() if request in began}
 
 
-def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
-    engine = Engine(deepseek, images=2)
-    rows = frozenset(range(1, deepseek.grid))
-    engine.submit(Job(prompts[0], None, (1, 2), GREEDY, preview_rows=rows))
-    events = [event for _ in range(1000) if not engine.idle for _, event in engine.step()]
-    for index in (0, 1):
-        seen = [e for e in events if isinstance(e, Preview | Finished) and e.index == index]
-        assert [e.rows for e in seen if isinstance(e, Preview)] == sorted(rows)
-        assert isinstance(seen[-1], Finished)
-
-
 def test_a_logit_that_is_not_finite_fails_its_own_image(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,71 +258,6 @@ def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_fold
     saved = dict(load(tmp_path / "saved", device="cpu").network.named_parameters())
     for name, parameter in janus.network.named_parameters():
         assert torch.equal(saved[name], parameter), name
-
-
-def test_previews_take_a_small_share_of_others_time(
-    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step takes 1 s and a preview 4 s: alone, every preview comes; beside others, about one in 80 steps."""
-    clock, made = Clock(), []
-    engine = Engine(deepseek, images=2, clock=clock)
-    step = engine.decoder.step
-
-    def slow_step(*arguments: object) -> Tensor:
-        clock.now += 1
-        return step(*arguments)  # type: ignore[arg-type]
-
-    def slow_preview(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
-        clock.now += 4
-        made.append(clock.now)
-        return preview_images(janus, codes, rows)
-
-    monkeypatch.setattr(engine.decoder, "step", slow_step)
-    monkeypatch.setattr("serve.engine.preview_images", slow_preview)
-    wish = Job(prompts[0], None, (1,), GREEDY, preview_rows=frozenset(range(1, deepseek.grid)))
-    run(engine, [(0, wish)])
-    assert len(made) == deepseek.grid - 1
-    made.clear()
-    began = clock.now
-    run(engine, [(0, wish), (0, wish)] * 4)
-    saved = engine._preview_seconds or 0.0  # of what was not used before; one preview more may go beyond it
-    assert 0 < 4 * len(made) <= 0.05 * (clock.now - began) + saved + 4
-
-
-def test_of_many_that_reach_a_row_together_some_are_previewed(
-    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A preview of 4 s costs more than the share of all steps so far: one of six. Cheap ones come all, once that is known."""
-    for seconds, expected in ((4.0, [1]), (0.01, [1, 6])):
-        clock = Clock()
-        engine = Engine(deepseek, images=6, clock=clock)
-        step = engine.decoder.step
-        made: list[int] = []
-
-        def slow_step(*arguments: object, step: Any = step, clock: Clock = clock) -> Tensor:
-            clock.now += 1
-            return step(*arguments)  # type: ignore[no-any-return]
-
-        def slow_preview(
-            janus: Janus,
-            codes: Tensor,
-            rows: Sequence[int],
-            seconds: float = seconds,
-            clock: Clock = clock,
-            made: list[int] = made,
-        ) -> Tensor:
-            clock.now += seconds * len(rows)
-            made.append(len(rows))
-            return preview_images(janus, codes, rows)
-
-        monkeypatch.setattr(engine.decoder, "step", slow_step)
-        monkeypatch.setattr("serve.engine.preview_images", slow_preview)
-        heard = run(
-            engine, [(0, Job(prompts[0], None, (i,), GREEDY, preview_rows=frozenset({1, 2}))) for i in range(6)]
-        )
-        assert made == expected
-        given = [sum(isinstance(event, Preview) for event in events) for events in heard]
-        assert sorted(given, reverse=True) == ([1, 0, 0, 0, 0, 0] if seconds == 4 else [2, 1, 1, 1, 1, 1])
 
 
 def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:

@@ -1,0 +1,42 @@
+"""What tests of the engine share: jobs, running them to their end, and a clock that stands still."""
+
+from collections.abc import Sequence
+
+from model.params import SamplingParams
+from serve.engine import Engine
+from serve.events import Event, Finished
+from serve.request import Job, Request
+
+GREEDY = SamplingParams(guidance_scale=3, temperature=0)
+
+
+def job(prompt: list[int], params: SamplingParams, *seeds: int, negative: list[int] | None = None) -> Job:
+    return Job(prompt, negative, seeds, params)
+
+
+class Clock:
+    """A clock that others move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]]:
+    """Submit jobs at given steps and run until nothing is left; the events of each job."""
+    heard: dict[Request, list[Event]] = {}
+    waiting = sorted(arrivals, key=lambda arrival: arrival[0])
+    step = 0
+    while waiting or not engine.idle:
+        assert step < 1000, "something waits for ever"
+        while waiting and waiting[0][0] <= step:
+            heard[engine.submit(waiting.pop(0)[1])] = []
+        for request, event in engine.step():
+            heard[request].append(event)
+        step += 1
+    return list(heard.values())
+
+
+def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
+    return [e.codes for e in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.index)]

@@ -1,0 +1,95 @@
+"""Previews show what is drawn, and take little of the time of others."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from model.janus import Janus
+from model.vq import preview_images
+from serve.engine import Engine
+from serve.events import Finished, Preview
+from serve.request import Job
+from tests.drawing import GREEDY, Clock, run
+
+
+@pytest.fixture(scope="module")
+def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
+    return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
+
+
+def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
+    engine = Engine(deepseek, images=2)
+    rows = frozenset(range(1, deepseek.grid))
+    engine.submit(Job(prompts[0], None, (1, 2), GREEDY, preview_rows=rows))
+    events = [event for _ in range(1000) if not engine.idle for _, event in engine.step()]
+    for index in (0, 1):
+        seen = [e for e in events if isinstance(e, Preview | Finished) and e.index == index]
+        assert [e.rows for e in seen if isinstance(e, Preview)] == sorted(rows)
+        assert isinstance(seen[-1], Finished)
+
+
+def test_previews_take_a_small_share_of_others_time(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 1 s and a preview 4 s: alone, every preview comes; beside others, about one in 80 steps."""
+    clock, made = Clock(), []
+    engine = Engine(deepseek, images=2, clock=clock)
+    step = engine.decoder.step
+
+    def slow_step(*arguments: object) -> Tensor:
+        clock.now += 1
+        return step(*arguments)  # type: ignore[arg-type]
+
+    def slow_preview(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
+        clock.now += 4
+        made.append(clock.now)
+        return preview_images(janus, codes, rows)
+
+    monkeypatch.setattr(engine.decoder, "step", slow_step)
+    monkeypatch.setattr("serve.engine.preview_images", slow_preview)
+    wish = Job(prompts[0], None, (1,), GREEDY, preview_rows=frozenset(range(1, deepseek.grid)))
+    run(engine, [(0, wish)])
+    assert len(made) == deepseek.grid - 1
+    made.clear()
+    began = clock.now
+    run(engine, [(0, wish), (0, wish)] * 4)
+    saved = engine._preview_seconds or 0.0  # of what was not used before; one preview more may go beyond it
+    assert 0 < 4 * len(made) <= 0.05 * (clock.now - began) + saved + 4
+
+
+def test_of_many_that_reach_a_row_together_some_are_previewed(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preview of 4 s costs more than the share of all steps so far: one of six. Cheap ones come all, once that is known."""
+    for seconds, expected in ((4.0, [1]), (0.01, [1, 6])):
+        clock = Clock()
+        engine = Engine(deepseek, images=6, clock=clock)
+        step = engine.decoder.step
+        made: list[int] = []
+
+        def slow_step(*arguments: object, step: Any = step, clock: Clock = clock) -> Tensor:
+            clock.now += 1
+            return step(*arguments)  # type: ignore[no-any-return]
+
+        def slow_preview(
+            janus: Janus,
+            codes: Tensor,
+            rows: Sequence[int],
+            seconds: float = seconds,
+            clock: Clock = clock,
+            made: list[int] = made,
+        ) -> Tensor:
+            clock.now += seconds * len(rows)
+            made.append(len(rows))
+            return preview_images(janus, codes, rows)
+
+        monkeypatch.setattr(engine.decoder, "step", slow_step)
+        monkeypatch.setattr("serve.engine.preview_images", slow_preview)
+        heard = run(
+            engine, [(0, Job(prompts[0], None, (i,), GREEDY, preview_rows=frozenset({1, 2}))) for i in range(6)]
+        )
+        assert made == expected
+        given = [sum(isinstance(event, Preview) for event in events) for events in heard]
+        assert sorted(given, reverse=True) == ([1, 0, 0, 0, 0, 0] if seconds == 4 else [2, 1, 1, 1, 1, 1])
