@@ -1,7 +1,7 @@
 """The decode step as one C function, where the machine has a compiler.
 
 PyTorch's operations are made for many rows. For the few rows of a step most of its time goes into
-calls and into threads that meet and part. `native.c` computes the same in one go (docs/performance.md).
+calls and into threads that meet and part. `cpu_step.c` computes the same in one go (docs/performance.md).
 """
 
 import ctypes
@@ -12,19 +12,11 @@ from torch import Tensor
 from model.attention import Rows
 from model.decoder_weights import DecoderWeights, Int8Matrix, LayerWeights, Matrix
 from model.kv_cache import KVCache
-from model.native import addresses
-
-
-def _pointers(names: str) -> list[tuple[str, type[ctypes.c_void_p]]]:
-    return [(name, ctypes.c_void_p) for name in names.split()]
-
-
-def _numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
-    return [(name, ctypes.c_int64) for name in names.split()]
+from model.native import addresses, numbers, pointers
 
 
 class _Matrix(ctypes.Structure):
-    _fields_ = _pointers("floats bytes scales")
+    _fields_ = pointers("floats bytes scales")
 
     @classmethod
     def of(cls, matrix: Matrix) -> "_Matrix":
@@ -38,7 +30,7 @@ def _matrices(names: str) -> list[tuple[str, type[_Matrix]]]:
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [*_pointers("attention_norm mlp_norm"), *_matrices("qkv out gate_up down")]
+    _fields_ = [*pointers("attention_norm mlp_norm"), *_matrices("qkv out gate_up down")]
 
     @classmethod
     def of(cls, layer: LayerWeights) -> "_Layer":
@@ -48,15 +40,15 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        *_pointers("layers inputs norm head_in_bias head_out_bias turns"),
+        *pointers("layers inputs norm head_in_bias head_out_bias turns"),
         *_matrices("head_in head_out"),
-        *_numbers("layer_count hidden heads kv_heads head_dim intermediate head_hidden vocabulary positions"),
+        *numbers("layer_count hidden heads kv_heads head_dim intermediate head_hidden vocabulary positions"),
         ("epsilon", ctypes.c_float),
     ]
 
 
 class _Cache(ctypes.Structure):
-    _fields_ = [*_pointers("keys values"), *_numbers("rows length")]
+    _fields_ = [*pointers("keys values"), *numbers("rows length")]
 
 
 class CpuStep:
@@ -106,7 +98,7 @@ class CpuStep:
         # the default type may be another one while a model is being loaded in another thread
         logits = torch.empty(count, self._model.vocabulary, dtype=torch.float32)
         length = cache.length
-        size = self._library.scratch_size(ctypes.byref(self._model), count, length, threads)
+        size = self._library.step_scratch(ctypes.byref(self._model), count, length, threads)
         scratch = torch.empty(size, dtype=torch.float32)
         where = _Cache(*addresses([cache.keys, cache.values]), cache.rows, length)
         self._library.step(

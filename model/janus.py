@@ -1,6 +1,7 @@
 """A loaded Janus: transformers' model, its tokenizer, and how it likes to be sampled."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,18 +38,18 @@ class Janus:
         dtype: torch.dtype = next(self.network.parameters()).dtype
         return dtype
 
-    @property
+    @cached_property  # transformers' configurations are slow to read, and every step asks
     def grid(self) -> int:
         """Codes along one side of a picture."""
         side: int = self.network.config.vq_config.num_patches
         return side
 
-    @property
+    @cached_property
     def image_tokens(self) -> int:
         """Codes of one picture."""
         return self.grid**2
 
-    @property
+    @cached_property
     def codebook_size(self) -> int:
         """Number of different codes, V."""
         size: int = self.network.config.vq_config.num_embeddings

@@ -1,6 +1,6 @@
 """C functions for the CPU, where the machine has a compiler; without one PyTorch's operations do the same.
 
-`native.c` is compiled once for each processor and kept among the user's cached files.
+They are compiled into one library for each processor, which is kept among the user's cached files.
 """
 
 import ctypes
@@ -19,16 +19,25 @@ from torch import Tensor
 
 logger = logging.getLogger("focusdiff")
 
-_SOURCE = Path(__file__).with_suffix(".c")
-_FLAGS = (
-    "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math",
-)  # fmt: skip
+# with what each file is compiled besides; codes have to be those that PyTorch's operations come to, to the last bit
+_SOURCES = {"cpu_step.c": (), "cpu_sampling.c": ("-ffp-contract=off",)}
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[ctypes.c_void_p]:
     """Where contiguous tensors lie; C keeps none of them alive."""
     assert all(tensor.is_contiguous() for tensor in tensors)
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def pointers(names: str) -> list[tuple[str, type[ctypes.c_void_p]]]:
+    """Fields of a structure that are addresses."""
+    return [(name, ctypes.c_void_p) for name in names.split()]
+
+
+def numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
+    """Fields of a structure that are whole numbers."""
+    return [(name, ctypes.c_int64) for name in names.split()]
 
 
 @lru_cache(maxsize=1)
@@ -46,11 +55,13 @@ def compiled_library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         logger.info("the C functions cannot be compiled (%s): PyTorch's operations do what they would", error)
         return None
-    library.scratch_size.restype = ctypes.c_int64
-    library.scratch_size.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
-    library.uniform.restype = library.step.restype = None
+    library.step_scratch.restype = library.draw_scratch.restype = ctypes.c_int64
+    library.step_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    library.draw_scratch.argtypes = [ctypes.c_int64]
+    library.uniform.restype = library.step.restype = library.draw.restype = None
     library.uniform.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     library.step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64]
+    library.draw.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
     return library
 
 
@@ -67,13 +78,21 @@ def _fingerprint(compiler: str) -> str:
     abilities = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
     ]
-    parts = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode())
+    parts = [" ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode()]
+    for name, flags in _SOURCES.items():
+        parts += [Path(__file__).with_name(name).read_bytes(), " ".join(flags).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _compile(compiler: str, file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         partial = Path(folder) / file.name
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(partial), "-lm"]
-        subprocess.run(command, capture_output=True, check=True, timeout=120)
+        objects = [partial.with_name(name).with_suffix(".o") for name in _SOURCES]
+        commands = [
+            [compiler, *_FLAGS, *flags, "-c", str(Path(__file__).with_name(name)), "-o", str(compiled)]
+            for (name, flags), compiled in zip(_SOURCES.items(), objects, strict=True)
+        ]
+        commands.append([compiler, *_FLAGS, "-shared", *map(str, objects), "-o", str(partial), "-lm"])
+        for command in commands:
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
         partial.replace(file)

@@ -3,11 +3,15 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from model.cpu_sampler import CpuDraws, CpuSampler
 from model.device import upload
+from model.native import compiled_library
 from model.noise import gumbel
 from model.params import SamplingParams
 from model.sampling import keep_top_k, keep_top_p
@@ -91,23 +95,120 @@ def sample_each(guided: Tensor, settings: BatchSettings, noise: Tensor) -> Tenso
     return (noisy if settings.greedy is None else torch.where(settings.greedy, logits, noisy)).argmax(-1)
 
 
-class NoiseTable:
-    """Gumbel noise of many images, some positions ahead: [slots, ahead, V].
+@dataclass(frozen=True)
+class Draws:
+    """Images that draw their codes together, until one joins or leaves.
 
-    It is the noise of `model.noise.gumbel`, made for many positions in one go, because one position
-    at a time costs a small model more than its step.
+    slots: int64 [N], where the sampler keeps each.
+    drawn: int64 [N], how many codes each has; counted on in place.
+    conditional, unconditional: int64 [N], rows of the logits; the same row for an unguided image.
+    paired: whether all images are guided, so that these are every other row.
+    owners: int64 [rows], whose each row is, as a place among the images.
+    fed: int64 [rows], the code that each row's image drew last; overwritten by the next.
+    settings: of each image, as PyTorch's operations or the C function want them.
     """
 
-    def __init__(self, *, slots: int, tokens: int, vocabulary: int, device: torch.device) -> None:
+    slots: Tensor
+    drawn: Tensor
+    conditional: Tensor
+    unconditional: Tensor
+    paired: bool
+    owners: Tensor
+    fed: Tensor
+    settings: BatchSettings | CpuDraws
+
+
+class Sampler:
+    """What the images of some slots have drawn, and how they draw on; on a CPU in C, where there is a compiler.
+
+    Codes are those of `sample` of model.sampling, image by image. Noise is made for some positions
+    ahead: one at a time costs a small model more than its step.
+
+    Args:
+        slots: places for images.
+        tokens: codes of an image.
+        vocabulary: V, the number of codes to choose from.
+        device: of everything.
+        compiled: whether it may be C.
+    """
+
+    def __init__(
+        self, *, slots: int, tokens: int, vocabulary: int, device: torch.device, compiled: bool = True
+    ) -> None:
+        self._device, self._vocabulary = device, vocabulary
+        self._codes = torch.zeros(slots, tokens, dtype=torch.int64, device=device)
+        # of an image's logits: finite while all of them are
+        self._sums = torch.zeros(slots, dtype=torch.float32, device=device)
         self.ahead = max(1, min(tokens, 2**16 // vocabulary))
-        self._table = torch.zeros(slots, self.ahead, vocabulary, dtype=torch.float32, device=device)
+        self._noise = torch.zeros(slots, self.ahead, vocabulary, dtype=torch.float32, device=device)
+        library = compiled_library() if compiled and device.type == "cpu" else None
+        self._compiled = CpuSampler(library, self._noise, self._codes, self._sums) if library else None
 
-    def fill(self, slots: Tensor, seeds: Tensor, start: int) -> None:
-        """Noise of positions start … start + ahead − 1 for slots [n] with seeds [n]; start is a multiple of `ahead`."""
-        positions = torch.arange(start, start + self.ahead, device=seeds.device)
-        noise = gumbel(seeds.repeat_interleave(self.ahead), positions.repeat(len(seeds)), self._table.shape[-1])
-        self._table[slots] = noise.view(len(seeds), self.ahead, -1)
+    def begin(self, slots: Sequence[int]) -> None:
+        """New images in slots."""
+        self._sums[upload(slots, self._device)] = 0
 
-    def at(self, slots: Tensor, positions: Tensor) -> Tensor:
-        """Noise of one position of each slot: slots [N], positions [N] → [N, V]."""
-        return self._table[slots, positions % self.ahead]
+    def draws(
+        self, slots: Sequence[int], rows: Sequence[int], params: Sequence[SamplingParams], drawn: Sequence[int]
+    ) -> Draws:
+        """What `draw` needs of N images.
+
+        Args:
+            slots: of each.
+            rows: how many rows of the logits each has: one, or where guided two, the conditional one first.
+            params: of each.
+            drawn: how many codes each has.
+        """
+        ends = list(accumulate(rows))
+        starts = [end - own for end, own in zip(ends, rows, strict=True)]
+        places, counts, first = (upload(values, self._device) for values in (slots, drawn, starts))
+        last = upload([end - 1 for end in ends], self._device)
+        owners = upload([image for image, own in enumerate(rows) for _ in range(own)], self._device)
+        fed = self._codes[places, counts - 1][owners]
+        settings: BatchSettings | CpuDraws
+        if self._compiled:
+            settings = self._compiled.prepare(params, places, counts, first, last, fed)
+        else:
+            settings = BatchSettings.of(params, self._vocabulary, self._device)
+        return Draws(places, counts, first, last, all(own == 2 for own in rows), owners, fed, settings)
+
+    def fill_noise(self, slots: Sequence[int], seeds: Sequence[int], drawn: Sequence[int]) -> None:
+        """Noise for the next `ahead` codes of N images, wanted when an image has 0, `ahead`, 2 · `ahead` … codes.
+
+        Args:
+            slots: of each.
+            seeds: of each.
+            drawn: how many codes each has.
+        """
+        keys = upload([seed for seed in seeds for _ in range(self.ahead)], self._device)
+        positions = upload([position for start in drawn for position in range(start, start + self.ahead)], self._device)
+        noise = gumbel(keys, positions, self._vocabulary)
+        self._noise[upload(slots, self._device)] = noise.view(len(slots), self.ahead, -1)
+
+    def draw(self, logits: Tensor, draws: Draws) -> None:
+        """One more code for every image.
+
+        Args:
+            logits: float32 [rows, V].
+            draws: the images.
+        """
+        if isinstance(draws.settings, CpuDraws):
+            draws.settings(logits)
+            return
+        conditional = logits[0::2] if draws.paired else logits[draws.conditional]
+        unconditional = logits[1::2] if draws.paired else logits[draws.unconditional]
+        guided = guide_each(conditional, unconditional, draws.settings)
+        noise = self._noise[draws.slots, draws.drawn % self.ahead]
+        codes = sample_each(guided, draws.settings, noise)
+        self._codes[draws.slots, draws.drawn] = codes
+        draws.fed.copy_(codes[draws.owners])
+        self._sums.index_add_(0, draws.slots, guided.sum(-1))
+        draws.drawn.add_(1)
+
+    def codes(self, slots: Sequence[int]) -> Tensor:
+        """All codes of images, int64 [n, tokens]; only what has been drawn means something."""
+        return self._codes[upload(slots, self._device)]
+
+    def finite(self, slots: Sequence[int]) -> list[bool]:
+        """Whether every logit of an image has been a finite number, of each."""
+        return cast(list[bool], self._sums[upload(slots, self._device)].isfinite().tolist())

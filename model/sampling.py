@@ -21,11 +21,16 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits [..., V] with everything past the smallest set that reaches probability p at −∞."""
+    """Logits [..., V] with everything past the smallest set that reaches probability p at −∞.
+
+    Probabilities are summed in float64 where the device has it: of 16,384 codes float32 would leave
+    to the order of summation which one is the last.
+    """
     if p >= 1:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+    shares = ordered.softmax(-1, dtype=torch.float32 if logits.device.type == "mps" else torch.float64)
+    before = shares.cumsum(-1) - shares
     dropped = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= p)
     return logits.masked_fill(dropped, -torch.inf)
 

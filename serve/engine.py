@@ -5,7 +5,7 @@ drop overdue → admit → prefill ┐
 """
 
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
@@ -18,11 +18,10 @@ from transformers import JanusForConditionalGeneration
 
 from model.attention import Rows
 from model.decoder import Decoder
-from model.device import upload
 from model.janus import Janus
 from model.kv_cache import Prefix
 from model.prompt import unconditional_row
-from model.sampler import BatchSettings, NoiseTable, guide_each, sample_each
+from model.sampler import Draws, Sampler
 from model.vq import decode_images, preview_images
 from serve.events import Event, Failed, Finished, Preview, Started
 from serve.request import Job, Request, Slot
@@ -36,46 +35,30 @@ _PREVIEW_SHARE = 0.05  # of the time, while others are being drawn or wait
 
 @dataclass(frozen=True)
 class Batch:
-    """The running images as the device needs them; rebuilt only when one joins or leaves.
-
-    `slots` [N] is where an image's codes and noise are kept (its first row); `conditional` and
-    `unconditional` are its places among the rows: [N], or every other one where all images are guided;
-    `owners` [R] is each row's place among images.
-    """
+    """The running images as the device needs them; rebuilt only when one joins or leaves."""
 
     running: tuple[Slot, ...]
     rows: Rows
-    slots: Tensor
-    conditional: Tensor | slice
-    unconditional: Tensor | slice
-    owners: Tensor
-    settings: BatchSettings
-    drawn: Tensor
+    draws: Draws
 
     @classmethod
-    def of(cls, running: Sequence[Slot], vocabulary: int, device: torch.device) -> "Batch":
+    def of(cls, running: Sequence[Slot], sampler: Sampler, device: torch.device) -> "Batch":
         """From the scheduler's running slots."""
-        starts: list[int] = []
-        owners: list[int] = []
-        for place, slot in enumerate(running):
-            starts.append(len(owners))
-            owners += [place] * len(slot.rows)
-        conditional: Tensor | slice = slice(0, None, 2)
-        unconditional: Tensor | slice = slice(1, None, 2)
-        if len(owners) < 2 * len(running):
-            ends = [start + len(slot.rows) - 1 for start, slot in zip(starts, running, strict=True)]
-            conditional, unconditional = upload(starts, device), upload(ends, device)
-
         return cls(
             tuple(running),
             Rows.of([r for s in running for r in s.rows], [p for s in running for p in s.positions], device),
-            upload([slot.rows[0] for slot in running], device),
-            conditional,
-            unconditional,
-            upload(owners, device),
-            BatchSettings.of([slot.request.job.params for slot in running], vocabulary, device),
-            upload([slot.drawn for slot in running], device),
+            sampler.draws(
+                _places(running),
+                [len(slot.rows) for slot in running],
+                [slot.request.job.params for slot in running],
+                [slot.drawn for slot in running],
+            ),
         )
+
+
+def _places(slots: Sequence[Slot]) -> list[int]:
+    """Where the sampler keeps them: at the first row of each."""
+    return [slot.rows[0] for slot in slots]
 
 
 class Engine:
@@ -106,11 +89,12 @@ class Engine:
         if spare:
             self.decoder.capture(self.cache)
         self.scheduler = Scheduler(rows=2 * images, tokens=janus.image_tokens)
-        self._codes = torch.zeros(2 * images, janus.image_tokens, dtype=torch.int64, device=janus.device)
-        # of an image's logits: finite while all of them are
-        self._sums = torch.zeros(2 * images, dtype=torch.float32, device=janus.device)
-        self._noise = NoiseTable(
-            slots=2 * images, tokens=janus.image_tokens, vocabulary=janus.codebook_size, device=janus.device
+        self._sampler = Sampler(
+            slots=2 * images,
+            tokens=janus.image_tokens,
+            vocabulary=janus.codebook_size,
+            device=janus.device,
+            compiled=compiled,
         )
         self._unconditional: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         self._deadlines: list[tuple[float, int, Request]] = []  # a heap; the number settles ties
@@ -118,7 +102,7 @@ class Engine:
         self._step_seconds: float | None = None  # of late
         self._preview_credit = 0.0  # seconds that previews may take from others; below 0 what they took too much
         self._preview_seconds: float | None = None  # of one preview, lately
-        self._batch = Batch.of([], janus.codebook_size, janus.device)
+        self._batch = Batch.of([], self._sampler, janus.device)
 
     @property
     def wait_seconds(self) -> float:
@@ -198,8 +182,7 @@ class Engine:
         batch = self._batch
         if not batch.running:
             return torch.zeros(0, self.janus.codebook_size, dtype=torch.float32, device=self.janus.device)
-        fed = self._codes[batch.slots, batch.drawn - 1][batch.owners]
-        return self.decoder.step(fed, batch.rows, self.cache)
+        return self.decoder.step(batch.draws.fed, batch.rows, self.cache)
 
     def _prefill(self, entering: Sequence[Slot]) -> Tensor:
         """Fill the rows of new slots; logits of their first codes, [rows, V]."""
@@ -214,7 +197,7 @@ class Engine:
                 logits.append(prefix.logits)
             if slot.index + 1 == slot.request.images:
                 slot.request.prefixes = None
-        self._sums[self._index(entering)] = 0
+        self._sampler.begin(_places(entering))
         return torch.stack(logits)
 
     def _read(self, requests: Collection[Request]) -> None:
@@ -250,27 +233,18 @@ class Engine:
             self._unconditional.popitem(last=False)
 
     def _refresh(self) -> None:
-        self._batch = Batch.of(self.scheduler.running, self.janus.codebook_size, self.janus.device)
+        self._batch = Batch.of(self.scheduler.running, self._sampler, self.janus.device)
 
     def _sample(self, logits: Tensor) -> None:
         """One code for every running image; logits [R, V]."""
         batch = self._batch
-        self._fill_noise()
-        guided = guide_each(logits[batch.conditional], logits[batch.unconditional], batch.settings)
-        noise = self._noise.at(batch.slots, batch.drawn)
-        self._codes[batch.slots, batch.drawn] = sample_each(guided, batch.settings, noise)
-        self._sums.index_add_(0, batch.slots, guided.sum(-1))
+        due = [slot for slot in batch.running if slot.drawn % self._sampler.ahead == 0]
+        if due:
+            self._sampler.fill_noise(_places(due), [slot.seed for slot in due], [slot.drawn for slot in due])
+        self._sampler.draw(logits, batch.draws)
         for slot in batch.running:
             slot.drawn += 1
-        self._batch = replace(batch, rows=batch.rows.next(), drawn=batch.drawn + 1)
-
-    def _fill_noise(self) -> None:
-        due = defaultdict(list)
-        for slot in self._batch.running:
-            if slot.drawn % self._noise.ahead == 0:
-                due[slot.drawn].append(slot)
-        for start, slots in due.items():
-            self._noise.fill(self._index(slots), upload([slot.seed for slot in slots], self.janus.device), start)
+        self._batch = replace(batch, rows=batch.rows.next())
 
     def _previews(self) -> list[tuple[Request, Event]]:
         """Pictures of what is drawn so far, after the rows that were asked for; left out where they would cost others."""
@@ -288,7 +262,7 @@ class Engine:
         if not due:
             return []
         started = self._clock()
-        pictures = preview_images(self.janus, self._codes[self._index(due)], [slot.drawn // grid for slot in due])
+        pictures = preview_images(self.janus, self._sampler.codes(_places(due)), [slot.drawn // grid for slot in due])
         seconds = self._clock() - started
         self._preview_seconds = seconds / len(due)
         if not alone:
@@ -318,8 +292,8 @@ class Engine:
         complete = [slot for slot in self._batch.running if slot.drawn == self.janus.image_tokens]
         if not complete:
             return []
-        places = self._index(complete)
-        codes, fit = self._codes[places], self._sums[places].isfinite().tolist()
+        places = _places(complete)
+        codes, fit = self._sampler.codes(places), self._sampler.finite(places)
         pictures = decode_images(self.janus, codes).numpy()
         events: list[tuple[Request, Event]] = []
         for slot, row, picture, finite in zip(complete, codes.tolist(), pictures, fit, strict=True):
@@ -340,7 +314,3 @@ class Engine:
         """What a step took: for the estimate of waits, and for what previews may take."""
         self._step_seconds = seconds if self._step_seconds is None else 0.9 * self._step_seconds + 0.1 * seconds
         self._preview_credit = min(self._credit_limit, self._preview_credit + _PREVIEW_SHARE * seconds)
-
-    def _index(self, slots: Sequence[Slot]) -> Tensor:
-        """Where the slots keep their codes and noise: [n]."""
-        return upload([slot.rows[0] for slot in slots], self.janus.device)

@@ -98,7 +98,7 @@ def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, 
 def test_500_images_leave_nothing_behind(deepseek: Janus, prompt: list[int]) -> None:
     """Slots are allocated once: after 500 images there are as many tensors as after 100, and the process has not grown."""
     engine = Engine(deepseek, images=16)
-    allocated = engine.cache.keys.data_ptr(), engine._codes.data_ptr()
+    allocated = engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()
 
     def draw(count: int) -> None:
         for start in range(0, count, 4):
@@ -123,5 +123,5 @@ def test_500_images_leave_nothing_behind(deepseek: Janus, prompt: list[int]) -> 
         draw(100)
         held.append(resident())
     assert alive() == before
-    assert (engine.cache.keys.data_ptr(), engine._codes.data_ptr()) == allocated
+    assert (engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()) == allocated
     assert held[-1] <= max(held[:-1]) + 4, held

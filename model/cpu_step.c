@@ -1,4 +1,4 @@
-/* What takes PyTorch many calls, in one each: a decode step in float32, and the words that noise is made of.
+/* A decode step in float32, which takes PyTorch many calls, in one.
 
    A step of so few rows reads every weight once and computes little with it, so that calls, copies
    and threads that wait for each other are most of its time in a general library. Here one team of
@@ -324,7 +324,7 @@ static void attend(
 }
 
 /* Numbers of scratch memory that a step of so many rows needs. */
-int64_t scratch_size(const Model *model, int64_t rows, int64_t length, int64_t threads) {
+int64_t step_scratch(const Model *model, int64_t rows, int64_t length, int64_t threads) {
     int64_t qkv = (model->heads + 2 * model->kv_heads) * model->head_dim;
     int64_t wide = model->intermediate > model->head_hidden ? model->intermediate : model->head_hidden;
     return rows * (model->hidden + qkv + model->heads * model->head_dim + wide) +
@@ -376,45 +376,4 @@ void step(
             inner[i] = 0.5f * inner[i] * (1 + erff(inner[i] * 0.70710678f)); /* GELU */
         multiply(&model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, rows, logits, 0);
     }
-}
-
-typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
-typedef uint64_t wide_words __attribute__((vector_size(4 * WIDTH)));
-
-/* High and low words of products with a constant: of the even places, then of the odd ones. */
-static inline __attribute__((always_inline)) void product(uint64_t factor, words by, words *high, words *low) {
-    const uint64_t lower = 0xFFFFFFFF;
-    wide_words even = ((wide_words)by & lower) * factor, odd = ((wide_words)by >> 32) * factor;
-    *high = (words)(even >> 32 | (odd & ~lower));
-    *low = (words)((even & lower) | odd << 32);
-}
-
-/* Philox4x32-10 (Salmon et al. 2011) of the counters (first + i, 0, 0, 0), each word as (word + ½) / 2³². */
-static void philox(uint32_t first, uint32_t key0, uint32_t key1, float uniform[WIDTH][4]) {
-    words zero = {0}, c1 = zero, c2 = zero, c3 = zero;
-    words c0 = first + (words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int round = 0; round < 10; round++, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
-        words high0, low0, high2, low2;
-        product(0xD2511F53, c0, &high0, &low0);
-        product(0xCD9E8D57, c2, &high2, &low2);
-        c0 = high2 ^ c1 ^ key0, c1 = low2, c2 = high0 ^ c3 ^ key1, c3 = low0;
-    }
-    for (int i = 0; i < WIDTH; i++) {
-        const uint32_t word[4] = {c0[i], c1[i], c2[i], c3[i]};
-        for (int w = 0; w < 4; w++) uniform[i][w] = ((float)word[w] + 0.5f) * 0x1p-32f;
-    }
-}
-
-/* seeds, positions [rows] → the uniform numbers of model/noise.py, [rows, vocabulary] in (0, 1]. */
-void uniform(
-    int64_t rows, const int64_t *seeds, const int64_t *positions, int64_t vocabulary, float *output, int64_t threads) {
-    int64_t blocks = (vocabulary + 3) / 4;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t block = 0; block < blocks; block += WIDTH) {
-            float numbers[WIDTH][4];
-            philox(positions[row] * blocks + block, seeds[row], seeds[row] >> 32, numbers);
-            int64_t first = 4 * block, count = least(4 * WIDTH, vocabulary - first);
-            memcpy(output + row * vocabulary + first, numbers, count * sizeof(float));
-        }
 }

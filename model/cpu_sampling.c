@@ -1,0 +1,235 @@
+/* What follows a decode step, in one call: guidance, filters and the Gumbel arg-max; and the words of the noise.
+
+   Codes are equal to those of model/sampling.py. So nothing here may be fused into one rounding that
+   is two there: this file is compiled without contraction of products and sums. model/native.py compiles
+   it; model/cpu_sampler.py holds the other half of the structure. */
+
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#define WIDTH 16 /* numbers computed together */
+
+typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
+typedef uint64_t wide_words __attribute__((vector_size(4 * WIDTH)));
+
+/* High and low words of products with a constant: of the even places, then of the odd ones. */
+static inline __attribute__((always_inline)) void product(uint64_t factor, words by, words *high, words *low) {
+    const uint64_t lower = 0xFFFFFFFF;
+    wide_words even = ((wide_words)by & lower) * factor, odd = ((wide_words)by >> 32) * factor;
+    *high = (words)(even >> 32 | (odd & ~lower));
+    *low = (words)((even & lower) | odd << 32);
+}
+
+/* Philox4x32-10 (Salmon et al. 2011) of the counters (first + i, 0, 0, 0), each word as (word + ½) / 2³². */
+static void philox(uint32_t first, uint32_t key0, uint32_t key1, float uniform[WIDTH][4]) {
+    words zero = {0}, c1 = zero, c2 = zero, c3 = zero;
+    words c0 = first + (words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int round = 0; round < 10; round++, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
+        words high0, low0, high2, low2;
+        product(0xD2511F53, c0, &high0, &low0);
+        product(0xCD9E8D57, c2, &high2, &low2);
+        c0 = high2 ^ c1 ^ key0, c1 = low2, c2 = high0 ^ c3 ^ key1, c3 = low0;
+    }
+    for (int i = 0; i < WIDTH; i++) {
+        const uint32_t word[4] = {c0[i], c1[i], c2[i], c3[i]};
+        for (int w = 0; w < 4; w++) uniform[i][w] = ((float)word[w] + 0.5f) * 0x1p-32f;
+    }
+}
+
+/* seeds, positions [rows] → the uniform numbers of model/noise.py, [rows, vocabulary] in (0, 1]. */
+void uniform(
+    int64_t rows, const int64_t *seeds, const int64_t *positions, int64_t vocabulary, float *output, int64_t threads) {
+    int64_t blocks = (vocabulary + 3) / 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t block = 0; block < blocks; block += WIDTH) {
+            float numbers[WIDTH][4];
+            philox(positions[row] * blocks + block, seeds[row], seeds[row] >> 32, numbers);
+            int64_t first = 4 * block, left = vocabulary - first, count = left < 4 * WIDTH ? left : 4 * WIDTH;
+            memcpy(output + row * vocabulary + first, numbers, count * sizeof(float));
+        }
+}
+
+/* What images draw from, each array [images] or as said. A row of the logits is [vocabulary]. */
+typedef struct {
+    const int64_t *conditional, *unconditional; /* rows of the logits; the same one twice where nothing guides */
+    const float *guidance, *temperature;        /* temperature 0 is greedy */
+    const int64_t *top_k;                       /* 0 keeps all */
+    const double *top_p;                        /* 1 keeps all */
+    const int64_t *slots;
+    int64_t *drawn;     /* how many codes each image has; one more after the call */
+    int64_t *fed;       /* [rows], the latest code of each row's image */
+    const float *noise; /* [slots, ahead, vocabulary], of positions modulo `ahead` */
+    int64_t *codes;     /* [slots, tokens] */
+    float *sums;        /* [slots], of guided logits: finite while all of them are */
+    int64_t images, vocabulary, ahead, tokens;
+} Draws;
+
+#define BITS 11
+#define BINS (1 << BITS)
+#define LEVELS 3 /* of BITS bits; the last has what 32 bits leave */
+
+/* What a filter keeps: every logit above a bound, and of those equal to it the first ones. */
+typedef struct {
+    float bound;
+    int64_t equals;
+} Kept;
+
+/* Numbers in the order of their floats. Of zeros no guided logit is the negative one: c − u is not, for c = u. */
+static inline __attribute__((always_inline)) uint32_t ordered(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
+}
+
+static inline float unordered(uint32_t key) {
+    uint32_t bits = key & 0x80000000 ? key ^ 0x80000000 : ~key;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline int shift_of(int level) { return level == LEVELS - 1 ? 0 : 32 - BITS * (level + 1); }
+
+static inline uint32_t bin_of(uint32_t key, int level) {
+    return key >> shift_of(level) & ((level == LEVELS - 1 ? 1 << (32 - BITS * (LEVELS - 1)) : BINS) - 1);
+}
+
+/* The k-th largest logit; room for as many keys as there are logits. */
+static float kth_largest(const float *logits, int64_t count, int64_t k, uint32_t *keys) {
+    for (int64_t i = 0; i < count; i++) keys[i] = ordered(logits[i]);
+    uint32_t found = 0;
+    for (int level = 0; level < LEVELS; level++) {
+        int32_t bins[BINS] = {0};
+        for (int64_t i = 0; i < count; i++) bins[bin_of(keys[i], level)]++;
+        uint32_t bin = BINS - 1;
+        while (bins[bin] < k) k -= bins[bin--];
+        found |= bin << shift_of(level);
+        int64_t left = 0;
+        for (int64_t i = 0; i < count; i++)
+            if (bin_of(keys[i], level) == bin) keys[left++] = keys[i];
+        count = left;
+    }
+    return unordered(found);
+}
+
+/* The smallest set of the logits from `least_kept` up that reaches probability p: a logit is in it
+   if all before it, from the largest down, have less. Room for as many keys and weights as logits. */
+static Kept nucleus(
+    const float *logits, int64_t count, float least_kept, double p, uint32_t *keys, double *weights) {
+    float peak = -INFINITY;
+    for (int64_t i = 0; i < count; i++) peak = logits[i] > peak ? logits[i] : peak;
+    int64_t left = 0;
+    double total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (!(logits[i] >= least_kept)) continue;
+        keys[left] = ordered(logits[i]);
+        total += weights[left++] = exp((double)logits[i] - peak);
+    }
+    uint32_t found = 0;
+    double above = 0; /* of all larger ones */
+    for (int level = 0; level < LEVELS; level++) {
+        double bins[BINS] = {0};
+        int32_t counts[BINS] = {0};
+        for (int64_t i = 0; i < left; i++) {
+            uint32_t bin = bin_of(keys[i], level);
+            bins[bin] += weights[i];
+            counts[bin]++;
+        }
+        /* the last bin that anything is in whose larger ones do not reach p */
+        int64_t bin = -1;
+        double before = above;
+        for (int64_t b = BINS - 1; b >= 0; b--) {
+            if (!counts[b]) continue;
+            if (bin >= 0 && before >= p * total) break;
+            above = before;
+            bin = b;
+            before += bins[b];
+        }
+        if (bin < 0) return (Kept){INFINITY, 0}; /* nothing is a number */
+        found |= (uint32_t)bin << shift_of(level);
+        int64_t kept = 0;
+        for (int64_t i = 0; i < left; i++)
+            if (bin_of(keys[i], level) == bin) {
+                keys[kept] = keys[i];
+                weights[kept++] = weights[i];
+            }
+        left = kept;
+    }
+    int64_t equals = 1;
+    while (equals < left && above + equals * weights[0] < p * total) equals++;
+    return (Kept){unordered(found), equals};
+}
+
+/* Where the largest number is, the first of equals; 0 where nothing is a number. */
+static int64_t largest(const float *numbers, int64_t count) {
+    float peaks[WIDTH];
+    for (int w = 0; w < WIDTH; w++) peaks[w] = -INFINITY;
+    int64_t i = 0;
+    for (; i + WIDTH <= count; i += WIDTH)
+        for (int w = 0; w < WIDTH; w++) peaks[w] = numbers[i + w] > peaks[w] ? numbers[i + w] : peaks[w];
+    float peak = -INFINITY;
+    for (; i < count; i++) peak = numbers[i] > peak ? numbers[i] : peak;
+    for (int w = 0; w < WIDTH; w++) peak = peaks[w] > peak ? peaks[w] : peak;
+    for (i = 0; i < count; i++)
+        if (numbers[i] == peak) return i;
+    return 0;
+}
+
+/* u + g (c − u) over temperature; returns their sum before that. */
+static float guide(
+    const float *conditional, const float *unconditional, float guidance, float temperature, int64_t count,
+    float *guided) {
+    float sums[WIDTH] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + WIDTH <= count; i += WIDTH)
+        for (int w = 0; w < WIDTH; w++) {
+            float c = conditional[i + w], u = unconditional[i + w];
+            sums[w] += guided[i + w] = (c - u) * guidance + u;
+        }
+    for (; i < count; i++) sum += guided[i] = (conditional[i] - unconditional[i]) * guidance + unconditional[i];
+    for (int w = 0; w < WIDTH; w++) sum += sums[w];
+    if (temperature != 0 && temperature != 1)
+        for (i = 0; i < count; i++) guided[i] /= temperature;
+    return sum;
+}
+
+/* Guided logits [vocabulary] and noise likewise → the code; the logits are written over. */
+static int64_t choose(
+    float *logits, const float *noise, int64_t count, int64_t top_k, double top_p, uint32_t *keys, double *weights) {
+    Kept kept = {-INFINITY, count};
+    if (top_k && top_k < count) kept.bound = kth_largest(logits, count, top_k, keys);
+    if (top_p < 1) kept = nucleus(logits, count, kept.bound, top_p, keys, weights);
+    for (int64_t i = 0; i < count; i++) {
+        int in = logits[i] > kept.bound || (logits[i] == kept.bound && kept.equals-- > 0);
+        logits[i] = in ? logits[i] + noise[i] : -INFINITY;
+    }
+    return largest(logits, count);
+}
+
+/* Bytes of scratch memory for one thread. */
+int64_t draw_scratch(int64_t vocabulary) { return vocabulary * (sizeof(double) + sizeof(uint32_t) + sizeof(float)); }
+
+/* logits [rows, vocabulary] → one more code for every image. */
+void draw(const Draws *draws, const float *logits, char *scratch, int64_t threads) {
+    const int64_t count = draws->vocabulary;
+    /* always as many threads as a step has: a team that changes its size costs more than this */
+#pragma omp parallel for schedule(static) num_threads(threads) if (draws->images > 1)
+    for (int64_t image = 0; image < draws->images; image++) {
+        double *weights = (double *)(scratch + omp_get_thread_num() * draw_scratch(count));
+        uint32_t *keys = (uint32_t *)(weights + count);
+        float *guided = (float *)(keys + count), temperature = draws->temperature[image];
+        const int64_t slot = draws->slots[image], position = draws->drawn[image]++;
+        const float *noise = draws->noise + (slot * draws->ahead + position % draws->ahead) * count;
+        draws->sums[slot] += guide(
+            logits + draws->conditional[image] * count, logits + draws->unconditional[image] * count,
+            draws->guidance[image], temperature, count, guided);
+        const int64_t code =
+            temperature == 0 ? largest(guided, count)
+                             : choose(guided, noise, count, draws->top_k[image], draws->top_p[image], keys, weights);
+        draws->fed[draws->conditional[image]] = draws->fed[draws->unconditional[image]] = code;
+        draws->codes[slot * draws->tokens + position] = code;
+    }
+}

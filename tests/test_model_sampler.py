@@ -1,0 +1,145 @@
+"""Many images that draw together, each by its own settings, as each would alone."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.native import compiled_library
+from model.params import SamplingParams
+from model.sampler import Sampler
+from model.sampling import guide, sample
+
+CPU = torch.device("cpu")
+ways = pytest.mark.parametrize(
+    "compiled",
+    [
+        pytest.param(True, marks=pytest.mark.skipif(compiled_library() is None, reason="no C compiler here")),
+        False,
+    ],
+)
+
+
+def logits_of(params: Sequence[SamplingParams], vocabulary: int, *, seed: int, step: float) -> Tensor:
+    """Rows for images, two for a guided one; multiples of `step`, so that many are equal, or any where it is 0."""
+    rows = sum(1 + one.guided for one in params)
+    logits = 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed))
+    return logits.div(step).round().mul(step) if step else logits
+
+
+def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> list[int]:
+    """What `sample` chooses for each image by itself, whose seeds are 0, 1, …"""
+    chosen, row = [], 0
+    for seed, one in enumerate(params):
+        guided = logits[row : row + 1]
+        if one.guided:
+            guided = guide(guided, logits[row + 1 : row + 2], one.guidance_scale)
+        code = sample(guided, one, seeds=torch.tensor([seed]), positions=torch.tensor([position]))
+        chosen.append(int(code))
+        row += 1 + one.guided
+    return chosen
+
+
+def drawn(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[SamplingParams]) -> list[list[int]]:
+    """Codes [steps][images] of images in slots from the last to the first, whose seeds are 0, 1, …"""
+    places = list(range(len(params)))[::-1]
+    draws = sampler.draws(places, [1 + one.guided for one in params], params, [0] * len(params))
+    sampler.begin(places)
+    for position, logits in enumerate(steps):
+        if position % sampler.ahead == 0:
+            sampler.fill_noise(places, range(len(params)), [position] * len(params))
+        sampler.draw(logits, draws)
+        assert draws.fed.tolist() == [
+            code
+            for code, one in zip(sampler.codes(places)[:, position].tolist(), params, strict=True)
+            for _ in range(1 + one.guided)
+        ]
+    return sampler.codes(places)[:, : len(steps)].T.tolist()  # type: ignore[no-any-return]
+
+
+one_image = st.builds(
+    SamplingParams,
+    guidance_scale=st.sampled_from([1.0, 1.0, 2.0, 5.0, 7.3]),
+    temperature=st.sampled_from([0.0, 0.5, 0.7, 1.0, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 2, 5, 40, 300, 4096]),
+    top_p=st.sampled_from([1e-6, 0.05, 0.5, 0.9, 0.999, 1.0, 1.0]),
+)
+
+
+@ways
+@settings(max_examples=150, deadline=None)
+@given(
+    params=st.lists(one_image, min_size=1, max_size=5),
+    vocabulary=st.sampled_from([1, 2, 15, 16, 17, 63, 512, 1283]),
+    seed=st.integers(0, 1000),
+    step=st.sampled_from([0, 0, 0.5, 1, 4, 1000]),
+)
+def test_every_image_draws_what_it_would_alone(
+    compiled: bool, params: list[SamplingParams], vocabulary: int, seed: int, step: float
+) -> None:
+    sampler = Sampler(slots=6, tokens=4, vocabulary=vocabulary, device=CPU, compiled=compiled)
+    steps = [logits_of(params, vocabulary, seed=seed + position, step=step) for position in range(3)]
+    expected = [alone(logits, params, position) for position, logits in enumerate(steps)]
+    assert drawn(sampler, steps, params) == expected
+
+
+@ways
+@pytest.mark.parametrize("top_k", [0, 1, 4096, 16383])
+@pytest.mark.parametrize("top_p", [0.001, 0.9, 1.0])
+def test_of_16384_codes(compiled: bool, top_k: int, top_p: float) -> None:
+    """Twenty positions, so that the noise made ahead runs out more than once."""
+    params = [SamplingParams(guidance_scale=g, temperature=0.8, top_k=top_k, top_p=top_p) for g in (1, 5, 2)]
+    sampler = Sampler(slots=3, tokens=20, vocabulary=16384, device=CPU, compiled=compiled)
+    steps = [logits_of(params, 16384, seed=position, step=0) for position in range(20)]
+    assert drawn(sampler, steps, params) == [alone(logits, params, position) for position, logits in enumerate(steps)]
+
+
+@ways
+@pytest.mark.parametrize("planted", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [0, 1])
+def test_what_is_not_finite_is_known_of_its_image_only(compiled: bool, planted: float, row: int) -> None:
+    params = [SamplingParams(guidance_scale=3, top_k=4, top_p=0.9), SamplingParams(guidance_scale=3)]
+    sampler = Sampler(slots=2, tokens=2, vocabulary=40, device=CPU, compiled=compiled)
+    healthy = [logits_of(params, 40, seed=position, step=0) for position in range(2)]
+    ill = [logits.clone() for logits in healthy]
+    ill[0][row, 7] = planted
+    codes = drawn(sampler, ill, params)
+    assert sampler.finite([1, 0]) == [False, True]  # the first image is in the last slot
+    assert all(0 <= code < 40 for step in codes for code in step)
+    assert [step[1] for step in codes] == [step[1] for step in drawn(sampler, healthy, params)]
+    assert sampler.finite([0, 1]) == [True, True]  # others have begun there
+
+
+@ways
+def test_guidance_rounds_twice(compiled: bool) -> None:
+    """A code with what another's guided logit rounds to ties with it, and the first wins; rounded once, half would not."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randn(64, 2, generator=generator)
+    params = [SamplingParams(guidance_scale=3.3, temperature=0)]
+    codes = []
+    for pair in pairs:
+        rounded = guide(pair[0], pair[1], 3.3)
+        sampler = Sampler(slots=1, tokens=1, vocabulary=2, device=CPU, compiled=compiled)
+        codes += drawn(sampler, [torch.stack([pair, rounded.expand(2)], 1)], params)
+    assert codes == [[0]] * 64
+
+
+@ways
+@pytest.mark.parametrize(
+    ("logits", "params", "kept"),
+    [
+        ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.5), {0, 1}),  # they have half, so the third is past it
+        ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.51), {0, 1, 2}),
+        ([1, 1, 1, 1], SamplingParams(top_k=2), {0, 1, 2, 3}),  # all are as large as the second largest
+        ([-0.0, 0.0], SamplingParams(top_k=0, top_p=0.4), {0}),  # zeros are equal: the first comes first
+        ([0.0, 1.0, 1.0, 2.0], SamplingParams(top_k=2), {1, 2, 3}),
+        ([0.0, 1.0, 1.0, 1.0], SamplingParams(top_k=2, top_p=0.6), {1, 2}),  # a third each after top-k
+    ],
+)
+def test_equal_logits(compiled: bool, logits: list[float], params: SamplingParams, kept: set[int]) -> None:
+    sampler = Sampler(slots=1, tokens=60, vocabulary=len(logits), device=CPU, compiled=compiled)
+    codes = drawn(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 60, [params])
+    assert {code for step in codes for code in step} == kept
