@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from model.decoder_weights import check_whole
 from model.deepseek import convert_config, convert_tensors, is_deepseek
 from model.errors import CheckpointError, first_line
 from model.janus import Janus
@@ -108,8 +109,9 @@ def save(janus: Janus, folder: Path) -> None:
     The folder appears complete or not at all; an existing one is refused.
 
     Raises:
-        CheckpointError: the folder exists, or cannot be written (no room, no rights).
+        CheckpointError: the folder exists, or cannot be written (no room, no rights), or the model is int8 only.
     """
+    check_whole(janus.network)
     check_new(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

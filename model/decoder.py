@@ -16,7 +16,7 @@ from transformers.activations import GELUActivation
 from model.attention import Rows, attend
 from model.cpu_step import CpuStep
 from model.cuda_graphs import StepGraphs, batch_sizes
-from model.decoder_weights import LayerWeights, code_inputs, fuse_weights, linear
+from model.decoder_weights import LayerWeights, check_whole, code_inputs, fuse_weights, linear
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
@@ -65,12 +65,26 @@ class Decoder:
         """The most tokens of a row: what the model's positions allow."""
         return cast(int, self._config.max_position_embeddings)
 
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take: the network's, once for all their views, and integers besides."""
+        kept: dict[int, int] = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in self._network.state_dict().values()
+            if tensor.device.type != "meta"
+        }
+        return sum(kept.values()) + sum(matrix.values.nbytes + matrix.scales.nbytes for matrix in self._weights.int8)
+
     @torch.no_grad()
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
         """Take a network's weights, or after its own have changed what follows from them, in place.
 
         What was captured or compiled stays valid. The model's other parts take theirs as well.
+
+        Raises:
+            CheckpointError: the network has let go of its matrices (`model.decoder_weights.let_go`).
         """
+        check_whole(network)
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)

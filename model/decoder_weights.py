@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
+from model.errors import CheckpointError
+
 
 @dataclass(frozen=True)
 class Int8Matrix:
@@ -123,6 +125,16 @@ def let_go(network: JanusForConditionalGeneration) -> None:
     """Free the matrices that a decoder has as integers; the network by itself computes nothing any more."""
     for module in _linears(network):
         module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+
+
+def check_whole(network: JanusForConditionalGeneration) -> None:
+    """Refuse a network whose matrices were let go.
+
+    Raises:
+        CheckpointError: they were.
+    """
+    if any(module.weight.device.type == "meta" for module in _linears(network)):
+        raise CheckpointError("this model's weights are kept as int8 only: load it again without int8")
 
 
 @torch.no_grad()

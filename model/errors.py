@@ -2,6 +2,7 @@
 
 ModelError
 ├── CheckpointError   a checkpoint that cannot be read; names the file and what is missing
+│   └── NoRoom        one for which there is no memory at present; says how much it needs
 └── PromptError       a prompt that cannot be encoded; names the limit
 """
 
@@ -12,6 +13,10 @@ class ModelError(ValueError):
 
 class CheckpointError(ModelError):
     """A checkpoint that cannot be loaded or written."""
+
+
+class NoRoom(CheckpointError):
+    """A checkpoint for which there is not enough memory at present."""
 
 
 class PromptError(ModelError):

@@ -1,6 +1,8 @@
 """How much memory a checkpoint takes, found out before it is loaded."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -38,7 +40,46 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory of a device that nobody has."""
+    """Memory of a device that nobody has; of a container's or a service's own, where it may not take all."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return int(min(psutil.virtual_memory().available, cgroup_room()))
+
+
+def cgroup_room(root: Path = Path("/")) -> int | float:
+    """Bytes that Linux's control groups, versions 1 and 2, leave to this process; infinite where nothing bounds it.
+
+    A group's pages of files that nobody uses at present are free, as `psutil` counts them.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    room = math.inf
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        if controllers == "":
+            top, limit, usage, unused = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            limit, usage, unused = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        group = top / own.lstrip("/")
+        # every group above bounds it as well; in a container the own one may be what is mounted on top
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                room = min(room, _room_of(folder, limit, usage, unused))
+    return room
+
+
+def _room_of(group: Path, limit: str, usage: str, unused: str) -> int | float:
+    try:
+        most, taken = (group / limit).read_text().strip(), int((group / usage).read_text())
+        details = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return math.inf if most == "max" else max(0, int(most) - taken + int(details.get(unused, 0)))
+    except (OSError, ValueError):  # no such group in sight, or none with bounds
+        return math.inf

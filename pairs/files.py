@@ -5,6 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def user_file(name: str) -> Path:
+    """Where a file of the user's own is kept: under XDG_DATA_HOME, which is ~/.local/share unless set."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "focusdiff" / name
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then move it there in one step.
 

@@ -32,8 +32,9 @@ async def finished_pictures(drawing: Drawing, events: Sequence[Finished], look: 
 def metadata(drawing: Drawing, seed: int) -> dict[str, Any]:
     """What a picture's file says of how it was made."""
     negative = {} if drawing.negative_prompt is None else {"negative_prompt": drawing.negative_prompt}
+    weights = {"weights": "int8"} if drawing.info.int8 else {}
     params = drawing.job.params.as_dict()
-    return {"model": drawing.info.name, "prompt": drawing.prompt, "seed": seed, **params, **negative}
+    return {"model": drawing.info.name, "prompt": drawing.prompt, "seed": seed, **params, **weights, **negative}
 
 
 def usage(drawing: Drawing, images: int) -> Usage:

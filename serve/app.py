@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from pairs.exact_judge import ExactJudge
@@ -81,10 +82,14 @@ def create_app(
         # traces go where OTEL_EXPORTER_OTLP_ENDPOINT says, if anywhere; metrics and logs have routes of their own
         telemetry={"auto_configure": True, "metrics": False, "logs": False, "exclude": _is_probe},
     )
-    for router in (images_router, pairs_router, judgements_router, models_router, operation_router):
-        app.include_router(router(service))
+    routers = [
+        make(service) for make in (images_router, pairs_router, judgements_router, models_router, operation_router)
+    ]
     if service.admin.needed:
-        app.include_router(admin_router(service))
+        routers.append(admin_router(service))
+    for router in routers:
+        app.include_router(router)
+    _refuse_the_rest(app, [route for router in routers for route in router.routes])
     app.add_middleware(KeyGuard, keys=service.keys, admin=service.admin)
     if settings.cors_origins:
         app.add_middleware(
@@ -108,6 +113,23 @@ def _judge(settings: Settings) -> Judge | None:
 
 def _is_probe(scope: Scope) -> bool:
     return str(scope.get("path")).startswith(("/health", "/metrics"))
+
+
+def _refuse_the_rest(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer for what no route of the API takes, before the page that may be mounted at / does in its own words."""
+
+    async def refuse(request: Request) -> None:
+        nearly = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+        methods = {method for route in nearly for method in getattr(route, "methods", ())}
+        path = request.url.path
+        if methods:
+            allowed = ", ".join(sorted(methods))
+            raise HTTPException(405, f"{path} takes {allowed}, not {request.method}", headers={"Allow": allowed})
+        raise NotFound(f"no such route: {path}")
+
+    for path in ("/v1/{rest:path}", "/admin/{rest:path}", "/health/{rest:path}", "/health", "/metrics", "/docs"):
+        methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+        app.add_api_route(path, refuse, methods=methods, include_in_schema=False)
 
 
 def _answer_errors(app: FastAPI) -> None:

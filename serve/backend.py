@@ -26,6 +26,7 @@ class ModelInfo:
     image_tokens: int
     codebook_size: int
     recipe: SamplingParams
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class LocalBackend:
     """One model in this process, drawn by an engine in a thread of its own.
 
     With `int8` (see `model.decoder.Decoder`) the model's own matrices are freed, and it serves nobody else.
+    `held_bytes` is what weights and cache take from then on.
     """
 
     def __init__(
@@ -124,17 +126,21 @@ class LocalBackend:
     ) -> None:
         self._janus = janus
         self._slots = images
+        self._int8 = int8
         self._on_close = on_close
         engine = Engine(janus, images=images, int8=int8)
         if int8:
             let_go(janus.network)
+        self.held_bytes = engine.held_bytes
         self._worker = Worker(engine, queue_limit=queue_limit, on_death=on_death)
 
     @property
     def info(self) -> ModelInfo:
         """The model behind it."""
         janus = self._janus
-        return ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.recipe)
+        return ModelInfo(
+            janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.recipe, self._int8
+        )
 
     @property
     def state(self) -> State:

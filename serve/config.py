@@ -7,19 +7,21 @@ import argparse
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    CliSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from pairs.files import user_file
 from serve.schemas import MAX_IMAGES
 
 _PREFIX = "FOCUSDIFF_"
@@ -73,8 +75,8 @@ class Settings(BaseSettings):
     models: Annotated[tuple[ModelSource, ...], NoDecode] = Field(
         default=(ModelSource(name="tiny", source="tiny"),),
         min_length=1,
-        description="folder, hub id or shipped name, or NAME=SOURCE; give it several times for several models, "
-        "the first of which draws for requests that name none",
+        description="folder, hub id or shipped name, or NAME=SOURCE (default: tiny); give it several times for several "
+        "models, the first of which draws for requests that name none",
     )
     weights: Path | None = Field(
         default=None, description="a .pt state dict to lay over the model (FocusDiff's format)"
@@ -135,9 +137,7 @@ class Settings(BaseSettings):
     judge_key: SecretStr = Field(default=SecretStr("none"), description="of that endpoint")
 
     ui: bool = Field(default=True, description="serve the demo's page at /")
-    votes: Path = Field(
-        default=Path.home() / ".local" / "share" / "focusdiff" / "votes.sqlite", description="where its votes are kept"
-    )
+    votes: Path = Field(default=user_file("votes.sqlite"), description="where its votes are kept")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["text", "json"] = Field(default="text")
     log_prompts: bool = Field(default=False, description="whether prompts appear in the log")
@@ -217,6 +217,30 @@ class Settings(BaseSettings):
         return (*self.api_keys, *keys)
 
 
+class _Help(argparse.HelpFormatter):
+    """Says of values what they are, not of which type, and of defaults only what is one."""
+
+    _VALUES: ClassVar[dict[str | tuple[str, ...] | None, str]] = {
+        "tuple[JSON,...]": "MODEL",
+        "dict[str,str]": "ALIAS=NAME",
+        "tuple[str,...]": "URL",
+        "tuple[SecretStr,...]": "KEY",
+        "SecretStr": "KEY",
+        "AnyUrl": "URL",
+        "Path": "PATH",
+        "str": "TEXT",
+        "int": "NUMBER",
+        "float": "NUMBER",
+    }
+
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        name = self._VALUES.get(action.metavar)
+        return (lambda count: (name,) * count) if name else super()._metavar_formatter(action, default_metavar)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r" \(default: (None|\(.*\)|\{\}|\*+)\)$", "", super()._expand_help(action))
+
+
 def read_settings(arguments: Sequence[str]) -> Settings:
     """The settings of a command line, its environment and its file.
 
@@ -238,7 +262,10 @@ def read_settings(arguments: Sequence[str]) -> Settings:
             return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
 
     try:
-        return Sourced(_cli_parse_args=list(arguments))  # type: ignore[call-arg]  # known to pydantic-settings' own plugin
+        flags: CliSettingsSource[Any] = CliSettingsSource(
+            Sourced, cli_parse_args=list(arguments), formatter_class=_Help
+        )
+        return Sourced(_cli_settings_source=flags)  # type: ignore[call-arg]  # known to pydantic-settings' own plugin
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
     except ValidationError as error:

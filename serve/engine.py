@@ -114,6 +114,11 @@ class Engine:
         """Whether a step would do nothing."""
         return not self.scheduler.waiting and not self.scheduler.running
 
+    @property
+    def held_bytes(self) -> int:
+        """What the model's weights and the cache take, in bytes."""
+        return self.decoder.weight_bytes + self.cache.nbytes
+
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
         """Draw with other weights of the same shapes from the next step on; nothing may be running.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from model.checkpoint import choose_device, load
-from model.errors import CheckpointError
+from model.errors import CheckpointError, NoRoom
 from model.footprint import Footprint, available_bytes, measure
 from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
@@ -32,7 +32,8 @@ class LocalLoader:
         """A backend for a model.
 
         Raises:
-            CheckpointError: it cannot be loaded, has no tokenizer, or needs more memory than there is.
+            NoRoom: it needs more memory than there is.
+            CheckpointError: it cannot be loaded, or has no tokenizer.
         """
         settings = self._settings
         device = choose_device(settings.device)
@@ -58,7 +59,7 @@ class LocalLoader:
             on_death=self._on_death,
             on_close=lambda: self._taken.pop(id(backend), None),
         )
-        self._taken[id(backend)] = needs.total(settings.slots)
+        self._taken[id(backend)] = backend.held_bytes
         return backend
 
     def _check(self, source: ModelSource, needs: Footprint, device: torch.device) -> None:
@@ -71,7 +72,7 @@ class LocalLoader:
         if self._settings.memory_gib is not None:
             room = min(room, int(self._settings.memory_gib * _GIB) - sum(self._taken.values()))
         if wanted > room:
-            raise CheckpointError(
+            raise NoRoom(
                 f"{source.name} needs {wanted / _GIB:.2f} GiB ({needs.weights / _GIB:.2f} of weights and "
                 f"{needs.per_image / _GIB:.3f} for each of {self._settings.slots} images), and there are "
                 f"{max(0, room) / _GIB:.2f} left: give fewer --slots or unload another model"

@@ -2,13 +2,22 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool
 
 from model.params import MAX_SEED
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_IMAGES = 10  # of one request
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 4.0 is whole as well."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole), Strict()]
+Number = Annotated[float, Strict()]
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 Seeds = Annotated[list[Seed], Field(max_length=MAX_IMAGES)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -19,22 +28,24 @@ class PictureRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    n: int = Field(default=1, ge=1, le=MAX_IMAGES, strict=True)
+    n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
     seed: Seed | Seeds | None = Field(default=None, description="image i has seed + i; a list gives each its own")
     negative_prompt: Prompt | None = Field(default=None, description="what to guide away from")
-    guidance_scale: float | None = Field(default=None, ge=1, le=20, allow_inf_nan=False, description="1 is unguided")
-    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")
-    top_k: int | None = Field(default=None, ge=0, description="0 keeps all codes")
-    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False, description="1 keeps all codes")
+    guidance_scale: Number | None = Field(default=None, ge=1, le=20, allow_inf_nan=False, description="1 is unguided")
+    temperature: Number | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")
+    top_k: Whole | None = Field(default=None, ge=0, description="0 keeps all codes")
+    top_p: Number | None = Field(default=None, gt=0, le=1, allow_inf_nan=False, description="1 keeps all codes")
     output_format: OutputFormat = "png"
-    output_compression: int | None = Field(
+    output_compression: Whole | None = Field(
         default=None, ge=0, le=100, description="of jpeg and webp: 100, unless given, is the best quality"
     )
-    stream: bool = False
-    partial_images: int = Field(
+    stream: StrictBool = False
+    partial_images: Whole = Field(
         default=0, ge=0, description="pictures on the way, while streaming; at most the model's rows of codes"
     )
-    queue_events: bool = Field(default=False, description="while streaming, say how many images are before this one")
+    queue_events: StrictBool = Field(
+        default=False, description="while streaming, say how many images are before this one"
+    )
 
     @property
     def sampling(self) -> dict[str, float | int | None]:

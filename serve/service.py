@@ -76,10 +76,13 @@ def keys_of(secret: SecretStr | None) -> Keys:
 def caller_of(service: Service) -> Callable[..., Awaitable[Caller]]:
     """The dependency of a route that only those may use who have a key; `KeyGuard` has looked at it before."""
 
-    async def caller(
-        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-    ) -> Caller:
+    async def caller(request: Request) -> Caller:
         known = getattr(request.state, "caller", None)
         return known or Caller(request.client.host if request.client else "unknown")
 
-    return caller
+    async def with_key(
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+    ) -> Caller:
+        return await caller(request)
+
+    return with_key if service.keys.needed else caller  # OpenAPI asks for a key where the server does

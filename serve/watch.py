@@ -5,6 +5,7 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
+from model.errors import NoRoom
 from serve.config import ModelSource
 from serve.errors import ApiError
 from serve.models import Models
@@ -34,15 +35,21 @@ def newest_checkpoint(run: Path) -> Path | None:
 async def follow(models: Models, run: Path, *, seconds: float = 2.0) -> None:
     """Serve the newest checkpoint of a run under the run's name, for ever.
 
-    One that cannot be loaded is reported once, and what was served before goes on.
+    One that cannot be loaded is reported once, and what was served before goes on; one for which there is
+    no memory is tried again until there is, or a newer one.
     """
-    last: Path | None = None
+    done: Path | None = None
+    reported: Path | None = None
     while True:
         newest = await asyncio.to_thread(newest_checkpoint, run)
-        if newest is not None and newest != last:
-            last = newest
+        if newest is not None and newest != done:
+            done = newest
             try:
                 await models.load(ModelSource(name=run.resolve().name, source=str(newest)), replace=True)
             except (ValueError, ApiError, OSError, RuntimeError) as error:
-                logger.error("%s is not served: %s", newest, error)
+                if newest != reported:
+                    logger.error("%s is not served: %s", newest, error)
+                reported = newest
+                if isinstance(error, NoRoom):
+                    done = None
         await asyncio.sleep(seconds)

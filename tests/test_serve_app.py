@@ -17,6 +17,7 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
@@ -34,7 +35,7 @@ from serve.models import Models
 from serve.planning import job_of
 from serve.schemas import ImageRequest
 
-URL = "/v1/images/generations"
+IMAGES = "/v1/images/generations"
 MakeApp = Callable[..., tuple[FastAPI, Models]]
 ServeOnSocket = Callable[..., Any]
 
@@ -61,7 +62,7 @@ def pictures(answer: dict[str, Any]) -> list[Image.Image]:
 
 
 def test_pictures_are_those_of_the_reference_loop(client: TestClient, janus: Janus) -> None:
-    answer = client.post(URL, json={"prompt": "three red circles", "n": 2, "seed": 5}).json()
+    answer = client.post(IMAGES, json={"prompt": "three red circles", "n": 2, "seed": 5}).json()
     codes = generate(janus, ["three red circles"] * 2, seeds=[5, 6])
     expected = decode_images(janus, codes).numpy()
     for picture, pixels, seed in zip(pictures(answer), expected, (5, 6), strict=True):
@@ -76,15 +77,15 @@ def test_pictures_are_those_of_the_reference_loop(client: TestClient, janus: Jan
 
 def test_settings_reach_the_model(client: TestClient) -> None:
     base = {"prompt": "a blue star", "seed": 1}
-    plain = client.post(URL, json=base).json()["data"][0]["b64_json"]
+    plain = client.post(IMAGES, json=base).json()["data"][0]["b64_json"]
     for change in ({"guidance_scale": 1}, {"temperature": 0}, {"negative_prompt": "a red heart"}, {"seed": 2}):
-        assert client.post(URL, json=base | change).json()["data"][0]["b64_json"] != plain, change
+        assert client.post(IMAGES, json=base | change).json()["data"][0]["b64_json"] != plain, change
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_formats_carry_the_settings_that_made_them(client: TestClient, kind: str) -> None:
     body = {"prompt": 'a sign that says "Ü"', "seed": 5, "output_format": kind}
-    answer = client.post(URL, json=body).json()
+    answer = client.post(IMAGES, json=body).json()
     file = io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"]))
     assert answer["output_format"] == kind
     assert Image.open(file).format == kind.upper()
@@ -104,7 +105,7 @@ def test_previews_are_spread_evenly_over_the_rows(backend: LocalBackend, partial
 def test_compression_makes_files_smaller(client: TestClient) -> None:
     body = {"prompt": "a blue star", "seed": 5, "output_format": "jpeg"}
     sizes = [
-        len(client.post(URL, json=body | {"output_compression": quality}).json()["data"][0]["b64_json"])
+        len(client.post(IMAGES, json=body | {"output_compression": quality}).json()["data"][0]["b64_json"])
         for quality in (10, 60, 100)
     ]
     assert sizes == sorted(sizes)
@@ -114,14 +115,14 @@ def test_compression_makes_files_smaller(client: TestClient) -> None:
 def test_other_sizes_are_drawn_only_where_pictures_are_enlarged(backend: LocalBackend, make_app: MakeApp) -> None:
     body = {"prompt": "a blue star", "seed": 5, "size": "1024x1024"}
     plain, enlarging = (TestClient(make_app(backend, upscale=how)[0]) for how in (None, "lanczos"))
-    assert "enlarged" not in plain.post(URL, json=body).json()["error"]["message"]
-    answer = enlarging.post(URL, json=body).json()
+    assert "enlarged" not in plain.post(IMAGES, json=body).json()["error"]["message"]
+    answer = enlarging.post(IMAGES, json=body).json()
     assert answer["size"] == "1024x1024"
     (large,) = pictures(answer)
-    (small,) = pictures(enlarging.post(URL, json=body | {"size": "auto"}).json())
+    (small,) = pictures(enlarging.post(IMAGES, json=body | {"size": "auto"}).json())
     assert large.tobytes() == small.resize((1024, 1024), Image.Resampling.LANCZOS).tobytes()
     for size in ("1024x512", "32x32", "4096x4096", "x", "64", "-64x-64", "6٤x6٤"):
-        refusal = enlarging.post(URL, json=body | {"size": size})
+        refusal = enlarging.post(IMAGES, json=body | {"size": size})
         assert refusal.status_code == 400, size
         assert refusal.json()["error"]["param"] == "size"
 
@@ -134,8 +135,8 @@ def test_edits_and_variations_are_refused_with_the_reason(client: TestClient) ->
 
 
 def test_random_seeds_come_back_and_reproduce(client: TestClient) -> None:
-    first = client.post(URL, json={"prompt": "a blue star", "n": 2}).json()["data"]
-    again = client.post(URL, json={"prompt": "a blue star", "n": 2, "seed": [row["seed"] for row in first]}).json()
+    first = client.post(IMAGES, json={"prompt": "a blue star", "n": 2}).json()["data"]
+    again = client.post(IMAGES, json={"prompt": "a blue star", "n": 2, "seed": [row["seed"] for row in first]}).json()
     assert [row["b64_json"] for row in again["data"]] == [row["b64_json"] for row in first]
 
 
@@ -175,7 +176,7 @@ def test_random_seeds_come_back_and_reproduce(client: TestClient) -> None:
     ],
 )
 def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status: int, param: str) -> None:
-    answer = client.post(URL, json={"prompt": "a blue star"} | change)
+    answer = client.post(IMAGES, json={"prompt": "a blue star"} | change)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert error["param"] == param
@@ -188,7 +189,7 @@ def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status
 def test_lone_surrogates_and_broken_json_are_refused(client: TestClient) -> None:
     headers = {"content-type": "application/json"}
     for body in (b'{"prompt": "\\ud800"}', b'{"prompt": ', b"\xff\xfe", b"[]", b"null"):
-        answer = client.post(URL, content=body, headers=headers)
+        answer = client.post(IMAGES, content=body, headers=headers)
         assert answer.status_code == 400, body
         assert answer.json()["error"]["message"]
 
@@ -197,6 +198,50 @@ def test_unknown_paths_answer_in_the_same_shape(client: TestClient) -> None:
     answer = client.get("/v1/nothing")
     assert answer.status_code == 404
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/v1/images/generations", 405, "/v1/images/generations takes POST, not GET"),
+        ("TRACE", "/health/ready", 405, "/health/ready takes GET, not TRACE"),
+        ("DELETE", "/metrics", 405, "/metrics takes GET, not DELETE"),
+        ("POST", "/v1/chat/completions", 404, "no such route: /v1/chat/completions"),
+        ("POST", "/admin/models", 404, "no such route: /admin/models"),
+    ],
+)
+def test_the_page_at_the_root_answers_for_no_route_of_the_api(
+    backend: LocalBackend, make_app: MakeApp, method: str, path: str, status: int, said: str
+) -> None:
+    app = make_app(backend)[0]
+    app.mount("/", PlainTextResponse("the page"))
+    client = TestClient(app)
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, said)
+    assert ("Allow" in answer.headers) is (status == 405)
+    assert client.get("/").text == "the page"
+
+
+def test_whole_numbers_may_have_a_point(client: TestClient) -> None:
+    answer = client.post(IMAGES, json={"prompt": "a star", "n": 2.0, "seed": [3.0, 4], "top_k": 5.0})
+    assert [image["seed"] for image in answer.json()["data"]] == [3, 4]
+    for wrong in ({"n": 1.5}, {"n": "2"}, {"n": True}, {"top_k": "5"}, {"seed": 1e300}):
+        assert client.post(IMAGES, json={"prompt": "a star", **wrong}).status_code == 400
+
+
+def test_openapi_asks_for_a_key_where_the_server_does(backend: LocalBackend, make_app: MakeApp) -> None:
+    for settings, asked in (({}, False), ({"api_keys": "secret"}, True)):
+        schema = TestClient(make_app(backend, **settings)[0]).get("/openapi.json").json()
+        assert ("security" in schema["paths"][IMAGES]["post"]) is asked
+
+
+def test_pictures_of_int8_weights_say_so(small_folder: Path, make_app: MakeApp) -> None:
+    backend = LocalBackend(load(small_folder, device="cpu"), int8=True)
+    answer = TestClient(make_app(backend)[0]).post(IMAGES, json={"prompt": "a star", "seed": 1})
+    settings = read_metadata(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    assert settings is not None
+    assert settings["weights"] == "int8"
+    backend.close()
 
 
 def test_an_image_that_fails_is_named_and_the_next_request_works(
@@ -212,11 +257,11 @@ def test_an_image_that_fails_is_named_and_the_next_request_works(
 
     with monkeypatch.context() as patch:
         patch.setattr(decoder, "step", poison)
-        answer = client.post(URL, json={"prompt": "a blue star", "seed": 4, "n": 2})
+        answer = client.post(IMAGES, json={"prompt": "a blue star", "seed": 4, "n": 2})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
     assert answer.json()["error"]["message"].startswith("image 1 (seed 5): the model gave a logit")
-    assert client.post(URL, json={"prompt": "a blue star"}).status_code == 200
+    assert client.post(IMAGES, json={"prompt": "a blue star"}).status_code == 200
 
 
 def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
@@ -225,7 +270,7 @@ def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
     backend = LocalBackend(janus, images=1, queue_limit=10)
     with serve_on_socket(backend) as served, ThreadPoolExecutor(12) as pool:
         bodies = [{"prompt": "a blue star", "seed": seed, "n": 5} for seed in range(12)]
-        answers = list(pool.map(lambda body: served.post(URL, body), bodies))
+        answers = list(pool.map(lambda body: served.post(IMAGES, body), bodies))
     accepted = [answer for answer in answers if answer.status_code == 200]
     refused = [answer for answer in answers if answer.status_code != 200]
     assert len(accepted) >= 2
@@ -252,7 +297,7 @@ def test_a_client_that_leaves_frees_its_slots(
 
     monkeypatch.setattr(engine.decoder, "step", count)
     body = json.dumps({"prompt": "a blue star", "n": 10}).encode()
-    head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {IMAGES} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with serve_on_socket(backend) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(head.encode() + body)
@@ -261,7 +306,7 @@ def test_a_client_that_leaves_frees_its_slots(
         while not engine.idle:
             time.sleep(0.001)
         assert steps < 10 * 63 / 2
-        assert served.post(URL, {"prompt": "a blue star"}).status_code == 200
+        assert served.post(IMAGES, {"prompt": "a blue star"}).status_code == 200
 
 
 def test_a_real_server(small_folder: Path) -> None:
@@ -271,7 +316,7 @@ def test_a_real_server(small_folder: Path) -> None:
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, server)
-        answer = httpx.post(url + URL, json={"prompt": "two green hearts", "seed": 3, "n": 2}, timeout=60).json()
+        answer = httpx.post(url + IMAGES, json={"prompt": "two green hearts", "seed": 3, "n": 2}, timeout=60).json()
         assert [picture.size for picture in pictures(answer)] == [(64, 64)] * 2
     finally:
         server.terminate()
@@ -310,7 +355,7 @@ def test_a_dead_engine_answers_everyone_and_ends_the_process(small_folder: Path)
         wait_until_ready(url, server)
         with ThreadPoolExecutor(3) as pool:
             body = {"prompt": "a blue star", "n": 3}
-            answers = list(pool.map(lambda _: httpx.post(url + URL, json=body, timeout=60), range(3)))
+            answers = list(pool.map(lambda _: httpx.post(url + IMAGES, json=body, timeout=60), range(3)))
         for answer in answers:
             assert answer.status_code == 503
             assert answer.json()["error"]["message"] == "the engine failed: ZeroDivisionError"

@@ -97,6 +97,17 @@ def test_settings_cannot_be_changed() -> None:
         Settings().slots = 3  # type: ignore[misc]
 
 
+def test_help_says_what_values_are() -> None:
+    command = [sys.executable, "-m", "serve.command", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for types in ("tuple", "dict[", "SecretStr", "AnyUrl", "JSON", "(default: None)", "ModelSource"):
+        assert types not in said
+    for field in Settings.model_fields:
+        assert f"--{field.replace('_', '-')}" in said
+    assert "--port NUMBER" in said
+    assert "(default: 8000)" in said
+
+
 def test_print_config_prints_all_of_it_without_loading_anything() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "serve.command", "--print-config", "--slots", "3"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)

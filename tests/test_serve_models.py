@@ -171,6 +171,25 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
     loader(ModelSource(name="second", source=str(small_folder))).close()
 
 
+def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small_folder: Path) -> None:
+    needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu")).total(2)
+    backend = LocalBackend(load(small_folder, device="cpu"), images=2)
+    assert backend.held_bytes == needs
+    backend.close()
+    backend = LocalBackend(load(small_folder, device="cpu"), images=2, int8=True)
+    network = backend._janus.network
+    freed = sum(p.numel() for p in network.parameters() if p.device.type == "meta")
+    outputs = sum(len(p) for p in network.parameters() if p.device.type == "meta")
+    assert freed > 0
+    assert backend.held_bytes == needs - 4 * freed + freed + 4 * outputs  # integers, and a scale for each output
+    backend.close()
+    # floats and integers are there while a model is loaded; afterwards the next has the room of the floats
+    both = backend.held_bytes + needs * 5 / 4
+    loader = LocalLoader(Settings(slots=2, memory_gib=both / 2**30, device="cpu", int8=True), on_death=print)
+    for backend in [loader(ModelSource(name=name, source=str(small_folder))) for name in ("first", "second")]:
+        backend.close()
+
+
 def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: Path) -> None:
     assert newest_checkpoint(tmp_path) is None
     for age, name in ((300, "step-1"), (100, "step-2"), (50, ".step-3.partial")):
@@ -180,6 +199,29 @@ def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: P
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "config.json").write_text("{}")
     assert newest_checkpoint(tmp_path) == tmp_path / "step-2"
+
+
+def test_a_checkpoint_without_room_is_served_once_there_is_some(
+    tmp_path: Path, small_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small_folder, tmp_path / "run" / "step-1")
+    monkeypatch.setattr("serve.loading.available_bytes", lambda _: 1000)
+
+    async def watched() -> None:
+        models = Models(LocalLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
+        following = asyncio.create_task(follow(models, tmp_path / "run", seconds=0.02))
+        async with asyncio.timeout(60):
+            while "is not served" not in caplog.text:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)  # it is tried again meanwhile, and that is not said again
+            monkeypatch.setattr("serve.loading.available_bytes", lambda _: 2**40)
+            while "run" not in models.served:
+                await asyncio.sleep(0.01)
+        following.cancel()
+        await models.close()
+
+    asyncio.run(watched())
+    assert caplog.text.count("is not served") == 1
 
 
 def test_a_training_run_is_followed_past_a_damaged_checkpoint(

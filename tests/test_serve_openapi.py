@@ -19,6 +19,7 @@ def test_schemathesis_finds_nothing(small_folder: Path, serve_on_socket: Callabl
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json"]
         command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
         command += ["--checks", "response_schema_conformance,response_headers_conformance"]
+        command += ["--checks", "negative_data_rejection,unsupported_method"]
         command += ["--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--no-color"]
         command += ["--request-timeout", "30", "--header", "Authorization: Bearer admin"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=280)

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from pairs.files import user_file
+
 
 def main() -> None:
     """Entry point of the console script."""
@@ -16,7 +18,7 @@ def main() -> None:
     parser.add_argument(
         "--votes",
         type=Path,
-        default=Path.home() / ".local" / "share" / "focusdiff" / "votes.sqlite",
+        default=user_file("votes.sqlite"),
         help="where votes are kept (default: %(default)s)",
     )
     arguments = parser.parse_args()
