@@ -138,6 +138,7 @@ class Settings(BaseSettings):
 
     ui: bool = Field(default=True, description="serve the demo's page at /")
     votes: Path = Field(default=user_file("votes.sqlite"), description="where its votes are kept")
+    paircomp: Path | None = Field(default=None, description="PairComp.json, whose pairs the page offers")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["text", "json"] = Field(default="text")
     log_prompts: bool = Field(default=False, description="whether prompts appear in the log")

@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         if settings.ui:
             from ui.mount import mount
 
-            app = mount(app, _own_url(listener), settings.votes)
+            app = mount(app, _own_url(listener), settings.votes, settings.paircomp)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -12,10 +12,11 @@ from typing import Any
 import gradio as gr
 
 from ui.api import Api, ApiFailure
-from ui.board import Board
-from ui.settings import Comparison
+from ui.board import Board, board_view
+from ui.settings import Comparison, SettingError
 from ui.votes import Choice, Vote, Votes
 
+_OFF = gr.update(interactive=False)
 Draw = Callable[[Api, Comparison], AsyncIterator[Board]]
 
 
@@ -40,7 +41,7 @@ def build_blind(
         gr.Markdown("Both models draw both prompts; which is which is shown after you voted.")
         start = gr.Button("Draw without names", elem_id="blind-draw")
         message = gr.HTML(elem_id="blind-status")
-        board = gr.HTML(elem_id="blind-board")
+        board = board_view("blind-board")
         with gr.Row():
             buttons = [
                 gr.Button(text, interactive=False, elem_id=f"vote-{choice}")
@@ -56,15 +57,18 @@ def build_blind(
 
     async def begin(*inputs: Any) -> AsyncIterator[list[Any]]:
         *values, key = inputs
-        wanted = comparison(*values)
-        if len(wanted.models) < 2:
-            yield ['<p class="error">Choose two models.</p>', gr.skip(), None, *[gr.update(interactive=False)] * 3]
+        try:
+            wanted = comparison(*values)
+            if len(wanted.models) < 2:
+                raise SettingError("Choose two models.")
+        except SettingError as error:
+            yield [f'<p class="error" role="alert">{escape(str(error))}</p>', gr.skip(), None, *[_OFF] * 3]
             return
         order = wanted.models if secrets.randbelow(2) else wanted.models[::-1]
         one = Ballot(replace(wanted, models=order, n=1))
         try:
             async for drawn in draw(Api(url, key or None), one.comparison):
-                yield [gr.skip(), _hidden(drawn), None, *[gr.update(interactive=False)] * 3]
+                yield [gr.skip(), _hidden(drawn), None, *[_OFF] * 3]
         except ApiFailure as failure:
             yield [f'<p class="error" role="alert">{escape(str(failure))}</p>', *[gr.skip()] * 5]
             return
@@ -75,7 +79,7 @@ def build_blind(
             above, below = one.models
             votes.add(Vote(above, below, choice, above, one.comparison.query, datetime.now(UTC).isoformat()))
             said = f"<p>Thank you. A was {escape(above)}, B was {escape(below)}.</p>"
-            return [said, None, *[gr.update(interactive=False)] * 3, _rates(votes), _csv(votes), _jsonl(votes)]
+            return [said, None, *[_OFF] * 3, _rates(votes), _csv(votes), _jsonl(votes)]
 
         return keep
 
@@ -84,7 +88,7 @@ def build_blind(
         button.click(vote(choice), ballot, [message, ballot, *buttons, rates, *files], show_progress="hidden")  # type: ignore[arg-type]
 
 
-def _hidden(board: Board) -> str:
+def _hidden(board: Board) -> list[str]:
     """The pictures without what tells the models apart."""
     return board.html(names=dict(zip(board.models, "AB", strict=True)), facts=False)
 

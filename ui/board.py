@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+import gradio as gr
+
 from pairs.scores import arithmetic_mean, geometric_mean
+
+
+def board_view(elem_id: str) -> gr.HTML:
+    """Where a board is shown: its value is the board's pieces, of which only those that change travel."""
+    return gr.HTML(html_template="${(value || []).join('')}", elem_id=elem_id)
 
 
 @dataclass
@@ -81,19 +88,22 @@ class Board:
             for prompt in (0, 1)
         ]
 
-    def html(self, *, names: Mapping[str, str] | None = None, facts: bool = True) -> str:
-        """All of it; `names` are what models are called instead."""
-        parts = []
+    def html(self, *, names: Mapping[str, str] | None = None, facts: bool = True) -> list[str]:
+        """All of it, in as many pieces whatever has come: what changes is one picture, or what is said of it.
+
+        `names` are what models are called instead.
+        """
+        pieces = []
         for model in self.models:
             name = escape((names or {}).get(model, model))
-            rows = "".join(self._row(model, name, image, facts) for image in range(len(self.seeds)))
-            parts.append(f'<section class="model" aria-label="{name}"><h3>{name}</h3>{rows}</section>')
-        return "".join(parts)
-
-    def _row(self, model: str, name: str, image: int, facts: bool) -> str:
-        pictures = "".join(self._picture(model, name, prompt, image) for prompt in (0, 1))
-        said = "".join(self._facts(model, image)) if facts else ""
-        return f'<div class="pair">{pictures}<div class="facts">{said}</div></div>'
+            pieces.append(f'<section class="model" aria-label="{name}"><h3>{name}</h3>')
+            for image in range(len(self.seeds)):
+                pieces.append('<div class="pair">')
+                pieces += [self._picture(model, name, prompt, image) for prompt in (0, 1)]
+                said = "".join(self._facts(model, image)) if facts else ""
+                pieces.append(f'<div class="facts">{said}</div></div>')
+            pieces.append("</section>")
+        return pieces
 
     def _picture(self, model: str, name: str, prompt: int, image: int) -> str:
         cell = self.cells[model, prompt, image]

@@ -21,6 +21,7 @@ def main() -> None:
         default=user_file("votes.sqlite"),
         help="where votes are kept (default: %(default)s)",
     )
+    parser.add_argument("--paircomp", type=Path, help="PairComp.json, to choose pairs from")
     arguments = parser.parse_args()
 
     import uvicorn
@@ -32,7 +33,9 @@ def main() -> None:
         print(f"error: --server must be a URL (http://…), not {arguments.server!r}", file=sys.stderr)
         sys.exit(2)
     try:
-        app = mount(FastAPI(docs_url=None, redoc_url=None), arguments.server.rstrip("/"), arguments.votes)
+        app = mount(
+            FastAPI(docs_url=None, redoc_url=None), arguments.server.rstrip("/"), arguments.votes, arguments.paircomp
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

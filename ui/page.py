@@ -4,18 +4,21 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import gradio as gr
 
+from pairs.paircomp import Case
 from ui.api import Api, ApiFailure, Model
 from ui.blind import build_blind
-from ui.board import Board
+from ui.board import Board, board_view
 from ui.download import save_grid, save_json
 from ui.examples import FIRST, examples
-from ui.settings import MAX_IMAGES, Comparison
+from ui.paircomp import build_paircomp
+from ui.settings import MAX_IMAGES, Comparison, SettingError
 from ui.votes import Votes
 from ui.words import marked
 
@@ -26,6 +29,7 @@ _SECONDS_BETWEEN_UPDATES = 0.08  # a browser draws no faster
 _LARGE = 128  # pixels along a side, from which on pictures travel as WebP
 _RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 _NONE = "none"
+_RECIPE = ("guidance_scale", "temperature", "top_k", "top_p")
 
 
 def theme() -> gr.themes.Base:
@@ -33,8 +37,14 @@ def theme() -> gr.themes.Base:
     return gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def build_page(url: str, votes: Votes) -> gr.Blocks:
-    """The page as a client of the server at a URL; blind votes are kept in `votes`."""
+def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
+    """The page as a client of the server at a URL.
+
+    Args:
+        url: of the server.
+        votes: keeps the blind ones.
+        cases: of PairComp, to choose from.
+    """
     page: gr.Blocks
     with gr.Blocks(title="FocusDiff", analytics_enabled=False) as page:
         gr.Markdown("# Does the model notice?\nTwo prompts that differ a little, drawn with the same seeds.")
@@ -50,17 +60,24 @@ def build_page(url: str, votes: Votes) -> gr.Blocks:
             sweep = gr.Button("Sweep guidance", elem_id="sweep")
         status = gr.HTML(elem_id="status")
         overlay = gr.Checkbox(label="Show which codes differ", elem_id="overlay")
-        board = gr.HTML(elem_id="board")
+        board = board_view("board")
         with gr.Accordion("Settings (empty: the model's own)", open=False, elem_id="settings"):
             with gr.Row():
                 count = gr.Slider(1, MAX_IMAGES, value=2, step=1, label="Pictures of each prompt", elem_id="count")
-                seed = gr.Number(value=None, minimum=0, precision=0, label="Seed", elem_id="seed")
-                guidance = gr.Number(value=None, minimum=1, maximum=20, label="Guidance", elem_id="guidance")
-                temperature = gr.Number(value=None, minimum=0, maximum=2, label="Temperature", elem_id="temperature")
-                top_k = gr.Number(value=None, minimum=0, precision=0, label="Top-k", elem_id="top_k")
-                top_p = gr.Number(value=None, minimum=0, maximum=1, label="Top-p", elem_id="top_p")
+                seed = gr.Textbox(label="Seed", placeholder="random", elem_id="seed")
+                recipe = [
+                    gr.Textbox(label=label, elem_id=name)
+                    for label, name in (
+                        ("Guidance (1 to 20)", "guidance"),
+                        ("Temperature (0 to 2)", "temperature"),
+                        ("Top-k (0: all codes)", "top_k"),
+                        ("Top-p (up to 1)", "top_p"),
+                    )
+                ]
             negative = gr.Textbox(label="Guide away from", elem_id="negative")
             key = gr.Textbox(label="API key", type="password", elem_id="key")
+        if cases:
+            build_paircomp(cases, first, second)
         pairs = examples()
         gr.Examples(
             [[pair.first, pair.second] for pair in pairs],
@@ -77,7 +94,8 @@ def build_page(url: str, votes: Votes) -> gr.Blocks:
                 json_file = gr.DownloadButton("Settings (JSON)", elem_id="json")
         links = gr.State([])
         link = gr.Textbox(visible="hidden", elem_id="link")
-        chosen = [first, second, above, below, count, seed, guidance, temperature, top_k, top_p, negative, key]
+        settings = [count, seed, *recipe, negative]
+        chosen = [first, second, above, below, *settings, key]
         build_blind(url, votes, _drawn_by, _comparison, chosen)
         shown = [status, board, links, history, grid_file, json_file]
         for box in (first, second):
@@ -94,11 +112,13 @@ def build_page(url: str, votes: Votes) -> gr.Blocks:
         sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
         stop.click(lambda: "<p>Stopped.</p>", None, status, cancels=[running, sweeping], queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
-        page.load(drawing.greet, None, [*chosen[2:-1], status])
-        # only a visit that came by a link has its prompts set: somebody may be typing already
+        named = [above, below, *recipe, status]
+        page.load(drawing.greet, None, named)
+        # only a visit that came by a link has its prompts and settings set: somebody may be typing already
         page.load(None, None, link, js="() => location.search")
-        link.change(_linked_prompts, link, [first, second], show_progress="hidden", queue=False)
-        key.submit(drawing.name_models, [key], [above, below, status])
+        link.change(_linked, link, [first, second, *settings], show_progress="hidden", queue=False)
+        key.submit(drawing.name_models, [key], named)
+        below.change(drawing.show_recipe, [below, key], recipe, show_progress="hidden", queue=False)
     return page
 
 
@@ -109,37 +129,52 @@ class _Drawing:
         self._url = url
 
     async def greet(self, request: gr.Request) -> list[Any]:
-        """The server's models, and the settings of the visit's link."""
-        linked = Comparison.from_query(dict(request.query_params)) or Comparison(FIRST.first, FIRST.second)
-        above, below, status = await self.name_models(None, linked.models)
-        settings = (linked.n, linked.seed, linked.guidance_scale, linked.temperature, linked.top_k, linked.top_p)
-        return [above, below, *settings, linked.negative_prompt or "", status]
+        """The server's models, those of the visit's link chosen."""
+        linked = Comparison.from_query(dict(request.query_params))
+        return await self.name_models(None, linked.models if linked else ())
 
-    async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> tuple[Any, Any, str]:
-        """The server's models in both lists, those that were chosen first among them.
+    async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> list[Any]:
+        """The server's models in both lists, those that were chosen first among them, and the lower one's recipe.
 
         Otherwise the last one stands above and the first below, as baseline and model.
         """
         try:
-            names = [model.name for model in await Api(self._url, key or None).models()]
+            models = {model.name: model for model in await Api(self._url, key or None).models()}
         except ApiFailure as failure:
-            return gr.update(), gr.update(), _error(failure)
+            return [*[gr.skip()] * (2 + len(_RECIPE)), _error(failure)]
+        names = list(models)
         known = [name for name in chosen if name in names] or ([names[-1], names[0]] if len(names) > 1 else names)
         above, below = known if len(known) == 2 else (_NONE, known[0])
-        return gr.update(choices=[_NONE, *names], value=above), gr.update(choices=names, value=below), ""
+        lists = [gr.update(choices=[_NONE, *names], value=above), gr.update(choices=names, value=below)]
+        return [*lists, *_placeholders(models[below]), ""]
+
+    async def show_recipe(self, name: str, key: str | None) -> list[Any]:
+        """What a model takes for settings that are left empty."""
+        try:
+            models = {model.name: model for model in await Api(self._url, key or None).models()}
+        except ApiFailure:  # drawing will say so
+            models = {}
+        return _placeholders(models[name]) if name in models else [gr.skip()] * len(_RECIPE)
 
     async def draw(self, *chosen: Any) -> AsyncIterator[list[Any]]:
         """Pictures of both prompts, as they come."""
         *values, key, links = chosen
-        comparison = _comparison(*values)
-        async for update in self._run([comparison], key, links):
+        try:
+            comparisons = [_comparison(*values)]
+        except SettingError as error:
+            yield [_error(error), *[gr.skip()] * 5]
+            return
+        async for update in self._run(comparisons, key, links):
             yield update
 
     async def sweep(self, *chosen: Any) -> AsyncIterator[list[Any]]:
         """The same seed with five guidance scales, one after the other."""
         *values, key, links = chosen
-        one = _comparison(*values)
-        scales = [replace(one, guidance_scale=scale, n=1) for scale in SWEEP]
+        try:
+            scales = [replace(_comparison(*values), guidance_scale=scale, n=1) for scale in SWEEP]
+        except SettingError as error:
+            yield [_error(error), *[gr.skip()] * 5]
+            return
         async for update in self._run(scales, key, links):
             yield update
 
@@ -189,19 +224,37 @@ async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> A
     yield board
 
 
-def _comparison(
-    first: str, second: str, above: str, below: str, n: float, seed: float | None, *settings: Any
-) -> Comparison:
-    guidance, temperature, top_k, top_p, negative = settings
+def _comparison(first: str, second: str, above: str, below: str, n: float, *settings: str) -> Comparison:
+    """What was chosen, with a seed; raises SettingError."""
     models = tuple(dict.fromkeys(name for name in (above, below) if name and name != _NONE))
-    whole = secrets.randbelow(_RANDOM_SEEDS) if seed is None else int(seed)
-    top_k = None if top_k is None else int(top_k)
-    return Comparison(first, second, models, int(n), whole, guidance, temperature, top_k, top_p, negative or None)
+    seed, guidance, temperature, top_k, top_p, negative = settings
+    one = Comparison.typed(
+        first,
+        second,
+        models,
+        n,
+        seed=seed,
+        guidance=guidance,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        negative=negative,
+    )
+    return one if one.seed is not None else replace(one, seed=secrets.randbelow(_RANDOM_SEEDS))
 
 
-def _linked_prompts(link: str) -> tuple[Any, Any]:
+def _linked(link: str) -> list[Any]:
+    """Prompts and settings of a link; nothing changes where there is none."""
     linked = Comparison.from_query(dict(parse_qsl(link.removeprefix("?"))))
-    return (linked.first, linked.second) if linked else (gr.skip(), gr.skip())
+    if linked is None:
+        return [gr.skip()] * (5 + len(_RECIPE))
+    numbers = [linked.seed, *(getattr(linked, name) for name in _RECIPE)]
+    texts = ["" if number is None else f"{number}" for number in numbers]
+    return [linked.first, linked.second, linked.n, *texts, linked.negative_prompt or ""]
+
+
+def _placeholders(model: Model) -> list[Any]:
+    return [gr.update(placeholder=f"{model.sampling[name]:g}") for name in _RECIPE]
 
 
 def _difference(first: str, second: str) -> str:
@@ -217,14 +270,13 @@ def _status(boards: list[Board], planned: int) -> str:
     return f'<progress value="{done:.3f}" aria-label="drawn"></progress>'
 
 
-def _boards(boards: list[Board], comparisons: list[Comparison]) -> str:
+def _boards(boards: list[Board], comparisons: list[Comparison]) -> list[str]:
     if len(comparisons) == 1:
         return boards[0].html()
-    parts = (
-        f"<section><h2>guidance {comparison.guidance_scale:g}</h2>{board.html()}</section>"
-        for comparison, board in zip(comparisons, boards, strict=False)
-    )
-    return f'<div class="sweep">{"".join(parts)}</div>'
+    pieces = ['<div class="sweep">']
+    for comparison, board in zip(comparisons, boards, strict=False):
+        pieces += [f"<section><h2>guidance {comparison.guidance_scale:g}</h2>", *board.html(), "</section>"]
+    return pieces  # a browser closes what is open at the end
 
 
 def _link(comparison: Comparison, board: Board) -> str:
@@ -235,5 +287,5 @@ def _link(comparison: Comparison, board: Board) -> str:
     return f'<p><a href="?{fixed.query}">{a} / {b}</a> (seed {board.seeds[0]}{scale})</p>'
 
 
-def _error(failure: ApiFailure) -> str:
-    return f'<p class="error" role="alert">{failure}</p>'
+def _error(failure: ApiFailure | SettingError) -> str:
+    return f'<p class="error" role="alert">{escape(str(failure))}</p>'

@@ -1,12 +1,17 @@
-"""What a comparison is made with, and how a link carries it."""
+"""What a comparison is made with, how it is typed, and how a link carries it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 from urllib.parse import urlencode
 
 MAX_IMAGES = 4  # of each prompt
+
+
+class SettingError(ValueError):
+    """A setting that was typed and makes no sense, as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,39 @@ class Comparison:
     top_k: int | None = None
     top_p: float | None = None
     negative_prompt: str | None = None
+
+    @classmethod
+    def typed(
+        cls,
+        first: str,
+        second: str,
+        models: tuple[str, ...],
+        n: float,
+        *,
+        seed: str,
+        guidance: str,
+        temperature: str,
+        top_k: str,
+        top_p: str,
+        negative: str,
+    ) -> Self:
+        """From texts as people type them; what is empty is left to the model.
+
+        Raises:
+            SettingError: one is no number, or no whole one.
+        """
+        return cls(
+            first,
+            second,
+            models,
+            int(n),
+            _whole("Seed", seed),
+            _number("Guidance", guidance),
+            _number("Temperature", temperature),
+            _whole("Top-k", top_k),
+            _number("Top-p", top_p),
+            negative.strip() or None,
+        )
 
     @property
     def request(self) -> dict[str, Any]:
@@ -46,3 +84,24 @@ class Comparison:
             return cls(**{**values, "models": tuple(values.get("models", ()))}) if "first" in values else None
         except (ValueError, TypeError):
             return None
+
+
+def _number(name: str, text: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        value = float(text.strip().replace(",", "."))
+    except ValueError:
+        raise SettingError(f"{name} must be a number, not {text.strip()!r}.") from None
+    if not math.isfinite(value):
+        raise SettingError(f"{name} must be a finite number.")
+    return value
+
+
+def _whole(name: str, text: str) -> int | None:
+    if not text.strip():
+        return None
+    try:
+        return int(text.strip())
+    except ValueError:
+        raise SettingError(f"{name} must be a whole number, not {text.strip()!r}.") from None
