@@ -15,7 +15,7 @@ class Run(NamedTuple):
     """Neighbouring rows of the cache with equally many tokens, which one call attends to.
 
     Batch places start … stop − 1 are the cache's rows first, first + 1, …; `length` counts the
-    tokens of each, the new one among them.
+    tokens of each at the first step, the new one among them.
     """
 
     start: int
@@ -24,17 +24,19 @@ class Run(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
-    """The rows that take part in a step, in the order of the batch.
+    """The rows that take part in steps, in the order of the batch; every step moves them on by one token.
 
     `index` [R] says which row of the cache each is, `positions` [R] where its new token goes. `runs`
-    says the same to the host, so that attention reads no more than what is filled.
+    and `steps`, how often they went on, say the same to the host, so that attention reads no more than
+    what is filled.
     """
 
     index: Tensor
     positions: Tensor
     runs: tuple[Run, ...]
+    steps: int = 0
 
     @classmethod
     def of(cls, index: Sequence[int], positions: Sequence[int], device: torch.device) -> "Rows":
@@ -48,9 +50,10 @@ class Rows:
                 runs.append(Run(place, place + 1, row, position + 1))
         return cls(upload(index, device), upload(positions, device), tuple(runs))
 
-    def next(self) -> "Rows":
-        """The same rows, one token later."""
-        return Rows(self.index, self.positions + 1, tuple(run._replace(length=run.length + 1) for run in self.runs))
+    def advance(self) -> None:
+        """On to the next token of each."""
+        self.positions.add_(1)
+        self.steps += 1
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
@@ -67,8 +70,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
     """
     shared = queries.shape[1] != keys.shape[1]
     parts = []
-    for start, stop, first, length in rows.runs:
-        last = first + stop - start
+    for start, stop, first, at_first in rows.runs:
+        last, length = first + stop - start, at_first + rows.steps
         parts.append(
             F.scaled_dot_product_attention(
                 queries[start:stop, :, None],

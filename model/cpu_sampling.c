@@ -1,8 +1,10 @@
 /* What follows a decode step, in one call: guidance, filters and the Gumbel arg-max; and the words of the noise.
 
-   Codes are equal to those of model/sampling.py. So nothing here may be fused into one rounding that
-   is two there: this file is compiled without contraction of products and sums. model/native.py compiles
-   it; model/cpu_sampler.py holds the other half of the structure. */
+   Codes are equal to those of model/sampling.py. So guidance may not be fused into one rounding that is
+   two there: this file is compiled without contraction of products and sums. Noise is made here to some
+   digits less than there, which decides between all codes but those that are as good as equal; such an
+   image is left to model/sampling.py itself, one of some ten thousand. model/native.py compiles this;
+   model/cpu_sampler.py holds the other half of the structure. */
 
 #include <math.h>
 #include <omp.h>
@@ -38,7 +40,7 @@ static void philox(uint32_t first, uint32_t key0, uint32_t key1, float uniform[W
     }
 }
 
-/* seeds, positions [rows] → the uniform numbers of model/noise.py, [rows, vocabulary] in (0, 1]. */
+/* seeds, positions [rows] -> the uniform numbers of model/noise.py, [rows, vocabulary] in (0, 1]. */
 void uniform(
     int64_t rows, const int64_t *seeds, const int64_t *positions, int64_t vocabulary, float *output, int64_t threads) {
     int64_t blocks = (vocabulary + 3) / 4;
@@ -52,6 +54,34 @@ void uniform(
         }
 }
 
+typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t places __attribute__((vector_size(4 * WIDTH)));
+
+/* Of each place, the first number where `mask` is set, the second elsewhere. */
+static inline __attribute__((always_inline)) vector either(places mask, vector a, vector b) {
+    return (vector)(((places)a & mask) | ((places)b & ~mask));
+}
+
+/* Logarithms of normal numbers above 0: of m in [sqrt(1/2), sqrt(2)) and a power of 2, the former by the series
+   of the area hyperbolic tangent, log m = 2 (s + s^3 / 3 + s^5 / 5 + ...) with s = (m - 1) / (m + 1). */
+static inline __attribute__((always_inline)) vector logarithm(vector x) {
+    places bits = (places)x, exponent = (bits - 0x3F3504F3) >> 23;
+    vector m = (vector)(bits - (exponent << 23));
+    vector s = (m - 1) / (m + 1), q = s * s;
+    vector series = 1 + q * (1.0f / 3 + q * (1.0f / 5 + q * (1.0f / 7 + q * (1.0f / 9))));
+    return __builtin_convertvector(exponent, vector) * 0.69314718f + 2 * s * series;
+}
+
+#define NOISE_ERROR 1e-5f /* at most, against model/noise.py */
+
+/* -log(-log(1 - u)): the noise of model/noise.py of uniform numbers in (0, 1]. */
+static inline __attribute__((always_inline)) vector gumbel(vector u) {
+    const vector one = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, zero = {0};
+    vector left = either(u < one, one - u, zero + 0x1p-126f);
+    vector exponential = (u - (one - left)) / left - logarithm(left); /* what 1 - u has lost is put back */
+    return -logarithm(either(exponential < 32 * one, exponential, 32 * one));
+}
+
 /* What images draw from, each array [images] or as said. A row of the logits is [vocabulary]. */
 typedef struct {
     const int64_t *conditional, *unconditional; /* rows of the logits; the same one twice where nothing guides */
@@ -61,23 +91,24 @@ typedef struct {
     const int64_t *slots;
     int64_t *drawn;     /* how many codes each image has; one more after the call */
     int64_t *fed;       /* [rows], the latest code of each row's image */
-    const float *noise; /* [slots, ahead, vocabulary], of positions modulo `ahead` */
+    const int64_t *seeds;
     int64_t *codes;     /* [slots, tokens] */
     float *sums;        /* [slots], of guided logits: finite while all of them are */
-    int64_t images, vocabulary, ahead, tokens;
+    int8_t *unsure;     /* 1 where the best codes are as good as equal */
+    int64_t images, vocabulary, tokens;
 } Draws;
 
 #define BITS 11
 #define BINS (1 << BITS)
 #define LEVELS 3 /* of BITS bits; the last has what 32 bits leave */
 
-/* What a filter keeps: every logit above a bound, and of those equal to it the first ones. */
+/* What top-p keeps: every logit above a bound, and of those equal to it the first ones. */
 typedef struct {
     float bound;
     int64_t equals;
 } Kept;
 
-/* Numbers in the order of their floats. Of zeros no guided logit is the negative one: c − u is not, for c = u. */
+/* Numbers in the order of their floats. Of zeros no guided logit is the negative one: c - u is not, for c = u. */
 static inline __attribute__((always_inline)) uint32_t ordered(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -178,7 +209,7 @@ static int64_t largest(const float *numbers, int64_t count) {
     return 0;
 }
 
-/* u + g (c − u) over temperature; returns their sum before that. */
+/* u + g (c - u) over temperature; returns their sum before that. */
 static float guide(
     const float *conditional, const float *unconditional, float guidance, float temperature, int64_t count,
     float *guided) {
@@ -196,24 +227,49 @@ static float guide(
     return sum;
 }
 
-/* Guided logits [vocabulary] and noise likewise → the code; the logits are written over. */
-static int64_t choose(
-    float *logits, const float *noise, int64_t count, int64_t top_k, double top_p, uint32_t *keys, double *weights) {
-    Kept kept = {-INFINITY, count};
-    if (top_k && top_k < count) kept.bound = kth_largest(logits, count, top_k, keys);
-    if (top_p < 1) kept = nucleus(logits, count, kept.bound, top_p, keys, weights);
-    for (int64_t i = 0; i < count; i++) {
-        int in = logits[i] > kept.bound || (logits[i] == kept.bound && kept.equals-- > 0);
-        logits[i] = in ? logits[i] + noise[i] : -INFINITY;
+/* logits [vocabulary] -> with noise where they are at least `bound`, -infinity elsewhere. */
+static void add_noise(float *logits, int64_t count, float bound, int64_t seed, int64_t position) {
+    const int64_t blocks = (count + 3) / 4;
+    for (int64_t first = 0; first < count; first += 4 * WIDTH) {
+        int64_t left = count - first < 4 * WIDTH ? count - first : 4 * WIDTH;
+        float *at = logits + first, numbers[WIDTH][4];
+        int some = 0;
+        for (int64_t i = 0; i < left; i++) some |= at[i] >= bound;
+        if (some) {
+            philox(position * blocks + first / 4, seed, seed >> 32, numbers);
+            vector *noise = (vector *)numbers;
+            for (int i = 0; i < 4; i++) noise[i] = gumbel(noise[i]);
+        }
+        for (int64_t i = 0; i < left; i++) at[i] = some && at[i] >= bound ? at[i] + (&numbers[0][0])[i] : -INFINITY;
     }
-    return largest(logits, count);
+}
+
+/* Guided logits [vocabulary] -> the code, and whether others are as good as equal; the logits are written over. */
+static int64_t choose(
+    float *logits, int64_t count, int64_t top_k, double top_p, int64_t seed, int64_t position, uint32_t *keys,
+    double *weights, int8_t *unsure) {
+    float bound = -INFINITY;
+    if (top_k && top_k < count) bound = kth_largest(logits, count, top_k, keys);
+    if (top_p < 1) {
+        Kept kept = nucleus(logits, count, bound, top_p, keys, weights);
+        bound = kept.bound;
+        for (int64_t i = 0; i < count; i++)
+            if (logits[i] == bound && kept.equals-- <= 0) logits[i] = -INFINITY;
+    }
+    add_noise(logits, count, bound, seed, position);
+    const int64_t best = largest(logits, count);
+    const float peak = logits[best], margin = 2 * (NOISE_ERROR + fabsf(peak) * 0x1p-22f);
+    int64_t near = 0;
+    for (int64_t i = 0; i < count; i++) near += logits[i] >= peak - margin;
+    *unsure = near > 1 && isfinite(peak);
+    return best;
 }
 
 /* Bytes of scratch memory for one thread. */
 int64_t draw_scratch(int64_t vocabulary) { return vocabulary * (sizeof(double) + sizeof(uint32_t) + sizeof(float)); }
 
-/* logits [rows, vocabulary] → one more code for every image. */
-void draw(const Draws *draws, const float *logits, char *scratch, int64_t threads) {
+/* logits [rows, vocabulary] -> one more code for every image; returns for how many it is unsure. */
+int64_t draw(const Draws *draws, const float *logits, char *scratch, int64_t threads) {
     const int64_t count = draws->vocabulary;
     /* always as many threads as a step has: a team that changes its size costs more than this */
 #pragma omp parallel for schedule(static) num_threads(threads) if (draws->images > 1)
@@ -222,14 +278,18 @@ void draw(const Draws *draws, const float *logits, char *scratch, int64_t thread
         uint32_t *keys = (uint32_t *)(weights + count);
         float *guided = (float *)(keys + count), temperature = draws->temperature[image];
         const int64_t slot = draws->slots[image], position = draws->drawn[image]++;
-        const float *noise = draws->noise + (slot * draws->ahead + position % draws->ahead) * count;
         draws->sums[slot] += guide(
             logits + draws->conditional[image] * count, logits + draws->unconditional[image] * count,
             draws->guidance[image], temperature, count, guided);
-        const int64_t code =
-            temperature == 0 ? largest(guided, count)
-                             : choose(guided, noise, count, draws->top_k[image], draws->top_p[image], keys, weights);
+        draws->unsure[image] = 0;
+        const int64_t code = temperature == 0 ? largest(guided, count)
+                                              : choose(
+                                                    guided, count, draws->top_k[image], draws->top_p[image],
+                                                    draws->seeds[image], position, keys, weights, draws->unsure + image);
         draws->fed[draws->conditional[image]] = draws->fed[draws->unconditional[image]] = code;
         draws->codes[slot * draws->tokens + position] = code;
     }
+    int64_t unsure = 0;
+    for (int64_t image = 0; image < draws->images; image++) unsure += draws->unsure[image];
+    return unsure;
 }

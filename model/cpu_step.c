@@ -331,10 +331,10 @@ int64_t step_scratch(const Model *model, int64_t rows, int64_t length, int64_t t
            threads * (rows * model->hidden + length);
 }
 
-/* codes, index, positions [rows] → logits [rows, vocabulary]; the cache gains one token a row. */
+/* codes, index, positions [rows] → logits [rows, vocabulary]; the cache gains one token a row, positions go on by one. */
 void step(
     const Model *model, const Cache *cache, int64_t rows, const int64_t *codes, const int64_t *index,
-    const int64_t *positions, float *logits, float *scratch, int64_t threads) {
+    int64_t *positions, float *logits, float *scratch, int64_t threads) {
     int64_t hidden = model->hidden, attended_width = model->heads * model->head_dim;
     int64_t qkv = attended_width + 2 * model->kv_heads * model->head_dim;
     float *x = scratch;
@@ -376,4 +376,5 @@ void step(
             inner[i] = 0.5f * inner[i] * (1 + erff(inner[i] * 0.70710678f)); /* GELU */
         multiply(&model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, rows, logits, 0);
     }
+    for (int64_t row = 0; row < rows; row++) positions[row]++;
 }

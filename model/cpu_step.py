@@ -5,6 +5,7 @@ calls and into threads that meet and part. `cpu_step.c` computes the same in one
 """
 
 import ctypes
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ class CpuStep:
         epsilon: float,
     ) -> None:
         self._library = library
+        self._call: _Call | None = None
         self._held = (weights, turns)  # C knows addresses only
         self._layers = (_Layer * len(weights.layers))(*map(_Layer.of, weights.layers))
         self._model = _Model(
@@ -94,18 +96,38 @@ class CpuStep:
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """See `Decoder.step`; every row has at least one token in the cache."""
+        if self._call is None or not self._call.suits(codes, rows, cache):
+            self._call = self._prepare(codes, rows, cache)
+        self._library.step(*self._call.arguments)
+        rows.steps += 1
+        return self._call.logits
+
+    def _prepare(self, codes: Tensor, rows: Rows, cache: KVCache) -> "_Call":
         count, threads = len(codes), torch.get_num_threads()
         # the default type may be another one while a model is being loaded in another thread
         logits = torch.empty(count, self._model.vocabulary, dtype=torch.float32)
-        length = cache.length
-        size = self._library.step_scratch(ctypes.byref(self._model), count, length, threads)
+        size = self._library.step_scratch(ctypes.byref(self._model), count, cache.length, threads)
         scratch = torch.empty(size, dtype=torch.float32)
-        where = _Cache(*addresses([cache.keys, cache.values]), cache.rows, length)
-        self._library.step(
-            ctypes.byref(self._model),
-            ctypes.byref(where),
-            count,
-            *addresses([codes, rows.index, rows.positions, logits, scratch]),
-            threads,
-        )
-        return logits
+        where = _Cache(*addresses([cache.keys, cache.values]), cache.rows, cache.length)
+        held = (codes, rows.index, rows.positions, logits, scratch)
+        arguments = (ctypes.byref(self._model), ctypes.byref(where), count, *addresses(held), threads)
+        return _Call(codes, rows, cache, logits, arguments, held)
+
+
+class _Call(NamedTuple):
+    """A step that is done again and again while the same images are drawn.
+
+    After each step, which reads all weights, the caches hold nothing else: then every operation of
+    PyTorch, however small, takes a tenth of a millisecond and more.
+    """
+
+    codes: Tensor
+    rows: Rows
+    cache: KVCache
+    logits: Tensor
+    arguments: tuple[Any, ...]
+    held: tuple[Tensor, ...]  # C knows addresses only
+
+    def suits(self, codes: Tensor, rows: Rows, cache: KVCache) -> bool:
+        """Whether it is the step of these."""
+        return codes is self.codes and rows is self.rows and cache is self.cache

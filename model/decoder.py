@@ -142,23 +142,26 @@ class Decoder:
         )
         self._captured = cache, graphs
 
-    @torch.inference_mode()
     def step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """Feed one image code to each row.
 
         Args:
             codes: int64 [R].
-            rows: which rows of the cache, and where in them.
+            rows: which rows of the cache, and where in them; they go on to the next token.
             cache: its rows gain one token.
 
         Returns:
             Logits of the next code, float32 [R, V]; good until the next step.
         """
-        if self._captured and self._captured[0] is cache:
-            return self._captured[1](codes, rows)
         if self._compiled:
             return self._compiled(codes, rows, cache)
-        return self._step(codes, rows, cache)
+        with torch.inference_mode():
+            if self._captured and self._captured[0] is cache:
+                logits = self._captured[1](codes, rows)
+            else:
+                logits = self._step(codes, rows, cache)
+            rows.advance()
+        return logits
 
     def _step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         x = F.embedding(codes, self._weights.inputs)

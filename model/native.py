@@ -55,10 +55,10 @@ def compiled_library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         logger.info("the C functions cannot be compiled (%s): PyTorch's operations do what they would", error)
         return None
-    library.step_scratch.restype = library.draw_scratch.restype = ctypes.c_int64
+    library.step_scratch.restype = library.draw_scratch.restype = library.draw.restype = ctypes.c_int64
     library.step_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
     library.draw_scratch.argtypes = [ctypes.c_int64]
-    library.uniform.restype = library.step.restype = library.draw.restype = None
+    library.uniform.restype = library.step.restype = None
     library.uniform.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     library.step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64]
     library.draw.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from model.cpu_sampler import CpuDraws, CpuSampler
+from model.cpu_sampler import CpuDraws
 from model.device import upload
 from model.native import compiled_library
 from model.noise import gumbel
@@ -105,7 +105,8 @@ class Draws:
     paired: whether all images are guided, so that these are every other row.
     owners: int64 [rows], whose each row is, as a place among the images.
     fed: int64 [rows], the code that each row's image drew last; overwritten by the next.
-    settings: of each image, as PyTorch's operations or the C function want them.
+    hosts: for the host, [slot, seed, codes so far] of each.
+    settings: of each, as PyTorch's operations or the C function want them.
     """
 
     slots: Tensor
@@ -115,14 +116,40 @@ class Draws:
     paired: bool
     owners: Tensor
     fed: Tensor
+    hosts: list[list[int]]
     settings: BatchSettings | CpuDraws
+
+
+class NoiseTable:
+    """Gumbel noise of many images, some positions ahead: [slots, ahead, V].
+
+    It is the noise of `model.noise.gumbel`, made for many positions in one go, because one position
+    at a time costs a small model more than its step.
+    """
+
+    def __init__(self, *, slots: int, tokens: int, vocabulary: int, device: torch.device) -> None:
+        self._ahead = max(1, min(tokens, 2**16 // vocabulary))
+        self._table = torch.zeros(slots, self._ahead, vocabulary, dtype=torch.float32, device=device)
+
+    def of(self, draws: Draws) -> Tensor:
+        """For the next code of every image: [N, V]."""
+        due = defaultdict(list)
+        for slot, seed, position in draws.hosts:
+            if position % self._ahead == 0:
+                due[position].append((slot, seed))
+        for start, images in due.items():
+            device = self._table.device
+            seeds = upload([seed for _, seed in images], device).repeat_interleave(self._ahead)
+            positions = torch.arange(start, start + self._ahead, device=device).repeat(len(images))
+            noise = gumbel(seeds, positions, self._table.shape[-1])
+            self._table[upload([slot for slot, _ in images], device)] = noise.view(len(images), self._ahead, -1)
+        return self._table[draws.slots, draws.drawn % self._ahead]
 
 
 class Sampler:
     """What the images of some slots have drawn, and how they draw on; on a CPU in C, where there is a compiler.
 
-    Codes are those of `sample` of model.sampling, image by image. Noise is made for some positions
-    ahead: one at a time costs a small model more than its step.
+    Codes are those of `sample` of model.sampling, image by image.
 
     Args:
         slots: places for images.
@@ -139,17 +166,22 @@ class Sampler:
         self._codes = torch.zeros(slots, tokens, dtype=torch.int64, device=device)
         # of an image's logits: finite while all of them are
         self._sums = torch.zeros(slots, dtype=torch.float32, device=device)
-        self.ahead = max(1, min(tokens, 2**16 // vocabulary))
-        self._noise = torch.zeros(slots, self.ahead, vocabulary, dtype=torch.float32, device=device)
-        library = compiled_library() if compiled and device.type == "cpu" else None
-        self._compiled = CpuSampler(library, self._noise, self._codes, self._sums) if library else None
+        self._library = compiled_library() if compiled and device.type == "cpu" else None
+        self._noise: NoiseTable | None = None
+        if self._library is None:
+            self._noise = NoiseTable(slots=slots, tokens=tokens, vocabulary=vocabulary, device=device)
 
     def begin(self, slots: Sequence[int]) -> None:
         """New images in slots."""
         self._sums[upload(slots, self._device)] = 0
 
     def draws(
-        self, slots: Sequence[int], rows: Sequence[int], params: Sequence[SamplingParams], drawn: Sequence[int]
+        self,
+        slots: Sequence[int],
+        rows: Sequence[int],
+        params: Sequence[SamplingParams],
+        seeds: Sequence[int],
+        drawn: Sequence[int],
     ) -> Draws:
         """What `draw` needs of N images.
 
@@ -157,6 +189,7 @@ class Sampler:
             slots: of each.
             rows: how many rows of the logits each has: one, or where guided two, the conditional one first.
             params: of each.
+            seeds: of each.
             drawn: how many codes each has.
         """
         ends = list(accumulate(rows))
@@ -166,24 +199,25 @@ class Sampler:
         owners = upload([image for image, own in enumerate(rows) for _ in range(own)], self._device)
         fed = self._codes[places, counts - 1][owners]
         settings: BatchSettings | CpuDraws
-        if self._compiled:
-            settings = self._compiled.prepare(params, places, counts, first, last, fed)
-        else:
+        if self._library is None:
             settings = BatchSettings.of(params, self._vocabulary, self._device)
-        return Draws(places, counts, first, last, all(own == 2 for own in rows), owners, fed, settings)
-
-    def fill_noise(self, slots: Sequence[int], seeds: Sequence[int], drawn: Sequence[int]) -> None:
-        """Noise for the next `ahead` codes of N images, wanted when an image has 0, `ahead`, 2 · `ahead` … codes.
-
-        Args:
-            slots: of each.
-            seeds: of each.
-            drawn: how many codes each has.
-        """
-        keys = upload([seed for seed in seeds for _ in range(self.ahead)], self._device)
-        positions = upload([position for start in drawn for position in range(start, start + self.ahead)], self._device)
-        noise = gumbel(keys, positions, self._vocabulary)
-        self._noise[upload(slots, self._device)] = noise.view(len(slots), self.ahead, -1)
+        else:
+            settings = CpuDraws(
+                self._library,
+                params,
+                seeds,
+                slots=places,
+                drawn=counts,
+                conditional=first,
+                unconditional=last,
+                fed=fed,
+                codes=self._codes,
+                sums=self._sums,
+                vocabulary=self._vocabulary,
+            )
+        paired = all(own == 2 for own in rows)
+        hosts = [list(one) for one in zip(slots, seeds, drawn, strict=True)]
+        return Draws(places, counts, first, last, paired, owners, fed, hosts, settings)
 
     def draw(self, logits: Tensor, draws: Draws) -> None:
         """One more code for every image.
@@ -198,12 +232,14 @@ class Sampler:
         conditional = logits[0::2] if draws.paired else logits[draws.conditional]
         unconditional = logits[1::2] if draws.paired else logits[draws.unconditional]
         guided = guide_each(conditional, unconditional, draws.settings)
-        noise = self._noise[draws.slots, draws.drawn % self.ahead]
-        codes = sample_each(guided, draws.settings, noise)
+        assert self._noise is not None
+        codes = sample_each(guided, draws.settings, self._noise.of(draws))
         self._codes[draws.slots, draws.drawn] = codes
         draws.fed.copy_(codes[draws.owners])
         self._sums.index_add_(0, draws.slots, guided.sum(-1))
         draws.drawn.add_(1)
+        for one in draws.hosts:
+            one[2] += 1
 
     def codes(self, slots: Sequence[int]) -> Tensor:
         """All codes of images, int64 [n, tokens]; only what has been drawn means something."""

@@ -7,7 +7,7 @@ drop overdue → admit → prefill ┐
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import count
 
@@ -35,9 +35,13 @@ _PREVIEW_SHARE = 0.05  # of the time, while others are being drawn or wait
 
 @dataclass(frozen=True)
 class Batch:
-    """The running images as the device needs them; rebuilt only when one joins or leaves."""
+    """The running images as the device needs them; rebuilt only when one joins or leaves.
+
+    `previewed` are those of which pictures on the way were asked for.
+    """
 
     running: tuple[Slot, ...]
+    previewed: tuple[Slot, ...]
     rows: Rows
     draws: Draws
 
@@ -46,11 +50,13 @@ class Batch:
         """From the scheduler's running slots."""
         return cls(
             tuple(running),
+            tuple(slot for slot in running if slot.request.job.preview_rows),
             Rows.of([r for s in running for r in s.rows], [p for s in running for p in s.positions], device),
             sampler.draws(
                 _places(running),
                 [len(slot.rows) for slot in running],
                 [slot.request.job.params for slot in running],
+                [slot.seed for slot in running],
                 [slot.drawn for slot in running],
             ),
         )
@@ -161,6 +167,7 @@ class Engine:
             logits = torch.cat([logits, self._prefill(entering)])
             events += [(slot.request, Started(slot.index)) for slot in entering]
             self._refresh()
+            self._batch.rows.advance()  # to where the codes of this step will be fed
         if self._batch.running:
             self._sample(logits)
             events += self._previews()
@@ -243,20 +250,16 @@ class Engine:
     def _sample(self, logits: Tensor) -> None:
         """One code for every running image; logits [R, V]."""
         batch = self._batch
-        due = [slot for slot in batch.running if slot.drawn % self._sampler.ahead == 0]
-        if due:
-            self._sampler.fill_noise(_places(due), [slot.seed for slot in due], [slot.drawn for slot in due])
         self._sampler.draw(logits, batch.draws)
         for slot in batch.running:
             slot.drawn += 1
-        self._batch = replace(batch, rows=batch.rows.next())
 
     def _previews(self) -> list[tuple[Request, Event]]:
         """Pictures of what is drawn so far, after the rows that were asked for; left out where they would cost others."""
         grid = self.janus.grid
         due = [
             slot
-            for slot in self._batch.running
+            for slot in self._batch.previewed
             if slot.drawn % grid == 0 and slot.drawn // grid in slot.request.job.preview_rows
         ]
         if not due:

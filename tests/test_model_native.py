@@ -46,7 +46,6 @@ def draw(decoder: Decoder, codes: Sequence[Sequence[int]], prompts: Sequence[Seq
     with torch.inference_mode():
         for step in codes:
             logits.append(decoder.step(torch.tensor(step), rows, cache).clone())
-            rows = rows.next()
     return torch.stack(logits)
 
 
