@@ -1,86 +1,21 @@
 """The demo in a real browser, against a real server with the shipped models."""
 
 import json
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from bench.startup import free_port
+from tests.browser import SECONDS, browser, done, draw, needs_browser, pictures, server, set_setting, shot, url, visit
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SECONDS = 60_000
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
-if CHROMIUM is None and os.environ.get("FOCUSDIFF_BROWSER") != "required":
-    pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)", allow_module_level=True)
-
-
-@contextmanager
-def server(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "serve.command", "--model", "tiny", "--model", "tiny-base", "--judge", "exact"]
-    process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu", *arguments])
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        yield process
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
-    with server(port, "--votes", str(tmp_path_factory.mktemp("votes") / "votes.sqlite")):
-        yield f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
-    """A page in a fresh context; requests to anywhere else, and errors of scripts, fail the test."""
-    context = browser.new_context(**more)  # type: ignore[arg-type]
-    page = context.new_page()
-    outside: list[str] = []
-    broken: list[str] = []
-    own = re.compile(r"^(http://127\.0\.0\.1:|data:|blob:)")
-    page.on("request", lambda request: outside.append(request.url) if not own.match(request.url) else None)
-    page.on("pageerror", lambda error: broken.append(str(error)))
-    page.goto(address)
-    expect(page.locator("#draw")).to_be_visible(timeout=SECONDS)
-    expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
-    page.wait_for_timeout(500)  # the answer that names the models empties the settings as well
-    yield page
-    assert outside == []
-    assert broken == []
-    context.close()
+pytestmark = needs_browser
+__all__ = ["browser", "url"]  # fixtures
 
 
 def test_what_is_typed_before_the_page_is_ready_stays(browser: Browser, url: str) -> None:
@@ -90,8 +25,12 @@ def test_what_is_typed_before_the_page_is_ready_stays(browser: Browser, url: str
     page.goto(url)
     page.locator("#left textarea, #left input").fill("two green stars")
     page.locator("#right textarea, #right input").fill("two green hearts")
+    set_setting(page, "seed", "17")
+    set_setting(page, "guidance", "4")
     expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
     page.wait_for_timeout(1500)
+    assert page.locator("#seed input, #seed textarea").input_value() == "17"
+    assert page.locator("#guidance input, #guidance textarea").input_value() == "4"
     assert page.locator("#left textarea, #left input").input_value() == "two green stars"
     assert page.locator("#right textarea, #right input").input_value() == "two green hearts"
     context.close()
@@ -114,29 +53,6 @@ def test_the_documentation_of_the_api_opens_and_draws(browser: Browser, url: str
     context.close()
 
 
-def draw(page: Page, first: str, second: str) -> None:
-    page.locator("#left textarea, #left input").fill(first)
-    page.locator("#right textarea, #right input").fill(second)
-    page.locator("#draw").click()
-
-
-def done(page: Page) -> None:
-    expect(page.locator("#status")).to_contain_text("Done.", timeout=SECONDS)
-
-
-def set_number(page: Page, name: str, value: str) -> None:
-    settings = page.locator("#settings")
-    if not page.locator(f"#{name} input").first.is_visible():
-        settings.locator("button").first.click()
-    page.locator(f"#{name} input").first.fill(value)
-
-
-def pictures(page: Page) -> list[str]:
-    """Sources of all pictures, once all are done."""
-    sources = page.locator("#board img:not(.overlay)").evaluate_all("all => all.map(one => one.src)")
-    return [str(source) for source in sources]
-
-
 def test_typing_marks_the_words_that_differ(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
         page.locator("#left textarea, #left input").fill("a red heart above a blue star")
@@ -146,7 +62,7 @@ def test_typing_marks_the_words_that_differ(browser: Browser, url: str) -> None:
         assert page.locator("#difference mark").all_inner_texts() == ["above", "below"]
 
 
-def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser, url: str, tmp_path: Path) -> None:
+def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser, url: str) -> None:
     with visit(browser, url, viewport={"width": 1200, "height": 1000}) as page:
         page.evaluate(
             """() => {
@@ -155,7 +71,7 @@ def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser
                     one => window.states.add(one.dataset.state))).observe(document.body, {childList: true, subtree: true});
             }"""
         )
-        set_number(page, "seed", "7")
+        set_setting(page, "seed", "7")
         draw(page, "three red circles", "four red circles")
         done(page)
         assert len(pictures(page)) == 8  # two models, two seeds, two prompts
@@ -171,7 +87,7 @@ def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser
         expect(overlay).to_be_hidden()
         page.locator("#overlay input").check()
         expect(overlay).to_be_visible()
-        page.screenshot(path=tmp_path / "overlay.png", full_page=True)
+        shot(page, "overlay")
         page.locator("#overlay input").uncheck()
         expect(overlay).to_be_hidden()
 
@@ -198,9 +114,10 @@ def test_stop_cancels_on_the_server(browser: Browser, url: str) -> None:
 
 def test_a_sweep_shows_five_guidance_scales_of_one_seed(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
-        set_number(page, "seed", "3")
+        set_setting(page, "seed", "3")
         page.locator("#sweep").click()
         done(page)
+        shot(page, "sweep")
         headings = page.locator("#board .sweep h2").all_inner_texts()
         assert headings == [f"guidance {scale}" for scale in (1, 2, 3, 5, 8)]
         assert len(pictures(page)) == 5 * 2 * 2
@@ -209,6 +126,8 @@ def test_a_sweep_shows_five_guidance_scales_of_one_seed(browser: Browser, url: s
 
 def test_a_link_gives_the_same_pictures_in_a_fresh_browser(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
+        set_setting(page, "guidance", "1.5")
+        set_setting(page, "top_k", "300")
         draw(page, 'a red sign that says "FOX"', 'a red sign that says "BOX"')
         done(page)
         drawn = pictures(page)
@@ -226,6 +145,48 @@ def test_a_link_gives_the_same_pictures_in_a_fresh_browser(browser: Browser, url
         page.locator("#draw").click()
         done(page)
         assert pictures(page) == drawn
+        page.locator("#settings button").first.click()
+        for name, value in (("guidance", "1.5"), ("top_k", "300"), ("temperature", "")):
+            expect(page.locator(f"#{name} input, #{name} textarea")).to_have_value(value)
+
+
+def test_settings_that_are_empty_show_what_the_model_takes(browser: Browser, url: str) -> None:
+    with visit(browser, url) as page:
+        sampling = httpx.get(f"{url}/v1/models").json()["data"][0]["sampling"]
+        page.locator("#settings button").first.click()
+        for name, field in (("guidance", "guidance_scale"), ("top_p", "top_p"), ("temperature", "temperature")):
+            box = page.locator(f"#{name} input, #{name} textarea")
+            expect(box).to_have_attribute("placeholder", f"{sampling[field]:g}", timeout=SECONDS)
+            assert box.input_value() == ""
+
+
+def test_a_pair_of_paircomp_is_found_and_drawn(browser: Browser, url: str) -> None:
+    """By category, by words, by number, page by page; with the keyboard."""
+    with visit(browser, url) as page:
+        page.locator("#paircomp button").first.click()
+        found, listed = page.locator("#paircomp-found"), page.locator("#paircomp-cases label")
+        expect(found).to_contain_text("1 to 10 of 37", timeout=SECONDS)
+        expect(listed).to_have_count(10)
+        for _ in range(5):  # no further than the last
+            page.locator("#paircomp-on").click()
+        expect(found).to_contain_text("31 to 37 of 37", timeout=SECONDS)
+        page.locator("#paircomp-category input").click()
+        page.get_by_role("option", name="text").click()
+        expect(found).to_contain_text("1 to 6 of 6", timeout=SECONDS)
+        shot(page, "paircomp")
+        words = page.locator("#paircomp-words input, #paircomp-words textarea")
+        words.fill("no such words")
+        expect(found).to_contain_text("No pair has that.", timeout=SECONDS)
+        words.fill("31")
+        expect(found).to_contain_text("1 to 1 of 1", timeout=SECONDS)
+        expect(listed).to_have_count(1)
+        label = listed.first.inner_text()
+        listed.first.locator("input").press("Space")
+        left, right = page.locator("#left textarea, #left input"), page.locator("#right textarea, #right input")
+        expect(left).not_to_have_value("three red circles", timeout=SECONDS)
+        assert label == f"31 · text: {left.input_value()} / {right.input_value()}"
+        page.locator("#draw").click()
+        done(page)
 
 
 def test_blind_votes_are_counted_and_exported(browser: Browser, url: str) -> None:
@@ -241,6 +202,7 @@ def test_blind_votes_are_counted_and_exported(browser: Browser, url: str) -> Non
             expect(page.locator("#blind-status")).to_contain_text("Thank you", timeout=SECONDS)
             expect(page.locator("#vote-first")).to_be_disabled(timeout=SECONDS)
             expect(page.locator("#rates td").nth(2)).to_have_text(str(number), timeout=SECONDS)
+        shot(page, "blind")
         said = page.locator("#blind-status").inner_text()
         with page.expect_download() as download:
             page.locator("#votes-jsonl").click()
@@ -253,6 +215,15 @@ def test_errors_are_sentences(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
         draw(page, "", "a star")
         expect(page.locator("#status .error")).to_contain_text("rompt", timeout=SECONDS)
+        for name, wrong, said in (
+            ("guidance", "much", "Guidance must be a number, not 'much'."),
+            ("seed", "1.5", "Seed must be a whole number, not '1.5'."),
+            ("guidance", "21", "uidance_scale: Input should be less than or equal to 20"),
+        ):
+            set_setting(page, name, wrong)
+            draw(page, "a red star", "a blue star")
+            expect(page.locator("#status .error")).to_contain_text(said, timeout=SECONDS)
+            set_setting(page, name, "")
         draw(page, "red " * 400, "a star")
         expect(page.locator("#status .error")).to_contain_text("tokens", timeout=SECONDS)
         draw(page, "a red star", "a blue star")
@@ -262,7 +233,7 @@ def test_errors_are_sentences(browser: Browser, url: str) -> None:
 def test_two_browsers_at_once_do_not_mix(browser: Browser, url: str) -> None:
     with visit(browser, url) as one, visit(browser, url) as other:
         for page, seed in ((one, "1"), (other, "2")):
-            set_number(page, "seed", seed)
+            set_setting(page, "seed", seed)
         draw(one, "a red star", "a blue star")
         draw(other, "a green heart", "a purple heart")
         done(one)
@@ -325,6 +296,7 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, url: st
     with visit(browser, url, **look) as page:
         page.locator("#draw").press("Enter")  # by keyboard
         done(page)
+        shot(page, f"phone-{scheme}", full=False)
         wide = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0
         background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")

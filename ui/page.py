@@ -64,9 +64,9 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
         with gr.Accordion("Settings (empty: the model's own)", open=False, elem_id="settings"):
             with gr.Row():
                 count = gr.Slider(1, MAX_IMAGES, value=2, step=1, label="Pictures of each prompt", elem_id="count")
-                seed = gr.Textbox(label="Seed", placeholder="random", elem_id="seed")
+                seed = gr.Textbox("", label="Seed", placeholder="random", elem_id="seed")
                 recipe = [
-                    gr.Textbox(label=label, elem_id=name)
+                    gr.Textbox("", label=label, elem_id=name)
                     for label, name in (
                         ("Guidance (1 to 20)", "guidance"),
                         ("Temperature (0 to 2)", "temperature"),
@@ -74,7 +74,7 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
                         ("Top-p (up to 1)", "top_p"),
                     )
                 ]
-            negative = gr.Textbox(label="Guide away from", elem_id="negative")
+            negative = gr.Textbox("", label="Guide away from", elem_id="negative")
             key = gr.Textbox(label="API key", type="password", elem_id="key")
         if cases:
             build_paircomp(cases, first, second)

@@ -1,6 +1,7 @@
 """PairComp's cases on the page: by category, number or words, and into the prompts with one click."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -14,26 +15,29 @@ _PER_PAGE = 10
 def build_paircomp(cases: Sequence[Case], first: gr.Textbox, second: gr.Textbox) -> None:
     """The section of the page; a case that is chosen goes into the two prompts."""
     categories = list(dict.fromkeys(case.category for case in cases))
+    found, listed = _page(cases, 0)
     with gr.Accordion(f"PairComp ({len(cases)} pairs)", open=False, elem_id="paircomp"):
         with gr.Row():
             category = gr.Dropdown([_ALL, *categories], value=_ALL, label="Category", elem_id="paircomp-category")
-            words = gr.Textbox(label="Words, or a case's number", elem_id="paircomp-words")
-        found = gr.Markdown(_said(cases), elem_id="paircomp-found")
-        listed = gr.Dataset(
-            components=[gr.Textbox(visible=False), gr.Textbox(visible=False)],
-            **_listed(cases),
-            label="Choose a pair",
-            samples_per_page=_PER_PAGE,
-            elem_id="paircomp-cases",
-        )
+            words = gr.Textbox("", label="Words, or a case's number", elem_id="paircomp-words")
+        choice = gr.Radio(listed, label="Choose a pair", elem_id="paircomp-cases")
+        with gr.Row():
+            back = gr.Button("Previous", size="sm", elem_id="paircomp-back")
+            said = gr.Markdown(found, elem_id="paircomp-found")
+            on = gr.Button("Next", size="sm", elem_id="paircomp-on")
+        start = gr.State(0)
 
-    def search(chosen: str, text: str) -> tuple[str, Any]:
+    def search(chosen: str, text: str, at: int, by: int = 0) -> tuple[str, Any, int]:
         some = matching(cases, None if chosen == _ALL else chosen, text)
-        return _said(some), gr.Dataset(**_listed(some))
+        at = at + by if by and 0 <= at + by < len(some) else (at if by else 0)
+        found, listed = _page(some, at)
+        return found, gr.update(choices=listed, value=None), at
 
     for box in (category, words):
-        box.change(search, [category, words], [found, listed], show_progress="hidden", queue=False)
-    listed.click(lambda pair: pair, listed, [first, second], show_progress="hidden", queue=False)
+        box.change(search, [category, words, start], [said, choice, start], queue=False)
+    for button, by in ((back, -_PER_PAGE), (on, _PER_PAGE)):
+        button.click(partial(search, by=by), [category, words, start], [said, choice, start], queue=False)
+    choice.input(lambda number: cases[number].prompts, choice, [first, second], show_progress="hidden", queue=False)
 
 
 def matching(cases: Sequence[Case], category: str | None, text: str) -> list[Case]:
@@ -47,10 +51,10 @@ def matching(cases: Sequence[Case], category: str | None, text: str) -> list[Cas
     ]
 
 
-def _listed(cases: Sequence[Case]) -> dict[str, Any]:
-    labels = [f"{case.number} · {case.category}: {' / '.join(case.prompts)}" for case in cases]
-    return {"samples": [list(case.prompts) for case in cases], "sample_labels": labels}
-
-
-def _said(cases: Sequence[Case]) -> str:
-    return {0: "No pair has that.", 1: "One pair."}.get(len(cases), f"{len(cases)} pairs.")
+def _page(cases: Sequence[Case], start: int) -> tuple[str, list[tuple[str, int]]]:
+    """Which cases are shown, in words, and the choices among them."""
+    if not cases:
+        return "No pair has that.", []
+    shown = cases[start : start + _PER_PAGE]
+    labels = [(f"{case.number} · {case.category}: {' / '.join(case.prompts)}", case.number) for case in shown]
+    return f"{start + 1} to {start + len(shown)} of {len(cases)}", labels

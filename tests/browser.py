@@ -1,0 +1,126 @@
+"""A real browser and real servers, for the tests of the page."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from bench.startup import free_port
+from ui.examples import examples
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SECONDS = 60_000
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and os.environ.get("FOCUSDIFF_BROWSER") != "required",
+    reason="no Chromium on this machine (Debian: apt-get install chromium)",
+)
+
+
+@contextmanager
+def server(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-m", "serve.command", "--model", "tiny", "--model", "tiny-base", "--judge", "exact"]
+    process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu", *arguments])
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port, folder = free_port(), tmp_path_factory.mktemp("page")
+    cases = [{"category": f"{name} difference", "caption1": a, "caption2": b} for name, a, b in examples(each=6)]
+    (folder / "PairComp.json").write_text(json.dumps(cases))
+    with server(port, "--votes", str(folder / "votes.sqlite"), "--paircomp", str(folder / "PairComp.json")):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
+    """A page in a fresh context; requests to anywhere else, and errors of scripts, fail the test."""
+    context = browser.new_context(**more)  # type: ignore[arg-type]
+    page = context.new_page()
+    outside: list[str] = []
+    broken: list[str] = []
+    own = re.compile(r"^(http://127\.0\.0\.1:|data:|blob:)")
+    page.on("request", lambda request: outside.append(request.url) if not own.match(request.url) else None)
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(address)
+    expect(page.locator("#draw")).to_be_visible(timeout=SECONDS)
+    expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
+    yield page
+    assert outside == []
+    assert broken == []
+    context.close()
+
+
+def draw(page: Page, first: str, second: str) -> None:
+    page.locator("#left textarea, #left input").fill(first)
+    page.locator("#right textarea, #right input").fill(second)
+    page.locator("#draw").click()
+
+
+def done(page: Page) -> None:
+    expect(page.locator("#status")).to_contain_text("Done.", timeout=SECONDS)
+
+
+def shot(page: Page, name: str, *, full: bool = True) -> None:
+    """A picture of the page, kept where FOCUSDIFF_SCREENSHOTS says: those of the documentation are made so."""
+    page.mouse.move(0, 0)
+    folder = os.environ.get("FOCUSDIFF_SCREENSHOTS")
+    picture = page.screenshot(full_page=full)
+    assert picture.startswith(b"\x89PNG")
+    if folder:
+        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image.save(Path(folder) / f"{name}.png", optimize=True)
+
+
+def set_setting(page: Page, name: str, value: str) -> None:
+    settings = page.locator("#settings")
+    box = page.locator(f"#{name} input, #{name} textarea").first
+    if not box.is_visible():
+        settings.locator("button").first.click()
+        expect(box).to_be_visible(timeout=SECONDS)
+        page.wait_for_timeout(300)  # it opens with a movement, and is made meanwhile
+    box.fill(value)
+
+
+def pictures(page: Page) -> list[str]:
+    """Sources of all pictures, once all are done."""
+    sources = page.locator("#board img:not(.overlay)").evaluate_all("all => all.map(one => one.src)")
+    return [str(source) for source in sources]
