@@ -1,6 +1,6 @@
 """Guide, filter and sample as one C function, where the machine has a compiler.
 
-Of 16,384 codes PyTorch sorts all to keep some of them; `cpu_sampling.c` counts (docs/performance.md).
+Of 16,384 codes PyTorch sorts all to keep some of them; `cpu_sampler.c` counts (docs/performance.md).
 """
 
 import ctypes

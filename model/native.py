@@ -20,7 +20,7 @@ from torch import Tensor
 logger = logging.getLogger("focusdiff")
 
 # with what each file is compiled besides; codes have to be those that PyTorch's operations come to, to the last bit
-_SOURCES = {"cpu_step.c": (), "cpu_sampling.c": ("-ffp-contract=off",)}
+_SOURCES = {"cpu_step.c": (), "cpu_sampler.c": ("-ffp-contract=off",)}
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -63,7 +64,7 @@ def test_typing_marks_the_words_that_differ(browser: Browser, url: str) -> None:
 
 
 def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser, url: str) -> None:
-    with visit(browser, url, viewport={"width": 1200, "height": 1000}) as page:
+    with visit(browser, url, viewport={"width": 1100, "height": 1420}) as page:
         page.evaluate(
             """() => {
                 window.states = new Set();
@@ -83,11 +84,12 @@ def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser
         assert re.search(r"seed 7\n", facts)
         assert re.search(r"\d+% of the codes differ", facts)
         assert re.search(r"s.?a.? \d\.\d\d, s.?g.? \d\.\d\d", facts.replace("\n", " "))
+        shot(page, "demo", full=False)
         overlay = page.locator("#board .overlay").first
         expect(overlay).to_be_hidden()
         page.locator("#overlay input").check()
         expect(overlay).to_be_visible()
-        shot(page, "overlay")
+        shot(page, "overlay", full=False)
         page.locator("#overlay input").uncheck()
         expect(overlay).to_be_hidden()
 
@@ -227,6 +229,21 @@ def test_errors_are_sentences(browser: Browser, url: str) -> None:
         draw(page, "red " * 400, "a star")
         expect(page.locator("#status .error")).to_contain_text("tokens", timeout=SECONDS)
         draw(page, "a red star", "a blue star")
+        done(page)
+
+
+def test_who_waits_sees_how_many_are_before_and_how_long_it_takes(browser: Browser, url: str) -> None:
+    body = {"prompt": "two green stars", "n": 10, "model": "tiny"}
+    with visit(browser, url) as page, ThreadPoolExecutor(20) as pool:
+        busy = [pool.submit(httpx.post, f"{url}/v1/images/generations", json=body, timeout=120) for _ in range(20)]
+        while 'waiting_images{model="tiny"} 1' not in httpx.get(f"{url}/metrics").text:  # a hundred and more
+            assert not all(one.done() for one in busy)
+        page.locator("#draw").click()
+        expect(page.locator("#status")).to_contain_text("pictures are before yours: about", timeout=SECONDS)
+        said = re.findall(r"(\d+) pictures are before yours: about (\d+) s", page.locator("#status").inner_text())
+        assert int(said[0][0]) > 20
+        assert 1 <= int(said[0][1]) < 60
+        assert {one.result().status_code for one in busy} == {200}
         done(page)
 
 

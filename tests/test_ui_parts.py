@@ -88,6 +88,7 @@ def test_there_are_examples_of_every_category() -> None:
     found = examples()
     assert {one.category for one in found} == {"appearance", "colour", "counting", "position", "style", "text"}
     assert all(one.first != one.second for one in found)
+    assert all(len(f"{one.category}: {one.first} / {one.second}") <= 60 for one in found)  # buttons cut off more
 
 
 def test_an_update_carries_only_the_pictures_that_changed() -> None:

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairs.scene import CATEGORIES, Category
+from pairs.scene import CATEGORIES
 from pairs.world import World
+
+_SAMPLED = 60  # of each category, to choose from
 
 
 class Example(NamedTuple):
@@ -20,14 +22,11 @@ FIRST = Example("counting", "three red circles", "four red circles")
 
 
 def examples(each: int = 2) -> list[Example]:
-    """Some pairs of every category, always the same."""
+    """Some pairs of every category, always the same: short ones, whose buttons show them whole."""
     rng = np.random.default_rng(11)
     found = [FIRST]
     for category in CATEGORIES:
-        found += [_example(category, rng) for _ in range(each)]
+        sampled = {World().sample_pair(rng, category).captions for _ in range(_SAMPLED)}
+        shortest = sorted(sampled, key=lambda pair: (len("".join(pair)), pair))[:each]
+        found += [Example(category, first, second) for first, second in shortest]
     return found
-
-
-def _example(category: Category, rng: np.random.Generator) -> Example:
-    first, second = World().sample_pair(rng, category).captions
-    return Example(category, first, second)
