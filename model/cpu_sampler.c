@@ -3,7 +3,7 @@
    Codes are equal to those of model/sampling.py. So guidance may not be fused into one rounding that is
    two there: this file is compiled without contraction of products and sums. Noise is made here to some
    digits less than there, which decides between all codes but those that are as good as equal; such an
-   image is left to model/sampling.py itself, one of some ten thousand. model/native.py compiles this;
+   image is left to model/sampling.py itself, one of some ten thousands. model/native.py compiles this;
    model/cpu_sampler.py holds the other half of the structure. */
 
 #include <math.h>
@@ -106,7 +106,11 @@ typedef struct {
 typedef struct {
     float bound;
     int64_t equals;
+    int close; /* whether rounding decides where it ends */
 } Kept;
+
+/* Of sums of as many numbers as there are codes, what rounding in float64 is far below. */
+static inline int is_close(double sum, double goal, double total) { return fabs(sum - goal) < 1e-9 * total; }
 
 /* Numbers in the order of their floats. Of zeros no guided logit is the negative one: c - u is not, for c = u. */
 static inline __attribute__((always_inline)) uint32_t ordered(float value) {
@@ -159,6 +163,8 @@ static Kept nucleus(
         keys[left] = ordered(logits[i]);
         total += weights[left++] = exp((double)logits[i] - peak);
     }
+    const double goal = p * total;
+    int close = 0;
     uint32_t found = 0;
     double above = 0; /* of all larger ones */
     for (int level = 0; level < LEVELS; level++) {
@@ -174,12 +180,13 @@ static Kept nucleus(
         double before = above;
         for (int64_t b = BINS - 1; b >= 0; b--) {
             if (!counts[b]) continue;
-            if (bin >= 0 && before >= p * total) break;
+            close |= bin >= 0 && is_close(before, goal, total);
+            if (bin >= 0 && before >= goal) break;
             above = before;
             bin = b;
             before += bins[b];
         }
-        if (bin < 0) return (Kept){INFINITY, 0}; /* nothing is a number */
+        if (bin < 0) return (Kept){INFINITY, 0, 0}; /* nothing is a number */
         found |= (uint32_t)bin << shift_of(level);
         int64_t kept = 0;
         for (int64_t i = 0; i < left; i++)
@@ -190,8 +197,10 @@ static Kept nucleus(
         left = kept;
     }
     int64_t equals = 1;
-    while (equals < left && above + equals * weights[0] < p * total) equals++;
-    return (Kept){unordered(found), equals};
+    while (equals < left && above + equals * weights[0] < goal) equals++;
+    close |= equals < left && is_close(above + equals * weights[0], goal, total);
+    close |= equals > 1 && is_close(above + (equals - 1) * weights[0], goal, total);
+    return (Kept){unordered(found), equals, close};
 }
 
 /* Where the largest number is, the first of equals; 0 where nothing is a number. */
@@ -249,10 +258,11 @@ static int64_t choose(
     float *logits, int64_t count, int64_t top_k, double top_p, int64_t seed, int64_t position, uint32_t *keys,
     double *weights, int8_t *unsure) {
     float bound = -INFINITY;
+    int close = 0;
     if (top_k && top_k < count) bound = kth_largest(logits, count, top_k, keys);
     if (top_p < 1) {
         Kept kept = nucleus(logits, count, bound, top_p, keys, weights);
-        bound = kept.bound;
+        bound = kept.bound, close = kept.close;
         for (int64_t i = 0; i < count; i++)
             if (logits[i] == bound && kept.equals-- <= 0) logits[i] = -INFINITY;
     }
@@ -261,7 +271,7 @@ static int64_t choose(
     const float peak = logits[best], margin = 2 * (NOISE_ERROR + fabsf(peak) * 0x1p-22f);
     int64_t near = 0;
     for (int64_t i = 0; i < count; i++) near += logits[i] >= peak - margin;
-    *unsure = near > 1 && isfinite(peak);
+    *unsure = (near > 1 || close) && isfinite(peak);
     return best;
 }
 

@@ -22,7 +22,7 @@ class _Draws(ctypes.Structure):
     ]
 
 
-class CpuDraws:
+class CpuDrawer:
     """Draws codes of the same images again and again.
 
     Args:
@@ -63,7 +63,7 @@ class CpuDraws:
         settings = [
             torch.tensor([float(one.guidance_scale) for one in params], dtype=torch.float32),
             torch.tensor([float(one.temperature) for one in params], dtype=torch.float32),
-            torch.tensor([one.top_k for one in params], dtype=torch.int64),
+            torch.tensor([min(one.top_k, vocabulary) for one in params], dtype=torch.int64),
             torch.tensor([float(one.top_p) for one in params], dtype=torch.float64),
         ]
         tensors = [conditional, unconditional, *settings, slots, drawn, fed, self._seeds, codes, sums, self._unsure]

@@ -67,10 +67,10 @@ class Decoder:
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take: the network's, once for all their views, and integers besides."""
+        """What the weights take: the network's, once for all their views, the tables made of them, and integers."""
         kept: dict[int, int] = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in self._network.state_dict().values()
+            for tensor in (*self._network.state_dict().values(), self._weights.inputs, self._turns)
             if tensor.device.type != "meta"
         }
         return sum(kept.values()) + sum(matrix.values.nbytes + matrix.scales.nbytes for matrix in self._weights.int8)

@@ -10,6 +10,8 @@ import torch
 from model.checkpoint import choose_dtype, find_folder, parameter_shapes, read_config
 from model.prompt import MAX_PROMPT_TOKENS
 
+_FREED = ("inactive_file", "active_file", "slab_reclaimable")  # of memory.stat
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -34,9 +36,11 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
     text = config.text_config
     head = text.head_dim or text.hidden_size // text.num_attention_heads
+    # what the decoder makes of them: the table of code inputs, and the rotations of all positions
+    tables = config.vq_config.num_embeddings * text.hidden_size * size + 2 * 4 * text.max_position_embeddings * head
     tokens = min(MAX_PROMPT_TOKENS + config.vq_config.num_patches**2, text.max_position_embeddings)
     row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens
-    return Footprint(numbers * size, 2 * row * size)
+    return Footprint(numbers * size + tables, 2 * row * size)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -49,7 +53,7 @@ def available_bytes(device: torch.device) -> int:
 def cgroup_room(root: Path = Path("/")) -> int | float:
     """Bytes that Linux's control groups, versions 1 and 2, leave to this process; infinite where nothing bounds it.
 
-    A group's pages of files that nobody uses at present are free, as `psutil` counts them.
+    Pages of files, which the kernel gives back when memory is short, count as free.
 
     Args:
         root: where /proc and /sys are.
@@ -61,25 +65,27 @@ def cgroup_room(root: Path = Path("/")) -> int | float:
     room = math.inf
     for line in lines:
         _, controllers, own = line.split(":", 2)
+        prefix = ""
         if controllers == "":
-            top, limit, usage, unused = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+            top, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
             top = root / "sys/fs/cgroup/memory"
-            limit, usage, unused = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            limit, usage, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
         else:
             continue
         group = top / own.lstrip("/")
         # every group above bounds it as well; in a container the own one may be what is mounted on top
         for folder in (group, *group.parents):
             if folder.is_relative_to(top):
-                room = min(room, _room_of(folder, limit, usage, unused))
+                room = min(room, _room_of(folder, limit, usage, prefix))
     return room
 
 
-def _room_of(group: Path, limit: str, usage: str, unused: str) -> int | float:
+def _room_of(group: Path, limit: str, usage: str, prefix: str) -> int | float:
     try:
         most, taken = (group / limit).read_text().strip(), int((group / usage).read_text())
         details = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return math.inf if most == "max" else max(0, int(most) - taken + int(details.get(unused, 0)))
+        freed = sum(int(details.get(prefix + name, 0)) for name in _FREED)
+        return math.inf if most == "max" else max(0, int(most) - taken + freed)
     except (OSError, ValueError):  # no such group in sight, or none with bounds
         return math.inf

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+MIN_TEMPERATURE = 0.0001  # above 0: by less, logits in float32 are all infinite
 MAX_SEED = 2**53 - 1  # what JSON numbers carry exactly
 
 
@@ -13,7 +14,7 @@ class SamplingParams:
     """Settings of one image; the defaults are FocusDiff's published ones.
 
     guidance_scale: 1–20; 1 is unguided and needs half the work.
-    temperature: 0–2; 0 is greedy.
+    temperature: 0, which is greedy, or 0.0001–2.
     top_k: keep the k likeliest codes; 0 keeps all.
     top_p: keep the likeliest codes that together reach this probability; 1 keeps all.
 
@@ -28,7 +29,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _check("guidance_scale", self.guidance_scale, 1 <= self.guidance_scale <= 20, "from 1 to 20")
-        _check("temperature", self.temperature, 0 <= self.temperature <= 2, "from 0 to 2")
+        warm = MIN_TEMPERATURE <= self.temperature <= 2
+        _check("temperature", self.temperature, warm or self.temperature == 0, f"0, or from {MIN_TEMPERATURE} to 2")
         whole = isinstance(self.top_k, int) and not isinstance(self.top_k, bool)
         _check("top_k", self.top_k, whole and self.top_k >= 0, "a whole number from 0 (off) up")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")

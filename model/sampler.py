@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from model.cpu_sampler import CpuDraws
+from model.cpu_sampler import CpuDrawer
 from model.device import upload
 from model.native import compiled_library
 from model.noise import gumbel
@@ -106,7 +106,7 @@ class Draws:
     owners: int64 [rows], whose each row is, as a place among the images.
     fed: int64 [rows], the code that each row's image drew last; overwritten by the next.
     hosts: for the host, [slot, seed, codes so far] of each.
-    settings: of each, as PyTorch's operations or the C function want them.
+    how: the settings of each for PyTorch's operations, or the C function made for them.
     """
 
     slots: Tensor
@@ -117,7 +117,7 @@ class Draws:
     owners: Tensor
     fed: Tensor
     hosts: list[list[int]]
-    settings: BatchSettings | CpuDraws
+    how: BatchSettings | CpuDrawer
 
 
 class NoiseTable:
@@ -198,11 +198,11 @@ class Sampler:
         last = upload([end - 1 for end in ends], self._device)
         owners = upload([image for image, own in enumerate(rows) for _ in range(own)], self._device)
         fed = self._codes[places, counts - 1][owners]
-        settings: BatchSettings | CpuDraws
+        how: BatchSettings | CpuDrawer
         if self._library is None:
-            settings = BatchSettings.of(params, self._vocabulary, self._device)
+            how = BatchSettings.of(params, self._vocabulary, self._device)
         else:
-            settings = CpuDraws(
+            how = CpuDrawer(
                 self._library,
                 params,
                 seeds,
@@ -217,7 +217,7 @@ class Sampler:
             )
         paired = all(own == 2 for own in rows)
         hosts = [list(one) for one in zip(slots, seeds, drawn, strict=True)]
-        return Draws(places, counts, first, last, paired, owners, fed, hosts, settings)
+        return Draws(places, counts, first, last, paired, owners, fed, hosts, how)
 
     def draw(self, logits: Tensor, draws: Draws) -> None:
         """One more code for every image.
@@ -226,14 +226,14 @@ class Sampler:
             logits: float32 [rows, V].
             draws: the images.
         """
-        if isinstance(draws.settings, CpuDraws):
-            draws.settings(logits)
+        if isinstance(draws.how, CpuDrawer):
+            draws.how(logits)
             return
         conditional = logits[0::2] if draws.paired else logits[draws.conditional]
         unconditional = logits[1::2] if draws.paired else logits[draws.unconditional]
-        guided = guide_each(conditional, unconditional, draws.settings)
+        guided = guide_each(conditional, unconditional, draws.how)
         assert self._noise is not None
-        codes = sample_each(guided, draws.settings, self._noise.of(draws))
+        codes = sample_each(guided, draws.how, self._noise.of(draws))
         self._codes[draws.slots, draws.drawn] = codes
         draws.fed.copy_(codes[draws.owners])
         self._sums.index_add_(0, draws.slots, guided.sum(-1))

@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old one or the new one, never a part."""
+"""The user's own files, and writing any so that a kill at any moment leaves the old one or the new, never a part."""
 
 import os
 from collections.abc import Callable

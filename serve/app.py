@@ -9,11 +9,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
 
 from pairs.exact_judge import ExactJudge
 from pairs.judge import Judge
@@ -89,7 +90,10 @@ def create_app(
         routers.append(admin_router(service))
     for router in routers:
         app.include_router(router)
-    _refuse_the_rest(app, [route for router in routers for route in router.routes])
+    own = [route for route in app.routes if hasattr(route, "path")]
+    refusal = Refusal([*own, *(route for router in routers for route in router.routes)])
+    for path in ("/v1", "/admin", "/health", "/metrics", "/docs", "/openapi.json"):
+        app.router.routes += [Route(path, refusal), Route(path + "/{rest:path}", refusal)]
     app.add_middleware(KeyGuard, keys=service.keys, admin=service.admin)
     if settings.cors_origins:
         app.add_middleware(
@@ -115,21 +119,33 @@ def _is_probe(scope: Scope) -> bool:
     return str(scope.get("path")).startswith(("/health", "/metrics"))
 
 
-def _refuse_the_rest(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Answer for what no route of the API takes, before the page that may be mounted at / does in its own words."""
+class Refusal:
+    """Answers for what no route of the API takes, before the page that may be mounted at / does in its own words.
 
-    async def refuse(request: Request) -> None:
-        nearly = [route for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
-        methods = {method for route in nearly for method in getattr(route, "methods", ())}
-        path = request.url.path
+    Args:
+        routes: of the API.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any method, any path."""
+        path, method = scope["path"], scope["method"]
+        methods = self._methods(scope)
         if methods:
             allowed = ", ".join(sorted(methods))
-            raise HTTPException(405, f"{path} takes {allowed}, not {request.method}", headers={"Allow": allowed})
+            raise HTTPException(405, f"{path} takes {allowed}, not {method}", headers={"Allow": allowed})
+        other = {**scope, "path": path.rstrip("/") if path.endswith("/") else f"{path}/"}
+        if self._methods(other):
+            await RedirectResponse(URL(scope=other))(scope, receive, send)
+            return
         raise NotFound(f"no such route: {path}")
 
-    for path in ("/v1/{rest:path}", "/admin/{rest:path}", "/health/{rest:path}", "/health", "/metrics", "/docs"):
-        methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-        app.add_api_route(path, refuse, methods=methods, include_in_schema=False)
+    def _methods(self, scope: Scope) -> set[str]:
+        """What the routes of a path take."""
+        there = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
+        return {method for route in there for method in getattr(route, "methods", None) or ()}
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -65,15 +65,21 @@ class LocalLoader:
     def _check(self, source: ModelSource, needs: Footprint, device: torch.device) -> None:
         """Refuse a model that would not fit beside those that are there."""
         wanted = needs.total(self._settings.slots)
-        gc.collect()  # what was unloaded may still wait to be freed
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        room = available_bytes(device)
-        if self._settings.memory_gib is not None:
-            room = min(room, int(self._settings.memory_gib * _GIB) - sum(self._taken.values()))
+        room = self._room(device)
+        if wanted > room:
+            gc.collect()  # what was unloaded may still wait to be freed
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            room = self._room(device)
         if wanted > room:
             raise NoRoom(
                 f"{source.name} needs {wanted / _GIB:.2f} GiB ({needs.weights / _GIB:.2f} of weights and "
                 f"{needs.per_image / _GIB:.3f} for each of {self._settings.slots} images), and there are "
                 f"{max(0, room) / _GIB:.2f} left: give fewer --slots or unload another model"
             )
+
+    def _room(self, device: torch.device) -> int:
+        room = available_bytes(device)
+        if self._settings.memory_gib is not None:
+            room = min(room, int(self._settings.memory_gib * _GIB) - sum(self._taken.values()))
+        return room

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool
 
-from model.params import MAX_SEED
+from model.params import MAX_SEED, MIN_TEMPERATURE
 
 MAX_PROMPT_CHARACTERS = 4000
 MAX_IMAGES = 10  # of one request
@@ -17,6 +17,15 @@ def _whole(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole), Strict()]
 Number = Annotated[float, Strict()]
+
+
+def _warm(value: float) -> float:
+    if 0 < value < MIN_TEMPERATURE:
+        raise ValueError(f"must be 0, or at least {MIN_TEMPERATURE}")
+    return value
+
+
+Temperature = Annotated[Number, AfterValidator(_warm)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 Seeds = Annotated[list[Seed], Field(max_length=MAX_IMAGES)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
@@ -32,7 +41,7 @@ class PictureRequest(BaseModel):
     seed: Seed | Seeds | None = Field(default=None, description="image i has seed + i; a list gives each its own")
     negative_prompt: Prompt | None = Field(default=None, description="what to guide away from")
     guidance_scale: Number | None = Field(default=None, ge=1, le=20, allow_inf_nan=False, description="1 is unguided")
-    temperature: Number | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")
+    temperature: Temperature | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")
     top_k: Whole | None = Field(default=None, ge=0, description="0 keeps all codes")
     top_p: Number | None = Field(default=None, gt=0, le=1, allow_inf_nan=False, description="1 keeps all codes")
     output_format: OutputFormat = "png"

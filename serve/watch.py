@@ -11,6 +11,7 @@ from serve.errors import ApiError
 from serve.models import Models
 
 logger = logging.getLogger("focusdiff")
+_LONGEST_PAUSE = 60.0  # seconds between attempts to load what there is no memory for
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -35,21 +36,26 @@ def newest_checkpoint(run: Path) -> Path | None:
 async def follow(models: Models, run: Path, *, seconds: float = 2.0) -> None:
     """Serve the newest checkpoint of a run under the run's name, for ever.
 
-    One that cannot be loaded is reported once, and what was served before goes on; one for which there is
-    no memory is tried again until there is, or a newer one.
+    What cannot be loaded is reported, and what was served before goes on. One for which there is no memory is tried
+    again, less and less often, until there is some, or a newer one.
     """
-    done: Path | None = None
-    reported: Path | None = None
+    served: Path | None = None
+    done: Path | None = None  # served, or given up
+    said: tuple[Path, str] | None = None
+    pause = seconds
     while True:
         newest = await asyncio.to_thread(newest_checkpoint, run)
-        if newest is not None and newest != done:
-            done = newest
+        if newest is not None and newest not in (done, served):
             try:
                 await models.load(ModelSource(name=run.resolve().name, source=str(newest)), replace=True)
+                served = done = newest
+                pause = seconds
             except (ValueError, ApiError, OSError, RuntimeError) as error:
-                if newest != reported:
+                if (newest, str(error)) != said:
                     logger.error("%s is not served: %s", newest, error)
-                reported = newest
+                said = newest, str(error)
                 if isinstance(error, NoRoom):
-                    done = None
-        await asyncio.sleep(seconds)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                else:
+                    done = newest
+        await asyncio.sleep(pause)

@@ -73,8 +73,11 @@ def browser() -> Iterator[Browser]:
 @contextmanager
 def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
     """A page in a fresh context; requests to anywhere else, and errors of scripts, fail the test."""
-    context = browser.new_context(**more)  # type: ignore[arg-type]
-    page = context.new_page()
+    with browser.new_context(**more) as context:  # type: ignore[arg-type]
+        yield from _visited(context.new_page(), address)
+
+
+def _visited(page: Page, address: str) -> Iterator[Page]:
     outside: list[str] = []
     broken: list[str] = []
     own = re.compile(r"^(http://127\.0\.0\.1:|data:|blob:)")
@@ -86,7 +89,6 @@ def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
     yield page
     assert outside == []
     assert broken == []
-    context.close()
 
 
 def draw(page: Page, first: str, second: str) -> None:

@@ -14,7 +14,7 @@ GROUPS = {
     "proc/self/cgroup": "0::/",
     "sys/fs/cgroup/memory.max": "1000",
     "sys/fs/cgroup/memory.current": "700",
-    "sys/fs/cgroup/memory.stat": "anon 500\ninactive_file 50\n",
+    "sys/fs/cgroup/memory.stat": "anon 500\ninactive_file 30\nactive_file 15\nslab_reclaimable 5\n",
 }
 SERVICE = {
     "proc/self/cgroup": "0::/system.slice/focus.service",

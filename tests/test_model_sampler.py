@@ -10,11 +10,12 @@ from torch import Tensor
 
 from model.native import compiled_library
 from model.noise import gumbel
-from model.params import SamplingParams
+from model.params import MAX_SEED, SamplingParams
 from model.sampler import Sampler
 from model.sampling import guide, sample
 
 CPU = torch.device("cpu")
+SEEDS = [0, 2**32 - 1, 2**40 + 7, MAX_SEED, 2**32]
 ways = pytest.mark.parametrize(
     "compiled",
     [
@@ -32,9 +33,9 @@ def logits_of(params: Sequence[SamplingParams], vocabulary: int, *, seed: int, s
 
 
 def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> list[int]:
-    """What `sample` chooses for each image by itself, whose seeds are 0, 1, …"""
+    """What `sample` chooses for each image by itself."""
     chosen, row = [], 0
-    for seed, one in enumerate(params):
+    for seed, one in zip(SEEDS, params, strict=False):
         guided = logits[row : row + 1]
         if one.guided:
             guided = guide(guided, logits[row + 1 : row + 2], one.guidance_scale)
@@ -45,9 +46,9 @@ def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> li
 
 
 def drawn(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[SamplingParams]) -> list[list[int]]:
-    """Codes [steps][images] of images in slots from the last to the first, whose seeds are 0, 1, …"""
+    """Codes [steps][images] of images in slots from the last to the first."""
     places = list(range(len(params)))[::-1]
-    draws = sampler.draws(places, [1 + one.guided for one in params], params, range(len(params)), [0] * len(params))
+    draws = sampler.draws(places, [1 + one.guided for one in params], params, SEEDS[: len(params)], [0] * len(params))
     sampler.begin(places)
     for position, logits in enumerate(steps):
         sampler.draw(logits, draws)
@@ -132,6 +133,7 @@ def test_guidance_rounds_twice(compiled: bool) -> None:
     [
         ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.5), {0, 1}),  # they have half, so the third is past it
         ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.51), {0, 1, 2}),
+        ([0] * 10, SamplingParams(top_k=0, top_p=0.9), set(range(10))),  # 0.9 is less than the sum of nine tenths
         ([1, 1, 1, 1], SamplingParams(top_k=2), {0, 1, 2, 3}),  # all are as large as the second largest
         ([-0.0, 0.0], SamplingParams(top_k=0, top_p=0.4), {0}),  # zeros are equal: the first comes first
         ([0.0, 1.0, 1.0, 2.0], SamplingParams(top_k=2), {1, 2, 3}),
@@ -139,8 +141,8 @@ def test_guidance_rounds_twice(compiled: bool) -> None:
     ],
 )
 def test_equal_logits(compiled: bool, logits: list[float], params: SamplingParams, kept: set[int]) -> None:
-    sampler = Sampler(slots=1, tokens=60, vocabulary=len(logits), device=CPU, compiled=compiled)
-    codes = drawn(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 60, [params])
+    sampler = Sampler(slots=1, tokens=120, vocabulary=len(logits), device=CPU, compiled=compiled)
+    codes = drawn(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 120, [params])
     assert {code for step in codes for code in step} == kept
 
 

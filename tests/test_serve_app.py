@@ -26,6 +26,7 @@ from bench.startup import free_port
 from model.checkpoint import load
 from model.generate import generate
 from model.janus import Janus
+from model.native import compiled_library
 from model.params import MAX_SEED
 from model.vq import decode_images
 from serve.backend import LocalBackend
@@ -36,6 +37,7 @@ from serve.planning import job_of
 from serve.schemas import ImageRequest
 
 IMAGES = "/v1/images/generations"
+needs_compiler = pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
 MakeApp = Callable[..., tuple[FastAPI, Models]]
 ServeOnSocket = Callable[..., Any]
 
@@ -206,6 +208,11 @@ def test_unknown_paths_answer_in_the_same_shape(client: TestClient) -> None:
         ("GET", "/v1/images/generations", 405, "/v1/images/generations takes POST, not GET"),
         ("TRACE", "/health/ready", 405, "/health/ready takes GET, not TRACE"),
         ("DELETE", "/metrics", 405, "/metrics takes GET, not DELETE"),
+        ("PURGE", "/v1/models", 405, "/v1/models takes GET, not PURGE"),
+        ("DELETE", "/docs", 405, "/docs takes GET, not DELETE"),
+        ("POST", "/openapi.json", 405, "/openapi.json takes GET, HEAD, not POST"),
+        ("GET", "/v1", 404, "no such route: /v1"),
+        ("GET", "/metrics/what", 404, "no such route: /metrics/what"),
         ("POST", "/v1/chat/completions", 404, "no such route: /v1/chat/completions"),
         ("POST", "/admin/models", 404, "no such route: /admin/models"),
     ],
@@ -220,6 +227,7 @@ def test_the_page_at_the_root_answers_for_no_route_of_the_api(
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, said)
     assert ("Allow" in answer.headers) is (status == 405)
     assert client.get("/").text == "the page"
+    assert client.get("/health/live/").json() == client.get("/health/live").json()  # redirected
 
 
 def test_whole_numbers_may_have_a_point(client: TestClient) -> None:
@@ -235,6 +243,7 @@ def test_openapi_asks_for_a_key_where_the_server_does(backend: LocalBackend, mak
         assert ("security" in schema["paths"][IMAGES]["post"]) is asked
 
 
+@needs_compiler
 def test_pictures_of_int8_weights_say_so(small_folder: Path, make_app: MakeApp) -> None:
     backend = LocalBackend(load(small_folder, device="cpu"), int8=True)
     answer = TestClient(make_app(backend)[0]).post(IMAGES, json={"prompt": "a star", "seed": 1})

@@ -1,6 +1,7 @@
 """Settings: where they come from, which wins, and what is said of those that cannot be used."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,7 @@ def test_help_says_what_values_are() -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for types in ("tuple", "dict[", "SecretStr", "AnyUrl", "JSON", "(default: None)", "ModelSource"):
         assert types not in said
+    assert re.findall(r" (?:str|int|float|bool|Path)\b", said) == []
     for field in Settings.model_fields:
         assert f"--{field.replace('_', '-')}" in said
     assert "--port NUMBER" in said

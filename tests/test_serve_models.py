@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import load, save
-from model.errors import CheckpointError
+from model.errors import CheckpointError, NoRoom
 from model.footprint import measure
 from model.janus import Janus
+from model.native import compiled_library
 from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
 from serve.loading import LocalLoader
@@ -157,8 +158,10 @@ def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, sma
 
 def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
-    assert needs.weights == sum(parameter.nbytes for parameter in janus.network.state_dict().values())
     backend = LocalBackend(janus, images=3)
+    decoder = backend._worker._engine.decoder
+    tables = decoder._weights.inputs.nbytes + decoder._turns.nbytes
+    assert needs.weights == tables + sum(parameter.nbytes for parameter in janus.network.state_dict().values())
     cache = backend._worker._engine.cache
     assert 3 * needs.per_image == cache.nbytes
     backend.close()
@@ -171,6 +174,7 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
     loader(ModelSource(name="second", source=str(small_folder))).close()
 
 
+@pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
 def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small_folder: Path) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu")).total(2)
     backend = LocalBackend(load(small_folder, device="cpu"), images=2)
@@ -222,6 +226,42 @@ def test_a_checkpoint_without_room_is_served_once_there_is_some(
 
     asyncio.run(watched())
     assert caplog.text.count("is not served") == 1
+
+
+def test_a_checkpoint_without_room_that_goes_away_changes_nothing(
+    tmp_path: Path, small_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is what is served loaded again; and a reason that changes is told."""
+    run = tmp_path / "run"
+    shutil.copytree(small_folder, run / "step-1")
+    loads: list[str] = []
+    reasons = iter([NoRoom("too large"), NoRoom("too large"), CheckpointError("damaged")])
+    local = LocalLoader(Settings(device="cpu", slots=1), on_death=lambda: None)
+
+    def loader(source: ModelSource) -> LocalBackend:
+        loads.append(Path(source.source).name)
+        if loads[-1] == "step-2":
+            raise next(reasons)
+        return local(source)
+
+    async def watched() -> None:
+        models = Models(loader)
+        following = asyncio.create_task(follow(models, run, seconds=0.02))
+        async with asyncio.timeout(60):
+            while "run" not in models.served:
+                await asyncio.sleep(0.01)
+            shutil.copytree(small_folder, run / "step-2")
+            os.utime(run / "step-2" / "config.json")
+            while "damaged" not in caplog.text:
+                await asyncio.sleep(0.01)
+            shutil.rmtree(run / "step-2")
+            await asyncio.sleep(0.5)
+        following.cancel()
+        await models.close()
+
+    asyncio.run(watched())
+    assert loads == ["step-1", "step-2", "step-2", "step-2"]
+    assert caplog.text.count("too large") == 1
 
 
 def test_a_training_run_is_followed_past_a_damaged_checkpoint(

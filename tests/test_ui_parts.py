@@ -9,7 +9,7 @@ from gradio.utils import diff
 from ui.board import Board
 from ui.examples import examples
 from ui.settings import Comparison
-from ui.words import marked
+from ui.words import contrast, marked
 
 
 def test_words_are_marked_and_nothing_of_a_prompt_is_html() -> None:
@@ -88,11 +88,19 @@ def test_there_are_examples_of_every_category() -> None:
     found = examples()
     assert {one.category for one in found} == {"appearance", "colour", "counting", "position", "style", "text"}
     assert all(one.first != one.second for one in found)
-    assert all(len(f"{one.category}: {one.first} / {one.second}") <= 60 for one in found)  # buttons cut off more
+    # buttons cut off what is longer
+    assert max(len(f"{one.category}: {contrast(one.first, one.second)}") for one in found) <= 60
+
+
+def test_a_contrast_is_one_line() -> None:
+    assert contrast("three red circles", "four red circles") == "three → four red circles"
+    assert contrast("a cat left of a dog", "a cat right of a dog") == "a cat left → right of a dog"
+    assert contrast("a cat and a dog", "a dog and a cat") == "a cat and a dog / a dog and a cat"
+    assert contrast("a cat", "a cat at night") == "a cat / a cat at night"
 
 
 def test_an_update_carries_only_the_pictures_that_changed() -> None:
-    """By what Gradio sends between two values: a picture of ninety thousand letters travels once."""
+    """By what Gradio sends between two values of a generator (after its end it sends the last one whole)."""
     one = board()
     before = one.html()
     sent = ""

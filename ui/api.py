@@ -31,17 +31,17 @@ class Api:
     url: str
     key: str | None = None
 
-    async def models(self) -> list[Model]:
-        """What the server draws with, in its order.
+    async def models(self) -> dict[str, Model]:
+        """What the server draws with, by name, in its order.
 
         Raises:
             ApiFailure: it does not answer, or wants a key.
         """
         entries = (await self._json("GET", "/v1/models"))["data"]
-        return [
-            Model(entry["id"], entry["image_size"], round(entry["image_tokens"] ** 0.5), entry["sampling"])
+        return {
+            entry["id"]: Model(entry["id"], entry["image_size"], round(entry["image_tokens"] ** 0.5), entry["sampling"])
             for entry in entries
-        ]
+        }
 
     async def pairs(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The events of a streamed pair; to leave the iteration is to cancel it on the server.

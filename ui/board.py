@@ -11,7 +11,7 @@ from pairs.scores import arithmetic_mean, geometric_mean
 
 
 def board_view(elem_id: str) -> gr.HTML:
-    """Where a board is shown: its value is the board's pieces, of which only those that change travel."""
+    """Where a board is shown: its value is the board's pieces; while it fills, only those that change travel."""
     return gr.HTML(html_template="${(value || []).join('')}", elem_id=elem_id)
 
 

@@ -20,7 +20,7 @@ from ui.examples import FIRST, examples
 from ui.paircomp import build_paircomp
 from ui.settings import MAX_IMAGES, Comparison, SettingError
 from ui.votes import Votes
-from ui.words import marked
+from ui.words import contrast, marked
 
 STYLE = Path(__file__).with_name("style.css")
 SWEEP = (1.0, 2.0, 3.0, 5.0, 8.0)  # guidance scales
@@ -83,7 +83,7 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
             [[pair.first, pair.second] for pair in pairs],
             [first, second],
             label="Pairs to try",
-            example_labels=[f"{pair.category}: {pair.first} / {pair.second}" for pair in pairs],
+            example_labels=[f"{pair.category}: {contrast(pair.first, pair.second)}" for pair in pairs],
             examples_per_page=len(pairs),
             elem_id="examples",
         )
@@ -118,7 +118,8 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
         page.load(None, None, link, js="() => location.search")
         link.change(_linked, link, [first, second, *settings], show_progress="hidden", queue=False)
         key.submit(drawing.name_models, [key], named)
-        below.change(drawing.show_recipe, [below, key], recipe, show_progress="hidden", queue=False)
+        for model in (above, below):
+            model.change(drawing.show_recipes, [above, below, key], recipe, show_progress="hidden", queue=False)
     return page
 
 
@@ -134,27 +135,27 @@ class _Drawing:
         return await self.name_models(None, linked.models if linked else ())
 
     async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> list[Any]:
-        """The server's models in both lists, those that were chosen first among them, and the lower one's recipe.
+        """The server's models in both lists, those that were chosen first among them, and the recipes of both.
 
         Otherwise the last one stands above and the first below, as baseline and model.
         """
         try:
-            models = {model.name: model for model in await Api(self._url, key or None).models()}
+            models = await Api(self._url, key or None).models()
         except ApiFailure as failure:
             return [*[gr.skip()] * (2 + len(_RECIPE)), _error(failure)]
         names = list(models)
         known = [name for name in chosen if name in names] or ([names[-1], names[0]] if len(names) > 1 else names)
         above, below = known if len(known) == 2 else (_NONE, known[0])
         lists = [gr.update(choices=[_NONE, *names], value=above), gr.update(choices=names, value=below)]
-        return [*lists, *_placeholders(models[below]), ""]
+        return [*lists, *_placeholders([models[name] for name in (above, below) if name in models]), ""]
 
-    async def show_recipe(self, name: str, key: str | None) -> list[Any]:
-        """What a model takes for settings that are left empty."""
+    async def show_recipes(self, above: str, below: str, key: str | None) -> list[Any]:
+        """What the models take for settings that are left empty."""
         try:
-            models = {model.name: model for model in await Api(self._url, key or None).models()}
+            models = await Api(self._url, key or None).models()
         except ApiFailure:  # drawing will say so
             models = {}
-        return _placeholders(models[name]) if name in models else [gr.skip()] * len(_RECIPE)
+        return _placeholders([models[name] for name in (above, below) if name in models])
 
     async def draw(self, *chosen: Any) -> AsyncIterator[list[Any]]:
         """Pictures of both prompts, as they come."""
@@ -182,7 +183,7 @@ class _Drawing:
         api = Api(self._url, key or None)
         boards: list[Board] = []
         try:
-            known = {model.name: model for model in await api.models()}
+            known = await api.models()
             for number, comparison in enumerate(comparisons):
                 async for board in _drawn(api, comparison, known):
                     boards[number:] = [board]
@@ -196,7 +197,7 @@ class _Drawing:
 
 
 async def _drawn_by(api: Api, comparison: Comparison) -> AsyncIterator[Board]:
-    known = {model.name: model for model in await api.models()}
+    known = await api.models()
     async for board in _drawn(api, comparison, known):
         yield board
 
@@ -253,8 +254,10 @@ def _linked(link: str) -> list[Any]:
     return [linked.first, linked.second, linked.n, *texts, linked.negative_prompt or ""]
 
 
-def _placeholders(model: Model) -> list[Any]:
-    return [gr.update(placeholder=f"{model.sampling[name]:g}") for name in _RECIPE]
+def _placeholders(models: Sequence[Model]) -> list[Any]:
+    """What is taken for each empty setting, by the model above and the one below where they differ."""
+    texts = (dict.fromkeys(f"{model.sampling[name]:g}" for model in models) for name in _RECIPE)
+    return [gr.update(placeholder=" / ".join(text)) for text in texts]
 
 
 def _difference(first: str, second: str) -> str:

@@ -37,7 +37,14 @@ def build_paircomp(cases: Sequence[Case], first: gr.Textbox, second: gr.Textbox)
         box.change(search, [category, words, start], [said, choice, start], queue=False)
     for button, by in ((back, -_PER_PAGE), (on, _PER_PAGE)):
         button.click(partial(search, by=by), [category, words, start], [said, choice, start], queue=False)
-    choice.input(lambda number: cases[number].prompts, choice, [first, second], show_progress="hidden", queue=False)
+    # nothing stays chosen, so that the same pair can be chosen again after its prompts were changed
+    choice.input(
+        lambda number: (*cases[number].prompts, None),
+        choice,
+        [first, second, choice],
+        show_progress="hidden",
+        queue=False,
+    )
 
 
 def matching(cases: Sequence[Case], category: str | None, text: str) -> list[Case]:

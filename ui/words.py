@@ -1,4 +1,4 @@
-"""The words in which two prompts differ, as HTML."""
+"""The words in which two prompts differ, as HTML and in one line."""
 
 from html import escape
 
@@ -9,6 +9,19 @@ def marked(first: str, second: str) -> tuple[str, str]:
     """Both prompts with the words that the other does not have marked."""
     a, b = word_difference(first, second)
     return _mark(first, a), _mark(second, b)
+
+
+def contrast(first: str, second: str) -> str:
+    """Both prompts in one line: "three → four red circles" where they differ in one place, else one after the other."""
+    a, b = word_difference(first, second)
+    if (
+        len(a) == len(b) == 1
+        and first[: a[0].start] == second[: b[0].start]
+        and first[a[0].stop :] == second[b[0].stop :]
+    ):
+        words = first[a[0].start : a[0].stop], second[b[0].start : b[0].stop]
+        return first[: a[0].start] + " → ".join(words) + first[a[0].stop :]
+    return f"{first} / {second}"
 
 
 def _mark(text: str, spans: list[Span]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from serve.auth import Caller
 from serve.config import ModelSource
@@ -27,7 +27,7 @@ class LoadRequest(BaseModel):
     weights: Path | None = None
     tokenizer: str | None = None
     revision: str | None = None
-    replace: bool = False
+    replace: StrictBool = False
 
 
 def models_router(service: Service) -> APIRouter:
