@@ -64,7 +64,7 @@ def test_typing_marks_the_words_that_differ(browser: Browser, url: str) -> None:
 
 
 def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser, url: str) -> None:
-    with visit(browser, url, viewport={"width": 1100, "height": 1420}) as page:
+    with visit(browser, url, viewport={"width": 1100, "height": 1680}) as page:
         page.evaluate(
             """() => {
                 window.states = new Set();

@@ -30,7 +30,8 @@ class Cell:
 class Board:
     """The pictures of two prompts by model and seed, filled by the events of a streamed pair.
 
-    `ahead` and `wait_seconds` are those of the model that begins last.
+    `waiting` says of models and prompts that have not begun how many pictures are before theirs, and for how
+    many seconds.
     """
 
     models: list[str]
@@ -40,8 +41,7 @@ class Board:
     cells: dict[tuple[str, int, int], Cell] = field(default_factory=dict)
     shares: dict[tuple[str, int], float] = field(default_factory=dict)
     judged: dict[tuple[str, int, int], list[float | None]] = field(default_factory=dict)
-    ahead: int = 0
-    wait_seconds: float = 0.0
+    waiting: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, event: Mapping[str, Any], rows: int) -> "Board":
@@ -57,9 +57,9 @@ class Board:
         """Note what an event says."""
         kind = event["type"].removeprefix("image_pair.")
         if kind == "queued":
-            self.ahead = max(self.ahead, event["position"])
-            self.wait_seconds = max(self.wait_seconds, event["wait_seconds"])
+            self.waiting[event["model"], event["prompt_index"]] = event["position"], event["wait_seconds"]
         elif kind in ("partial_image", "image"):
+            self.waiting.pop((event["model"], event["prompt_index"]), None)
             cell = self.cells[event["model"], event["prompt_index"], event["image_index"]]
             cell.picture, cell.format = event["b64_json"], event["output_format"]
             cell.done = kind == "image"

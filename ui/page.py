@@ -266,11 +266,12 @@ def _difference(first: str, second: str) -> str:
 
 
 def _status(boards: list[Board], planned: int) -> str:
+    """Who is before what has not begun, and how much is drawn."""
     board = boards[-1]
-    if board.progress == 0 and board.ahead:
-        return f"<p>{board.ahead} pictures are before yours: about {board.wait_seconds:.0f} s.</p>"
+    ahead, seconds = max(board.waiting.values(), default=(0, 0.0))
+    said = f"<p>{ahead} pictures are before yours: about {seconds:.0f} s.</p>" if ahead else ""
     done = (len(boards) - 1 + board.progress) / planned
-    return f'<progress value="{done:.3f}" aria-label="drawn"></progress>'
+    return f'{said}<progress value="{done:.3f}" aria-label="drawn"></progress>'
 
 
 def _boards(boards: list[Board], comparisons: list[Comparison]) -> list[str]:
