@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +19,7 @@ from serve.watch import follow
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05
+_SWITCH_SECONDS = 0.0005  # after which whoever answers hands the interpreter to an engine whose step has ended
 _KEEP_ALIVE_SECONDS = 75  # longer than proxies and clients keep a connection, so that none asks on one that just closed
 
 
@@ -78,6 +80,7 @@ class Server(uvicorn.Server):
 
     def serve_until_stopped(self) -> None:
         """All of it; blocks."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self.run(sockets=[self._listener])
 
     def die(self) -> None:
