@@ -104,6 +104,7 @@ def done(page: Page) -> None:
 def shot(page: Page, name: str, *, full: bool = True) -> None:
     """A picture of the page, kept where FOCUSDIFF_SCREENSHOTS says: those of the documentation are made so."""
     page.mouse.move(0, 0)
+    page.wait_for_timeout(500)  # what opens and closes does so with a movement
     folder = os.environ.get("FOCUSDIFF_SCREENSHOTS")
     picture = page.screenshot(full_page=full)
     assert picture.startswith(b"\x89PNG")
