@@ -1,5 +1,6 @@
 """A real browser and real servers, for the tests of the page."""
 
+import base64
 import io
 import json
 import os
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -127,3 +130,8 @@ def pictures(page: Page) -> list[str]:
     """Sources of all pictures, once all are done."""
     sources = page.locator("#board img:not(.overlay)").evaluate_all("all => all.map(one => one.src)")
     return [str(source) for source in sources]
+
+
+def levels(source: str) -> NDArray[np.int16]:
+    """A picture's source as numbers."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))).astype(np.int16)

@@ -9,11 +9,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
 from bench.startup import free_port
-from tests.browser import SECONDS, browser, done, draw, needs_browser, pictures, server, set_setting, shot, url, visit
+from tests.browser import (
+    SECONDS,
+    browser,
+    done,
+    draw,
+    levels,
+    needs_browser,
+    pictures,
+    server,
+    set_setting,
+    shot,
+    url,
+    visit,
+)
 
 pytestmark = needs_browser
 __all__ = ["browser", "url"]  # fixtures
@@ -146,7 +160,10 @@ def test_a_link_gives_the_same_pictures_in_a_fresh_browser(browser: Browser, url
         expect(page.locator("#left textarea, #left input")).to_have_value('a red sign that says "FOX"', timeout=SECONDS)
         page.locator("#draw").click()
         done(page)
-        assert pictures(page) == drawn
+        again = pictures(page)
+        assert len(again) == len(drawn) == 8
+        for one, other in zip(drawn, again, strict=True):  # decoded beside others, some pixel may move by a level
+            assert np.abs(levels(one) - levels(other)).max() <= 1
         page.locator("#settings button").first.click()
         for name, value in (("guidance", "1.5"), ("top_k", "300"), ("temperature", "")):
             expect(page.locator(f"#{name} input, #{name} textarea")).to_have_value(value)
