@@ -110,7 +110,9 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
             concurrency_limit=None,
         )
         sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
-        stop.click(lambda: "<p>Stopped.</p>", None, status, cancels=[running, sweeping], queue=False)
+        stopped = stop.click(None, cancels=[running, sweeping], queue=False)
+        # only then: an update that was on its way would be written over it
+        stopped.then(lambda: "<p>Stopped.</p>", None, status, show_progress="hidden", queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
         named = [above, below, *recipe, status]
         page.load(drawing.greet, None, named)
