@@ -25,9 +25,9 @@ from model.params import SamplingParams
 from serve.engine import Engine
 from serve.events import Finished
 from serve.request import Job
+from tests.drawing import needs_compiler
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(native.compiled_library() is None, reason="no C compiler on this machine")
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.native import compiled_library
 from model.noise import gumbel
 from model.params import MAX_SEED, SamplingParams
 from model.sampler import Sampler
 from model.sampling import guide, sample
+from tests.drawing import needs_compiler
 
 CPU = torch.device("cpu")
 SEEDS = [0, 2**32 - 1, 2**40 + 7, MAX_SEED, 2**32]
 ways = pytest.mark.parametrize(
     "compiled",
     [
-        pytest.param(True, marks=pytest.mark.skipif(compiled_library() is None, reason="no C compiler here")),
+        pytest.param(True, marks=needs_compiler),
         False,
     ],
 )

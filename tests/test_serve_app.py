@@ -25,7 +25,6 @@ from bench.startup import free_port
 from model.checkpoint import load
 from model.generate import generate
 from model.janus import Janus
-from model.native import compiled_library
 from model.vq import decode_images
 from serve.backend import LocalBackend
 from serve.command import main
@@ -33,9 +32,9 @@ from serve.image import read_metadata
 from serve.models import Models
 from serve.planning import job_of
 from serve.schemas import ImageRequest
+from tests.drawing import needs_compiler
 
 IMAGES = "/v1/images/generations"
-needs_compiler = pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
 MakeApp = Callable[..., tuple[FastAPI, Models]]
 ServeOnSocket = Callable[..., Any]
 

@@ -17,13 +17,12 @@ from model.checkpoint import load, save
 from model.decoder_weights import let_go, round_to_int8
 from model.generate import generate
 from model.janus import Janus
-from model.native import compiled_library
 from model.params import SamplingParams
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished, Started
 from serve.request import Job, Request
 from serve.scheduler import Scheduler
-from tests.drawing import GREEDY, Clock, codes_of, job, run
+from tests.drawing import GREEDY, Clock, codes_of, job, needs_compiler, run
 
 SETTINGS = [
     GREEDY,
@@ -138,7 +137,7 @@ def test_an_unguided_image_takes_a_row_whose_partner_is_taken() -> None:
     assert scheduler.free_rows == 0
 
 
-@pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
+@needs_compiler
 def test_int8_draws_what_a_network_with_such_weights_draws(deepseek_folder: Path, prompts: list[list[int]]) -> None:
     janus, rounded = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
     round_to_int8(rounded.network)

@@ -24,12 +24,12 @@ from model.checkpoint import load, save
 from model.errors import CheckpointError, NoRoom
 from model.footprint import measure
 from model.janus import Janus
-from model.native import compiled_library
 from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
 from serve.loading import LocalLoader
 from serve.models import Models
 from serve.watch import follow, newest_checkpoint
+from tests.drawing import needs_compiler
 
 IMAGES = "/v1/images/generations"
 ADMIN = {"Authorization": "Bearer admin"}
@@ -174,7 +174,7 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
     loader(ModelSource(name="second", source=str(small_folder))).close()
 
 
-@pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
+@needs_compiler
 def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small_folder: Path) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu")).total(2)
     backend = LocalBackend(load(small_folder, device="cpu"), images=2)
