@@ -28,6 +28,7 @@ from model.janus import Janus
 from model.names import SHIPPED, shipped_names
 from model.params import SamplingParams
 from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids, token_id
+from model.vector_math import settle_vector_math
 from model.vq import lay_out
 from model.weights import read_file, read_tensors
 
@@ -230,11 +231,12 @@ def read_config(folder: Path) -> JanusConfig:
 
 
 def choose_device(device: Device) -> torch.device:
-    """A device that is there; "auto" takes cuda, then mps, then cpu.
+    """A device that is there, ready to compute; "auto" takes cuda, then mps, then cpu.
 
     Raises:
         CheckpointError: this machine does not have it.
     """
+    settle_vector_math()
     here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if device == "auto":
         return torch.device(next(kind for kind, count in here.items() if count))

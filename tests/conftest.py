@@ -24,6 +24,7 @@ from model.checkpoint import load, save
 from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import special_ids
+from model.vector_math import settle_vector_math
 from pairs.world import World
 from serve.app import create_app
 from serve.backend import LocalBackend
@@ -37,6 +38,7 @@ from train.recipe import Recipe, load_recipe
 from train.tiny import build_network
 from train.tokenizer import train_text_tokenizer
 
+settle_vector_math()  # tests compute with networks that came from no checkpoint, too
 GOLDEN = Path(__file__).parent / "golden"
 _SCALES = {
     "gen_embed.weight": 2.0,
