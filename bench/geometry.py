@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
+from model.image_tokenizer import lay_out
 from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import SpecialIds
-from model.vq import lay_out
 
 
 @dataclass(frozen=True)

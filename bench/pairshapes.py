@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.vq import decode_images
 from pairs.caption import Wording, describe
 from pairs.exact_judge import ExactJudge
 from pairs.files import write_atomically
@@ -90,12 +90,12 @@ def judge_pictures(janus: Janus, pictures: Sequence[Picture], results: Path, *, 
         ValueError: the file belongs to another checkpoint.
     """
     done = _resume(results, {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.recipe.as_dict()})
-    judge = ExactJudge()
+    judge, image_tokenizer = ExactJudge(), ImageTokenizer(janus)
     missing = [picture for picture in pictures if picture.key not in done]
     with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
         for part in _batches(missing, batch):
             codes = _codes(janus, part)
-            images = [Image.fromarray(image) for image in decode_images(janus, codes).numpy()]
+            images = [Image.fromarray(image) for image in image_tokenizer.images(codes).numpy()]
             judgements = judge(images, [picture.case.caption for picture in part])
             for picture, judgement, row in zip(part, judgements, codes, strict=True):
                 score = None if judgement is None else judgement.score

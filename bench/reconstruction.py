@@ -8,18 +8,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.pairshapes import Case
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.vq import decode_images, encode_images
 from pairs.exact_judge import ExactJudge
 from pairs.render import render
 
 
 def reconstruct(janus: Janus, pictures: NDArray[np.uint8], *, batch: int = 64) -> list[Image.Image]:
     """Pictures [N, H, W, 3] uint8 through the VQ tokenizer."""
-    images = []
+    images, image_tokenizer = [], ImageTokenizer(janus)
     for part in torch.split(torch.from_numpy(pictures), batch):
-        codes = encode_images(janus, part.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        images += [Image.fromarray(image) for image in decode_images(janus, codes).numpy()]
+        codes = image_tokenizer.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        images += [Image.fromarray(image) for image in image_tokenizer.images(codes).numpy()]
     return images
 
 

@@ -3,8 +3,8 @@
 from PIL import Image, ImageDraw, ImageFont
 
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.vq import decode_images
 
 PAIRS = (
     ("three red circles", "four red circles"),
@@ -21,7 +21,7 @@ def pair_sheet(janus: Janus, *, seeds: tuple[int, int] = (1, 2)) -> Image.Image:
     """Two pictures of each prompt of each pair, equal seeds left and right, with the prompts above."""
     prompts = [prompt for pair in PAIRS for prompt in pair for _ in seeds]
     codes = generate(janus, prompts, seeds=list(seeds) * (len(prompts) // len(seeds)))
-    pictures = [Image.fromarray(picture) for picture in decode_images(janus, codes).numpy()]
+    pictures = [Image.fromarray(picture) for picture in ImageTokenizer(janus).images(codes).numpy()]
     half = len(seeds) * (_SIDE + _GAP)
     width, height = 2 * half + 18, _LINE + _SIDE + _GAP
     sheet = Image.new("RGB", (2 * width + 24, 3 * height), "white")

@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import serve.engine
 from bench.drawing_loops import with_a_growing_cache, with_transformers
 from bench.geometry import random_janus
 from bench.provenance import provenance
 from bench.stopwatch import Stopwatch
 from model.checkpoint import choose_device, load
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
-from model.vq import decode_images
 from serve.engine import Engine
 from serve.events import Event, Finished, Preview
 from serve.image import encode
@@ -67,13 +66,14 @@ class Seconds:
 
 
 def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Seconds:
-    """A loop that returns codes, then the image tokenizer."""
+    """A loop that returns codes, then transformers' own image tokenizer."""
+    image_tokenizer = ImageTokenizer(work.janus, compiled=False)
     _settle(work.janus)
     started = time.perf_counter()
     codes = draw(work.janus, work.prompt, range(images), work.params)
     _settle(work.janus)
     middle = time.perf_counter()
-    decode_images(work.janus, codes)
+    image_tokenizer.images(codes)
     return Seconds(middle - started, time.perf_counter() - middle)
 
 
@@ -82,7 +82,7 @@ def time_engine(engine: Engine, work: Workload, images: int) -> Seconds:
     stopwatch = Stopwatch()
     _settle(work.janus)
     started = time.perf_counter()
-    with stopwatch.over(pixels=(serve.engine, "decode_images")):
+    with stopwatch.over(pixels=(engine.image_tokenizer, "images")):
         _run(engine, work.job(range(images)))
     whole = time.perf_counter() - started
     return Seconds(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
@@ -203,7 +203,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
         prefill=(engine.decoder, "prefill"),
         step=(engine.decoder, "step"),
         sample=(engine, "_sample"),
-        pixels=(serve.engine, "decode_images"),
+        pixels=(engine.image_tokenizer, "images"),
     ):
         engine.submit(work.job(range(images)))
         pictures = [event.picture for _, event in _events(engine) if isinstance(event, Finished)]

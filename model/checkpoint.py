@@ -24,12 +24,12 @@ from transformers.utils import logging
 from model.decoder_weights import check_whole
 from model.deepseek import convert_config, convert_tensors, is_deepseek
 from model.errors import CheckpointError, first_line
+from model.image_tokenizer import lay_out
 from model.janus import Janus
 from model.names import SHIPPED, shipped_names
 from model.params import SamplingParams
 from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids, token_id
 from model.vector_math import settle_vector_math
-from model.vq import lay_out
 from model.weights import read_file, read_tensors
 
 Device = Literal["auto", "cpu", "cuda", "mps"] | str

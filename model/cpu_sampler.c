@@ -11,13 +11,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WIDTH 16 /* numbers computed together */
+#include "vectors.h"
 
 typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
 typedef uint64_t wide_words __attribute__((vector_size(4 * WIDTH)));
 
 /* High and low words of products with a constant: of the even places, then of the odd ones. */
-static inline __attribute__((always_inline)) void product(uint64_t factor, words by, words *high, words *low) {
+INLINE void product(uint64_t factor, words by, words *high, words *low) {
     const uint64_t lower = 0xFFFFFFFF;
     wide_words even = ((wide_words)by & lower) * factor, odd = ((wide_words)by >> 32) * factor;
     *high = (words)(even >> 32 | (odd & ~lower));
@@ -26,8 +26,8 @@ static inline __attribute__((always_inline)) void product(uint64_t factor, words
 
 /* Philox4x32-10 (Salmon et al. 2011) of the counters (first + i, 0, 0, 0), each word as (word + ½) / 2³². */
 static void philox(uint32_t first, uint32_t key0, uint32_t key1, float uniform[WIDTH][4]) {
-    words zero = {0}, c1 = zero, c2 = zero, c3 = zero;
-    words c0 = first + (words){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    words zero = {0}, c0 = zero, c1 = zero, c2 = zero, c3 = zero;
+    for (int i = 0; i < WIDTH; i++) c0[i] = first + i;
     for (int round = 0; round < 10; round++, key0 += 0x9E3779B9, key1 += 0xBB67AE85) {
         words high0, low0, high2, low2;
         product(0xD2511F53, c0, &high0, &low0);
@@ -54,17 +54,9 @@ void uniform(
         }
 }
 
-typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef int32_t places __attribute__((vector_size(4 * WIDTH)));
-
-/* Of each place, the first number where `mask` is set, the second elsewhere. */
-static inline __attribute__((always_inline)) vector either(places mask, vector a, vector b) {
-    return (vector)(((places)a & mask) | ((places)b & ~mask));
-}
-
 /* Logarithms of normal numbers above 0: of m in [sqrt(1/2), sqrt(2)) and a power of 2, the former by the series
    of the area hyperbolic tangent, log m = 2 (s + s^3 / 3 + s^5 / 5 + ...) with s = (m - 1) / (m + 1). */
-static inline __attribute__((always_inline)) vector logarithm(vector x) {
+INLINE vector logarithm(vector x) {
     places bits = (places)x, exponent = (bits - 0x3F3504F3) >> 23;
     vector m = (vector)(bits - (exponent << 23));
     vector s = (m - 1) / (m + 1), q = s * s;
@@ -75,8 +67,8 @@ static inline __attribute__((always_inline)) vector logarithm(vector x) {
 #define NOISE_ERROR 1e-5f /* at most, against model/noise.py */
 
 /* -log(-log(1 - u)): the noise of model/noise.py of uniform numbers in (0, 1]. */
-static inline __attribute__((always_inline)) vector gumbel(vector u) {
-    const vector one = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, zero = {0};
+INLINE vector gumbel(vector u) {
+    const vector zero = {0}, one = zero + 1;
     vector left = either(u < one, one - u, zero + 0x1p-126f);
     vector exponential = (u - (one - left)) / left - logarithm(left); /* what 1 - u has lost is put back */
     return -logarithm(either(exponential < 32 * one, exponential, 32 * one));
@@ -113,7 +105,7 @@ typedef struct {
 static inline int is_close(double sum, double goal, double total) { return fabs(sum - goal) < 1e-9 * total; }
 
 /* Numbers in the order of their floats. Of zeros no guided logit is the negative one: c - u is not, for c = u. */
-static inline __attribute__((always_inline)) uint32_t ordered(float value) {
+INLINE uint32_t ordered(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits & 0x80000000 ? ~bits : bits | 0x80000000;

@@ -14,15 +14,15 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WIDTH 16 /* floats in a vector */
+#include "vectors.h"
+
 #define COLUMNS 4 /* outputs computed together, so that an input is loaded once for them */
 #ifdef __AVX512F__
 #define ROWS 4 /* rows computed together, so that a weight is loaded once for them: what registers hold */
 #else
 #define ROWS 2
 #endif
-
-typedef float vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+#define SUMS (COLUMNS * ROWS > WIDTH ? COLUMNS * ROWS : WIDTH) /* of such a block */
 
 /* [columns, length], as floats; or, where `bytes` is not 0, as integers with one scale for each column. */
 typedef struct {
@@ -49,51 +49,55 @@ typedef struct {
     int64_t rows, length;
 } Cache;
 
-static inline __attribute__((always_inline)) vector load(const float *from) {
-    return *(const vector *)from;
-}
-
-typedef int32_t places __attribute__((vector_size(4 * WIDTH)));
-
-_Static_assert(WIDTH == 16 && COLUMNS * ROWS <= WIDTH, "what the folds below take");
 /* Of two vectors, halves, then quarters of each, and so on. */
-static const places LOW[4] = {
+static const places LOW[] = {
+#if WIDTH == 16
     {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
     {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
     {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
     {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
+#elif WIDTH == 8
+    {0, 1, 2, 3, 8, 9, 10, 11},
+    {0, 1, 4, 5, 8, 9, 12, 13},
+    {0, 2, 4, 6, 8, 10, 12, 14},
+#else
+    {0, 1, 4, 5},
+    {0, 2, 4, 6},
+#endif
 };
+#define LEVELS (int)(sizeof LOW / sizeof *LOW)
 
-static inline __attribute__((always_inline)) vector fold(vector a, vector b, int level) {
+INLINE vector fold(vector a, vector b, int level) {
     return __builtin_shuffle(a, b, LOW[level]) + __builtin_shuffle(a, b, LOW[level] + (WIDTH / 2 >> level));
 }
 
 /* The sums of WIDTH vectors, as one: by halves, always in the same order. */
-static inline __attribute__((always_inline)) vector sums(const vector v[WIDTH]) {
-    vector a[8], b[4];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) a[i] = fold(v[2 * i], v[2 * i + 1], 0);
+INLINE vector sums(const vector v[WIDTH]) {
+    vector folded[WIDTH];
+    memcpy(folded, v, sizeof folded);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) b[i] = fold(a[2 * i], a[2 * i + 1], 1);
-    return fold(fold(b[0], b[1], 2), fold(b[2], b[3], 2), 3);
+    for (int level = 0; level < LEVELS; level++)
+#pragma GCC unroll 8
+        for (int i = 0; i < WIDTH / 2 >> level; i++) folded[i] = fold(folded[2 * i], folded[2 * i + 1], level);
+    return folded[0];
 }
 
 /* As `sums` does it, of one vector. */
-static inline __attribute__((always_inline)) float sum(vector v) {
+INLINE float sum(vector v) {
 #pragma GCC unroll 4
-    for (int level = 0; level < 4; level++) v = fold(v, v, level);
+    for (int level = 0; level < LEVELS; level++) v = fold(v, v, level);
     return v[0];
 }
 
 /* What is left of a row, filled up with zeros. */
-static inline __attribute__((always_inline)) vector load_part(const float *from, int64_t count) {
+INLINE vector load_part(const float *from, int64_t count) {
     vector part = {0};
     memcpy(&part, from, count * sizeof(float));
     return part;
 }
 
 /* Every sum of products here is made of WIDTH running sums, which are folded at the end. */
-static inline __attribute__((always_inline)) float dot(const float *a, const float *b, int64_t length) {
+INLINE float dot(const float *a, const float *b, int64_t length) {
     vector totals = {0};
     int64_t i = 0;
     for (; i + WIDTH <= length; i += WIDTH) totals += load(a + i) * load(b + i);
@@ -101,19 +105,12 @@ static inline __attribute__((always_inline)) float dot(const float *a, const flo
     return sum(totals);
 }
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* So many integers as floats. Compilers make many instructions of this where processors have one. */
-static inline __attribute__((always_inline)) vector widen(const int8_t *from) {
+INLINE vector widen(const int8_t *from) {
 #if defined(__AVX512F__)
     return (vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)from)));
 #elif defined(__AVX2__)
-    __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)from)));
-    __m256 high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(from + 8))));
-    vector both;
-    memcpy(&both, &low, sizeof low);
-    memcpy((char *)&both + sizeof low, &high, sizeof high);
-    return both;
+    return (vector)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)from)));
 #else
     vector wide;
     for (int i = 0; i < WIDTH; i++) wide[i] = from[i];
@@ -122,7 +119,7 @@ static inline __attribute__((always_inline)) vector widen(const int8_t *from) {
 }
 
 /* Weights of a matrix from a place on; what is left of a row is filled up with zeros. */
-static inline __attribute__((always_inline)) vector weights(
+INLINE vector weights(
     const Matrix *matrix, const int narrow, int64_t at, int64_t count) {
     if (!narrow) return count == WIDTH ? load(matrix->floats + at) : load_part(matrix->floats + at, count);
     if (count == WIDTH) return widen(matrix->bytes + at);
@@ -132,10 +129,10 @@ static inline __attribute__((always_inline)) vector weights(
 }
 
 /* Products of `columns` columns, from `first` on, with `rows` inputs [length]; the constants make a function each. */
-static inline __attribute__((always_inline)) void products(
+INLINE void products(
     const int columns, const int rows, const int narrow, const Matrix *matrix, int64_t first, const float *inputs,
     int64_t length, float result[COLUMNS][ROWS]) {
-    vector totals[WIDTH] = {0};
+    vector totals[SUMS] = {0};
     int64_t i = 0, start = first * length;
     for (; i + WIDTH <= length; i += WIDTH)
         for (int c = 0; c < columns; c++) {
@@ -145,14 +142,17 @@ static inline __attribute__((always_inline)) void products(
     if (i < length)
         for (int c = 0; c < columns; c++) {
             vector weight = weights(matrix, narrow, start + c * length + i, length - i);
-            for (int r = 0; r < rows; r++) totals[c * rows + r] += weight * load_part(inputs + r * length + i, length - i);
+            for (int r = 0; r < rows; r++)
+                totals[c * rows + r] += weight * load_part(inputs + r * length + i, length - i);
         }
-    vector all = columns * rows > 1 ? sums(totals) : (vector){sum(totals[0])};
+    float all[SUMS] = {sum(totals[0])};
+    if (columns * rows > 1)
+        for (int s = 0; s < columns * rows; s += WIDTH) store(all + s, sums(totals + s));
     for (int c = 0; c < columns; c++)
         for (int r = 0; r < rows; r++) result[c][r] = all[c * rows + r] * (narrow ? matrix->scales[first + c] : 1);
 }
 
-static inline __attribute__((always_inline)) void products_of(
+INLINE void products_of(
     int64_t columns, int64_t rows, const int narrow, const Matrix *matrix, int64_t first, const float *inputs,
     int64_t length, float result[COLUMNS][ROWS]) {
     if (columns == COLUMNS && rows == ROWS) {
@@ -175,7 +175,7 @@ static inline __attribute__((always_inline)) void products_of(
 static inline int64_t together(int64_t rows) { return rows >= ROWS ? ROWS : rows >= 2 ? 2 : 1; }
 
 /* Where many rows keep this core busy, the weights of the next columns come nearer meanwhile, some for each row. */
-static inline __attribute__((always_inline)) void fetch(
+INLINE void fetch(
     const Matrix *matrix, const int narrow, int64_t next, int64_t length, int64_t row, int64_t high, int64_t rows) {
     if (rows <= ROWS) return;
     const int64_t size = narrow ? sizeof *matrix->bytes : sizeof *matrix->floats, all = COLUMNS * length * size;
@@ -183,7 +183,7 @@ static inline __attribute__((always_inline)) void fetch(
     for (int64_t i = all * row / rows; i < all * (row + high) / rows; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-static inline __attribute__((always_inline)) void multiply_as(
+INLINE void multiply_as(
     const int narrow, const Matrix *matrix, const float *bias, int64_t columns, const float *inputs, int64_t length,
     int64_t rows, float *output, int add) {
 #pragma omp for schedule(static) nowait
@@ -214,7 +214,7 @@ static void multiply(
         multiply_as(0, matrix, bias, columns, inputs, length, rows, output, add);
 }
 
-static inline __attribute__((always_inline)) void gated_as(
+INLINE void gated_as(
     const int narrow, const Matrix *gate_up, int64_t intermediate, const float *inputs, int64_t length, int64_t rows,
     float *output) {
 #pragma omp for schedule(static) nowait
@@ -282,7 +282,7 @@ static float score(const float *query, const float *keys, int64_t count, int64_t
 }
 
 /* output [wide] = the rows of values [count, width] in the proportion of their weights, which sum to `total`. */
-static inline __attribute__((always_inline)) void mix(
+INLINE void mix(
     const float *weights, const float *values, int64_t count, int64_t width, int wide, float total, float *output) {
     vector mixed[COLUMNS] = {0};
     for (int64_t t = 0; t < count; t++)

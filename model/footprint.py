@@ -6,8 +6,10 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from model.checkpoint import choose_dtype, find_folder, parameter_shapes, read_config
+from model.image_tokenizer import planned_table_bytes
 from model.prompt import MAX_PROMPT_TOKENS
 
 _FREED = ("inactive_file", "active_file", "slab_reclaimable")  # of memory.stat
@@ -32,14 +34,18 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
         CheckpointError: there is no such checkpoint, or its configuration does not fit.
     """
     config = read_config(find_folder(path_or_name, revision)[1])
-    size = choose_dtype(dtype, device, torch.bfloat16).itemsize
+    chosen = choose_dtype(dtype, device, torch.bfloat16)
+    size = chosen.itemsize
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
     text = config.text_config
     head = text.head_dim or text.hidden_size // text.num_attention_heads
-    # what the decoder makes of them: the table of code inputs, and the rotations of all positions
+    # what is made of them: the table of code inputs, the rotations of all positions, the image tokenizer's tables
     tables = config.vq_config.num_embeddings * text.hidden_size * size + 2 * 4 * text.max_position_embeddings * head
     tokens = min(MAX_PROMPT_TOKENS + config.vq_config.num_patches**2, text.max_position_embeddings)
     row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens
+    with torch.device("meta"):
+        image_tokenizer = JanusVQVAE(config.vq_config)
+    tables += planned_table_bytes(image_tokenizer, device, chosen)
     return Footprint(numbers * size + tables, 2 * row * size)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 logger = logging.getLogger("focusdiff")
 
 # with what each file is compiled besides; codes have to be those that PyTorch's operations come to, to the last bit
-_SOURCES = {"cpu_step.c": (), "cpu_sampler.c": ("-ffp-contract=off",)}
+_SOURCES = {"cpu_step.c": (), "cpu_sampler.c": ("-ffp-contract=off",), "cpu_pixels.c": ()}
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
@@ -62,6 +62,12 @@ def compiled_library() -> ctypes.CDLL | None:
     library.uniform.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     library.step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64]
     library.draw.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
+    library.convolve_scratch.restype = library.moments_scratch.restype = ctypes.c_int64
+    library.convolve_scratch.argtypes = [ctypes.c_int64] * 2
+    library.moments_scratch.argtypes = [ctypes.c_int64] * 3
+    library.convolve.restype = library.moments.restype = None
+    library.convolve.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
+    library.moments.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int64]
     return library
 
 
@@ -78,7 +84,8 @@ def _fingerprint(compiler: str) -> str:
     abilities = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
     ]
-    parts = [" ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode()]
+    header = Path(__file__).with_name("vectors.h").read_bytes()
+    parts = [" ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode(), header]
     for name, flags in _SOURCES.items():
         parts += [Path(__file__).with_name(name).read_bytes(), " ".join(flags).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

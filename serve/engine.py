@@ -18,11 +18,11 @@ from transformers import JanusForConditionalGeneration
 
 from model.attention import Rows
 from model.decoder import Decoder
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.kv_cache import Prefix
 from model.prompt import unconditional_row
 from model.sampler import Draws, Sampler
-from model.vq import decode_images, preview_images
 from serve.events import Event, Failed, Finished, Preview, Started
 from serve.request import Job, Request, Slot
 from serve.scheduler import Scheduler
@@ -90,6 +90,7 @@ class Engine:
         self.janus = janus
         self._clock = clock
         self.decoder = Decoder(janus, compiled=compiled, int8=int8)
+        self.image_tokenizer = ImageTokenizer(janus, compiled=compiled)
         spare = janus.device.type == "cuda"  # for captured steps
         self.cache = self.decoder.cache(2 * images + spare, janus.max_prompt_tokens + janus.image_tokens)
         if spare:
@@ -123,7 +124,7 @@ class Engine:
     @property
     def held_bytes(self) -> int:
         """What the model's weights and the cache take, in bytes."""
-        return self.decoder.weight_bytes + self.cache.nbytes
+        return self.decoder.weight_bytes + self.image_tokenizer.table_bytes + self.cache.nbytes
 
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
         """Draw with other weights of the same shapes from the next step on; nothing may be running.
@@ -270,7 +271,9 @@ class Engine:
         if not due:
             return []
         started = self._clock()
-        pictures = preview_images(self.janus, self._sampler.codes(_places(due)), [slot.drawn // grid for slot in due])
+        pictures = self.image_tokenizer.previews(
+            self._sampler.codes(_places(due)), [slot.drawn // grid for slot in due]
+        )
         seconds = self._clock() - started
         self._preview_seconds = seconds / len(due)
         if not alone:
@@ -302,7 +305,7 @@ class Engine:
             return []
         places = _places(complete)
         codes, fit = self._sampler.codes(places), self._sampler.finite(places)
-        pictures = decode_images(self.janus, codes).numpy()
+        pictures = self.image_tokenizer.images(codes).numpy()
         events: list[tuple[Request, Event]] = []
         for slot, row, picture, finite in zip(complete, codes.tolist(), pictures, fit, strict=True):
             self.scheduler.release(slot)

@@ -8,7 +8,7 @@ from PIL import Image
 from bench.sheet import PAIRS, pair_sheet
 from model.checkpoint import load
 from model.generate import generate
-from model.vq import decode_images
+from model.image_tokenizer import ImageTokenizer
 
 
 def test_prompts_of_a_pair_stand_side_by_side_with_equal_seeds(small_folder: Path) -> None:
@@ -16,7 +16,7 @@ def test_prompts_of_a_pair_stand_side_by_side_with_equal_seeds(small_folder: Pat
     janus = load(small_folder, device="cpu")
     sheet = np.asarray(pair_sheet(janus, seeds=(5, 6)))
     prompts = [prompt for pair in PAIRS for prompt in pair for _ in range(2)]
-    every = decode_images(janus, generate(janus, prompts, seeds=[5, 6] * len(prompts[::2]))).numpy()
+    every = ImageTokenizer(janus).images(generate(janus, prompts, seeds=[5, 6] * len(prompts[::2]))).numpy()
     pictures = every[[0, 2, 8, 10]]  # seed 5 of both prompts of the first pair and of the third
     enlarged = [np.asarray(Image.fromarray(p).resize((128, 128), Image.Resampling.LANCZOS)) for p in pictures]
     found = {}

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer, to_uint8
 from model.janus import Janus
 from model.prompt import unconditional_row
 from model.sampling import guide
-from model.vq import decode_codes, encode_images, to_uint8
 
 PROMPTS = range(3)
 
@@ -69,7 +69,7 @@ def test_logits_along_the_greedy_path(golden_janus: Janus, golden: Mapping[str, 
 
 @pytest.mark.parametrize("i", PROMPTS)
 def test_pixels(golden_janus: Janus, golden: Mapping[str, Tensor], i: int) -> None:
-    decoded = decode_codes(golden_janus, golden[f"prompt{i}.greedy_tokens"].long()[None])
+    decoded = ImageTokenizer(golden_janus).decode(golden[f"prompt{i}.greedy_tokens"].long()[None])
     torch.testing.assert_close(decoded[0], golden[f"prompt{i}.decoded"], atol=1e-4, rtol=0)
     expected = golden[f"prompt{i}.image"].int()
     assert (to_uint8(decoded)[0].int() - expected).abs().max() <= 1
@@ -77,7 +77,7 @@ def test_pixels(golden_janus: Janus, golden: Mapping[str, Tensor], i: int) -> No
 
 
 def test_codes_of_pictures(golden_janus: Janus, golden: Mapping[str, Tensor]) -> None:
-    assert torch.equal(encode_images(golden_janus, golden["vq.pixels"]), golden["vq.encode_ids"].long())
+    assert torch.equal(ImageTokenizer(golden_janus).encode(golden["vq.pixels"]), golden["vq.encode_ids"].long())
 
 
 def test_understanding_features(golden_janus: Janus, golden: Mapping[str, Tensor]) -> None:

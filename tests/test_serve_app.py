@@ -24,8 +24,8 @@ from torch import Tensor
 from bench.startup import free_port
 from model.checkpoint import load
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.vq import decode_images
 from serve.backend import LocalBackend
 from serve.command import main
 from serve.image import read_metadata
@@ -63,7 +63,7 @@ def pictures(answer: dict[str, Any]) -> list[Image.Image]:
 def test_pictures_are_those_of_the_reference_loop(client: TestClient, janus: Janus) -> None:
     answer = client.post(IMAGES, json={"prompt": "three red circles", "n": 2, "seed": 5}).json()
     codes = generate(janus, ["three red circles"] * 2, seeds=[5, 6])
-    expected = decode_images(janus, codes).numpy()
+    expected = ImageTokenizer(janus).images(codes).numpy()
     for picture, pixels, seed in zip(pictures(answer), expected, (5, 6), strict=True):
         assert picture.tobytes() == pixels.tobytes()
         made_with = json.loads(picture.text["focusdiff"])  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ import pytest
 from model.checkpoint import load
 from model.errors import PromptError
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
-from model.vq import decode_images
 from serve.backend import Backend, LocalBackend
 from serve.events import Event, Failed, Finished, Preview, Queued, Started
 from serve.request import Job
@@ -69,7 +69,7 @@ def test_pictures_are_those_of_the_reference(backend: Backend, janus: Janus) -> 
     codes = generate(
         janus, ["a blue star"] * 2, seeds=[3, 2**53 - 1], guidance_scale=3, temperature=1, top_k=0, top_p=1
     )
-    pictures = decode_images(janus, codes).numpy()
+    pictures = ImageTokenizer(janus).images(codes).numpy()
     finished = {event.index: event for event in events if isinstance(event, Finished)}
     for index in (0, 1):
         assert finished[index].codes == tuple(codes[index].tolist())

@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.checkpoint import load
 from model.generate import generate
-from model.vq import decode_images
+from model.image_tokenizer import ImageTokenizer
 from serve.generate_command import main
 from serve.image import read_metadata
 
@@ -59,7 +59,7 @@ def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
     assert [row["seed"] for row in rows] == [7, 8]
     janus = load(small_folder, device="cpu")
     codes = generate(janus, ["three red circles"] * 2, seeds=[7, 8], guidance_scale=3)
-    for row, pixels in zip(rows, decode_images(janus, codes).numpy(), strict=True):
+    for row, pixels in zip(rows, ImageTokenizer(janus).images(codes).numpy(), strict=True):
         path = Path(row.pop("file"))
         assert read_metadata(path) == row
         assert row["guidance_scale"] == 3

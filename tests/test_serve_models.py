@@ -160,7 +160,8 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
     backend = LocalBackend(janus, images=3)
     decoder = backend._worker._engine.decoder
-    tables = decoder._weights.inputs.nbytes + decoder._turns.nbytes
+    image_tokenizer = backend._worker._engine.image_tokenizer
+    tables = decoder._weights.inputs.nbytes + decoder._turns.nbytes + image_tokenizer.table_bytes
     assert needs.weights == tables + sum(parameter.nbytes for parameter in janus.network.state_dict().values())
     cache = backend._worker._engine.cache
     assert 3 * needs.per_image == cache.nbytes

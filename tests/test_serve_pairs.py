@@ -18,8 +18,8 @@ from PIL import Image
 
 from model.checkpoint import load
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.vq import decode_images
 from pairs.render import render
 from pairs.scene import Group, Scene
 from serve.backend import LocalBackend
@@ -62,7 +62,7 @@ def test_pictures_codes_and_words(client: TestClient, janus: Janus) -> None:
     (drawn,) = answer["models"]
     codes = [generate(janus, [prompt] * 2, seeds=[7, 8]) for prompt in PROMPTS]
     for side, expected in zip(drawn["images"], codes, strict=True):
-        for image, pixels in zip(side, decode_images(janus, expected).numpy(), strict=True):
+        for image, pixels in zip(side, ImageTokenizer(janus).images(expected).numpy(), strict=True):
             assert picture(image["b64_json"]).tobytes() == pixels.tobytes()
     for index, difference in enumerate(drawn["differences"]):
         differs = (codes[0][index] != codes[1][index]).view(8, 8)

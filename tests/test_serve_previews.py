@@ -7,7 +7,6 @@ import pytest
 from torch import Tensor
 
 from model.janus import Janus
-from model.vq import preview_images
 from serve.engine import Engine
 from serve.events import Finished, Preview
 from serve.request import Job
@@ -36,19 +35,19 @@ def test_previews_take_a_small_share_of_others_time(
     """A step takes 1 s and a preview 4 s: alone, every preview comes; beside others, about one in 80 steps."""
     clock, made = Clock(), []
     engine = Engine(deepseek, images=2, clock=clock)
-    step = engine.decoder.step
+    step, previews = engine.decoder.step, engine.image_tokenizer.previews
 
     def slow_step(*arguments: object) -> Tensor:
         clock.now += 1
         return step(*arguments)  # type: ignore[arg-type]
 
-    def slow_preview(janus: Janus, codes: Tensor, rows: Sequence[int]) -> Tensor:
+    def slow_preview(codes: Tensor, rows: Sequence[int]) -> Tensor:
         clock.now += 4
         made.append(clock.now)
-        return preview_images(janus, codes, rows)
+        return previews(codes, rows)
 
     monkeypatch.setattr(engine.decoder, "step", slow_step)
-    monkeypatch.setattr("serve.engine.preview_images", slow_preview)
+    monkeypatch.setattr(engine.image_tokenizer, "previews", slow_preview)
     wish = Job(prompts[0], None, (1,), GREEDY, preview_rows=frozenset(range(1, deepseek.grid)))
     run(engine, [(0, wish)])
     assert len(made) == deepseek.grid - 1
@@ -74,19 +73,19 @@ def test_of_many_that_reach_a_row_together_some_are_previewed(
             return step(*arguments)  # type: ignore[no-any-return]
 
         def slow_preview(
-            janus: Janus,
             codes: Tensor,
             rows: Sequence[int],
             seconds: float = seconds,
             clock: Clock = clock,
             made: list[int] = made,
+            previews: Any = engine.image_tokenizer.previews,
         ) -> Tensor:
             clock.now += seconds * len(rows)
             made.append(len(rows))
-            return preview_images(janus, codes, rows)
+            return previews(codes, rows)  # type: ignore[no-any-return]
 
         monkeypatch.setattr(engine.decoder, "step", slow_step)
-        monkeypatch.setattr("serve.engine.preview_images", slow_preview)
+        monkeypatch.setattr(engine.image_tokenizer, "previews", slow_preview)
         heard = run(
             engine, [(0, Job(prompts[0], None, (i,), GREEDY, preview_rows=frozenset({1, 2}))) for i in range(6)]
         )

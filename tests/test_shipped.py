@@ -13,10 +13,10 @@ from bench.pairshapes import unseen_cases
 from bench.reconstruction import reconstruction_scores
 from model.checkpoint import load
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.names import SHIPPED, shipped_names
 from model.prompt import encode_prompt
-from model.vq import decode_images
 from pairs.exact_judge import ExactJudge
 from pairs.scores import mean
 from pairs.world import World
@@ -34,7 +34,7 @@ def score(janus: Janus) -> float:
     """Judge mean over unseen prompts at the checkpoint's recipe, one picture each."""
     captions = [case.caption for case in CASES]
     codes = generate(janus, captions, seeds=list(range(len(captions))))
-    pictures = [Image.fromarray(picture) for picture in decode_images(janus, codes).numpy()]
+    pictures = [Image.fromarray(picture) for picture in ImageTokenizer(janus).images(codes).numpy()]
     judgements = ExactJudge()(pictures, captions)
     return float(np.mean([judgement.score for judgement in judgements if judgement is not None]))
 

@@ -1,0 +1,202 @@
+"""The image tokenizer's decoder with its convolutions over large pictures in C, where the machine has a compiler.
+
+They are most of a picture's time on a CPU. `cpu_pixels.c` multiplies a quarter as often for them and
+has norm and SiLU done on the way, while a part of the picture is in the cache (docs/performance.md).
+"""
+
+import ctypes
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEResnetBlock
+
+from model.native import addresses, numbers, pointers
+
+_WIDTH = 16  # channels in a vector of cpu_pixels.c
+_OUTPUTS = 32  # channels that it computes together
+# Three weights of a line as the six numbers that are multiplied (Lavin and Gray 2016, section 4.3).
+_TURN = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
+         (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = [*pointers("table bias"), *numbers("inputs outputs")]
+
+
+class _Pictures(ctypes.Structure):
+    _fields_ = [*pointers("input scales residual output"), *numbers("count height width doubled")]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [*pointers("weight bias"), *numbers("channels groups"), ("epsilon", ctypes.c_double)]
+
+
+class CpuPixels:
+    """Pictures of codes with fixed weights.
+
+    Args:
+        vq: float32 on the CPU; its weights may change in place.
+        pictures: the most at once.
+    """
+
+    def __init__(self, library: ctypes.CDLL, vq: JanusVQVAE, *, pictures: int) -> None:
+        self._library = library
+        self._vq = vq
+        self._scratch = torch.zeros(0, dtype=torch.float32)
+        self._buffers = torch.empty(2, pictures * _most_outputs(vq), dtype=torch.float32)
+        self._tables: dict[nn.Conv2d, tuple[Tensor, Tensor]] = {}
+        self._version = -1
+        self._make_tables()
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tables, and of the buffers between convolutions."""
+        return self._buffers.nbytes + sum(table.nbytes for table, _ in self._tables.values())
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """What `JanusVQVAE.decode` makes of codes [N, tokens]: float32 [N, 3, H, W]; N is at most `pictures`."""
+        if self._version != self._current_version():
+            self._make_tables()
+        decoder = self._vq.decoder
+        x = self._vq.post_quant_conv(self._vq.quantize.get_codebook_entry(codes))
+        x = decoder.mid(decoder.conv_in(x))
+        for level in decoder.up:
+            for i, block in enumerate(level.block):
+                x = self._residual(block, x)
+                if level.attn:
+                    x = level.attn[i](x)
+            if hasattr(level, "upsample"):
+                x = self.convolve(level.upsample.conv, x, doubled=True)
+        return self.convolve(decoder.conv_out, x, decoder.norm_out).clone()
+
+    def _residual(self, block: JanusVQVAEResnetBlock, x: Tensor) -> Tensor:
+        inner = self.convolve(block.conv1, x, block.norm1)
+        kept = x if block.in_channels == block.out_channels else block.nin_shortcut(x)
+        return self.convolve(
+            block.conv2, inner, block.norm2, residual=kept.contiguous(memory_format=torch.channels_last)
+        )
+
+    def convolve(
+        self,
+        convolution: nn.Conv2d,
+        x: Tensor,
+        norm: nn.GroupNorm | None = None,
+        *,
+        residual: Tensor | None = None,
+        doubled: bool = False,
+    ) -> Tensor:
+        """The convolution of x [N, C, H, W], normed and through SiLU if there is a norm, or doubled.
+
+        A residual is added to, in place; without one the result lies in a buffer, which later results overwrite.
+        """
+        if convolution not in self._tables:
+            x = x if norm is None else F.silu(norm(x))
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest") if doubled else x
+            result: Tensor = convolution(x)
+            return result if residual is None else residual.add_(result)
+        threads = torch.get_num_threads()
+        x = x.contiguous(memory_format=torch.channels_last)
+        count, channels, height, width = x.shape
+        scales = None if norm is None else self._moments(norm, x, threads)
+        height, width = height * (1 + doubled), width * (1 + doubled)
+        output = residual
+        if output is None:
+            output = self._buffer((count, height, width, convolution.out_channels), beside=x).permute(0, 3, 1, 2)
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        held = (x, scales, residual, output)
+        places = [None if tensor is None else tensor.data_ptr() for tensor in held]
+        pictures = _Pictures(*places, count, height, width, doubled)
+        weights = _Convolution(*addresses(self._tables[convolution]), channels, convolution.out_channels)
+        scratch = self._scratch_of(self._library.convolve_scratch(channels, threads))
+        self._library.convolve(ctypes.byref(weights), ctypes.byref(pictures), *addresses([scratch]), threads)
+        return output
+
+    def _buffer(self, shape: tuple[int, ...], *, beside: Tensor) -> Tensor:
+        """Memory where `beside` is not. New memory of this size costs as much as a fifth of a convolution."""
+        which = int(self._buffers.data_ptr() == beside.data_ptr())
+        return self._buffers[which, : math.prod(shape)].view(shape)
+
+    def _moments(self, norm: nn.GroupNorm, x: Tensor, threads: int) -> Tensor:
+        """A group norm of x [N, C, H, W] as factors and summands of each channel: [N, 2, C]."""
+        count, channels, height, width = x.shape
+        scales = torch.empty(count, 2, channels, dtype=torch.float32)
+        parts = _Norm(*addresses([norm.weight, norm.bias]), channels, norm.num_groups, norm.eps)
+        scratch = self._scratch_of(self._library.moments_scratch(count, height * width, channels))
+        self._library.moments(
+            ctypes.byref(parts), x.data_ptr(), count, height * width, *addresses([scales, scratch]), threads
+        )
+        return scales
+
+    def _scratch_of(self, size: int) -> Tensor:
+        if len(self._scratch) < size:
+            self._scratch = torch.zeros(size, dtype=torch.float32)
+        return self._scratch
+
+    def _current_version(self) -> int:
+        return sum(parameter._version for parameter in self._vq.decoder.parameters())
+
+    @torch.no_grad()
+    def _make_tables(self) -> None:
+        self._version = self._current_version()
+        self._tables = {
+            convolution: _table(convolution)
+            for convolution, pixels in _convolutions(self._vq)
+            if _suits(convolution, pixels)
+        }
+
+
+def planned_bytes(vq: JanusVQVAE, *, pictures: int) -> int:
+    """`CpuPixels.nbytes` of an image tokenizer, whose weights need not be there yet."""
+    tables = sum(
+        36 * convolution.in_channels * _whole(convolution.out_channels)
+        for convolution, pixels in _convolutions(vq)
+        if _suits(convolution, pixels)
+    )
+    return 4 * (tables + 2 * pictures * _most_outputs(vq))
+
+
+def _suits(convolution: nn.Conv2d, pixels: int) -> bool:
+    """Whether C is to compute a convolution over pictures of so many pixels.
+
+    Its table holds four times the weights: in a small picture with many channels reading them takes
+    longer than multiplying, and memory is worth more.
+    """
+    return convolution.in_channels % _WIDTH == 0 and 9 * convolution.in_channels <= pixels
+
+
+def _most_outputs(vq: JanusVQVAE) -> int:
+    """Numbers of the largest output of one picture that C computes."""
+    return max((c.out_channels * pixels for c, pixels in _convolutions(vq) if _suits(c, pixels)), default=0)
+
+
+def _convolutions(vq: JanusVQVAE) -> Iterator[tuple[nn.Conv2d, int]]:
+    """The decoder's convolutions of 3 × 3 after its middle, each with the number of pixels of what it makes."""
+    height, width = vq.quantize.quant_state_dims
+    for level in vq.decoder.up:
+        for block in level.block:
+            yield block.conv1, height * width
+            yield block.conv2, height * width
+        if hasattr(level, "upsample"):
+            height, width = 2 * height, 2 * width
+            yield level.upsample.conv, height * width
+    yield vq.decoder.conv_out, height * width
+
+
+def _table(convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weights [outputs, inputs, 3, 3] and bias as cpu_pixels.c reads them: [outputs / 32, 36, inputs, 32] and [outputs]."""
+    turn = torch.tensor(_TURN, dtype=torch.float64)
+    both = torch.kron(turn, turn)  # of lines, then of columns: [36, 9]
+    outputs, inputs = convolution.out_channels, convolution.in_channels
+    more = _whole(outputs) - outputs
+    weight = F.pad(convolution.weight.double(), (0, 0, 0, 0, 0, 0, 0, more)).view(-1, _OUTPUTS, inputs, 9)
+    table = (both @ weight.permute(0, 3, 2, 1).flatten(2)).view(-1, 36, inputs, _OUTPUTS).float()
+    assert convolution.bias is not None
+    return table, F.pad(convolution.bias, (0, more))
+
+
+def _whole(outputs: int) -> int:
+    """So many channels and those that fill the last ones up."""
+    return -(-outputs // _OUTPUTS) * _OUTPUTS

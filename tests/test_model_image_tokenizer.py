@@ -1,0 +1,218 @@
+"""The image tokenizer's decoder in C against transformers' own modules."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from model.checkpoint import load
+from model.cpu_pixels import CpuPixels, planned_bytes
+from model.image_tokenizer import ImageTokenizer
+from model.janus import Janus
+from model.native import compiled_library
+from tests.drawing import needs_compiler
+
+pytestmark = needs_compiler
+
+
+def image_tokenizer(grid: int, *, base: int = 32, multiplier: tuple[int, ...] = (1, 2), seed: int = 0) -> JanusVQVAE:
+    torch.manual_seed(seed)
+    config = JanusVQVAEConfig(
+        embed_dim=8,
+        num_embeddings=64,
+        latent_channels=32,
+        base_channels=base,
+        channel_multiplier=list(multiplier),
+        num_res_blocks=1,
+        num_patches=grid,
+    )
+    vq = JanusVQVAE(config).eval().requires_grad_(False)
+    for module in vq.modules():  # transformers' own start makes pictures of one grey
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+        if isinstance(module, nn.GroupNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return vq
+
+
+def compiled(vq: JanusVQVAE, pictures: int = 3) -> CpuPixels:
+    library = compiled_library()
+    assert library is not None
+    return CpuPixels(library, vq, pictures=pictures)
+
+
+def some_codes(vq: JanusVQVAE, count: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(64, (count, vq.config.num_patches**2), generator=generator)
+
+
+def reference(
+    convolution: nn.Conv2d, x: Tensor, norm: nn.GroupNorm | None, residual: Tensor | None, doubled: bool
+) -> Tensor:
+    """In float64, with PyTorch's operations."""
+    x = x.double()
+    if norm is not None:
+        x = F.silu(F.group_norm(x, norm.num_groups, norm.weight.double(), norm.bias.double(), norm.eps))
+    if doubled:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    assert convolution.bias is not None
+    x = F.conv2d(x, convolution.weight.double(), convolution.bias.double(), padding=1)
+    return x if residual is None else x + residual.double()
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[CpuPixels, JanusVQVAE]:
+    vq = image_tokenizer(24, multiplier=(1, 1, 2))
+    return compiled(vq), vq
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("grid", "multiplier"), [(9, (1, 1)), (10, (1, 2)), (13, (2, 1)), (24, (1, 2, 2))])
+def test_pictures_are_those_of_transformers(grid: int, multiplier: tuple[int, ...]) -> None:
+    """Sides of 18, 20, 26 and 96 pixels: whole tiles and parts of them."""
+    vq = image_tokenizer(grid, multiplier=multiplier)
+    codes = some_codes(vq, 3)
+    pixels = compiled(vq)(codes)
+    expected = vq.double().decode(codes)
+    assert expected.std() > 0.02
+    torch.testing.assert_close(pixels.double(), expected, atol=2e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(2, 31),
+    width=st.integers(1, 31),
+    count=st.integers(1, 3),
+    which=st.integers(0, 3),
+    normed=st.booleans(),
+    doubled=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_a_convolution_is_pytorchs(
+    parts: tuple[CpuPixels, JanusVQVAE],
+    height: int,
+    width: int,
+    count: int,
+    which: int,
+    normed: bool,
+    doubled: bool,
+    seed: int,
+) -> None:
+    """Of any size; from and to 32, 64 and 3 channels; with and without norm, doubling and residual."""
+    pixels, vq = parts
+    first, last = vq.decoder.up[0].block[0], vq.decoder.up[1].block[0]
+    assert (last.conv1.in_channels, last.conv1.out_channels) == (64, 32)
+    convolution, norm = [
+        (first.conv1, first.norm1),
+        (last.conv1, last.norm1),
+        (last.conv2, last.norm2),
+        (vq.decoder.conv_out, vq.decoder.norm_out),
+    ][which]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, convolution.in_channels, height, width, generator=generator)
+    chosen = norm if normed else None
+    sides = (height * (1 + doubled), width * (1 + doubled))
+    residual = torch.randn(count, convolution.out_channels, *sides, generator=generator) if seed % 2 else None
+    expected = reference(convolution, x, chosen, residual, doubled)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    result = pixels.convolve(convolution, x, chosen, residual=residual, doubled=doubled)
+    torch.testing.assert_close(result.double(), expected, atol=2e-4, rtol=0)
+
+
+def test_c_computes_what_is_large_for_its_channels(
+    parts: tuple[CpuPixels, JanusVQVAE], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 × 24 pixels are not fewer than 9 · 64, so only the start, 1 × 1 convolutions and attention are PyTorch's."""
+    pixels, vq = parts
+    names = {module: name for name, module in vq.named_modules()}
+    asked: list[str] = []
+
+    def convolve(self: nn.Conv2d, x: Tensor) -> Tensor:
+        asked.append(names[self])
+        return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", convolve)
+    pixels(some_codes(vq, 1))
+    assert "decoder.conv_in" in asked
+    assert [name for name in asked if "up." in name and "attn" not in name and "shortcut" not in name] == []
+    assert "decoder.conv_out" not in asked
+
+
+def test_numbers_beyond_all_bounds_come_out_as_pytorchs(parts: tuple[CpuPixels, JanusVQVAE]) -> None:
+    """SiLU of ±10⁴, where e^x is no float; a picture of one colour, whose variance is 0; one far from 0."""
+    pixels, vq = parts
+    norm, convolution = nn.GroupNorm(32, 32, eps=1e-6).requires_grad_(False), vq.decoder.up[1].block[0].conv2
+    noise = torch.randn(1, 32, 12, 12, generator=torch.Generator().manual_seed(3))
+    for x, weight, tolerance in (
+        (noise, 1e4, 0.2),
+        (torch.full_like(noise, 0.25), 1.0, 2e-5),
+        (torch.zeros_like(noise), 1.0, 2e-5),
+        (noise + 30, 1.0, 1e-3),
+    ):
+        norm.weight.fill_(weight)
+        expected = reference(convolution, x, norm, None, False)
+        torch.testing.assert_close(pixels.convolve(convolution, x, norm).double(), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.usefixtures("threads")
+def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[CpuPixels, JanusVQVAE]) -> None:
+    pixels, vq = parts
+    block = vq.decoder.up[1].block[0]
+    x = torch.randn(3, 64, 40, 28, generator=torch.Generator().manual_seed(4))
+    together = pixels.convolve(block.conv1, x, block.norm1).clone()
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        assert torch.equal(pixels.convolve(block.conv1, x, block.norm1), together)
+        for i in range(3):
+            assert torch.equal(pixels.convolve(block.conv1, x[i : i + 1], block.norm1)[0], together[i])
+
+
+def test_weights_that_change_in_place_are_seen() -> None:
+    vq = image_tokenizer(9, multiplier=(1, 1))
+    pixels, codes = compiled(vq), some_codes(vq, 1)
+    before = pixels(codes)
+    with torch.no_grad():
+        vq.decoder.up[1].block[1].conv2.weight.mul_(-1)
+    after = pixels(codes)
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(after, vq.decode(codes), atol=2e-5, rtol=0)
+
+
+def test_one_result_is_not_written_over_by_the_next() -> None:
+    vq = image_tokenizer(9, multiplier=(1, 1))
+    pixels = compiled(vq)
+    first = pixels(some_codes(vq, 1))
+    kept = first.clone()
+    pixels(some_codes(vq, 1, seed=2))
+    assert torch.equal(first, kept)
+
+
+def test_what_it_will_hold_is_known_before() -> None:
+    with torch.device("meta"):
+        planned = planned_bytes(image_tokenizer(13, multiplier=(1, 1)), pictures=2)
+    assert planned == compiled(image_tokenizer(13, multiplier=(1, 1)), pictures=2).nbytes > 0
+
+
+def test_more_pictures_than_are_decoded_at_once() -> None:
+    """Nine of 64 × 64, four at once: each as by itself, but for rounding in the parts that are PyTorch's."""
+    tiny: Janus = load("tiny", device="cpu", dtype="float32")
+    codes = torch.randint(tiny.codebook_size, (9, tiny.image_tokens), generator=torch.Generator().manual_seed(5))
+    tokenizer = ImageTokenizer(tiny)
+    together = tokenizer.decode(codes)
+    alone = torch.cat([tokenizer.decode(row[None]) for row in codes])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, ImageTokenizer(tiny, compiled=False).decode(codes), atol=1e-4, rtol=0)
