@@ -55,13 +55,15 @@ typedef struct {
     double epsilon;
 } Norm;
 
-/* Past the caches, which a large picture would only push other things out of; `to` is a multiple of 64 bytes. */
+/* Past the caches, which a large picture would only push other things out of. */
 INLINE void store_far(float *to, vector value) {
 #ifdef __AVX512F__
-    _mm512_stream_ps(to, (__m512)value);
-#else
-    store(to, value);
+    if ((uintptr_t)to % sizeof value == 0) {
+        _mm512_stream_ps(to, (__m512)value);
+        return;
+    }
 #endif
+    store(to, value);
 }
 
 /* Until then what was stored so may be on its way. */

@@ -128,7 +128,10 @@ def test_a_convolution_is_pytorchs(
     residual = torch.randn(count, convolution.out_channels, *sides, generator=generator) if seed % 2 else None
     expected = reference(convolution, x, chosen, residual, doubled)
     if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last)
+        # anywhere in memory
+        place = torch.empty(residual.numel() + 1)[seed % 4 // 2 :][: residual.numel()]
+        lines = residual.permute(0, 2, 3, 1)
+        residual = place.view(lines.shape).copy_(lines).permute(0, 3, 1, 2)
     result = pixels.convolve(convolution, x, chosen, residual=residual, doubled=doubled)
     torch.testing.assert_close(result.double(), expected, atol=2e-4, rtol=0)
 
