@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageFilter
 
 _WORD = re.compile(r"\w+|[^\w\s]+")
-_TINT = (230, 40, 120, 120)  # of cells that differ
+_VEIL = (255, 255, 255, 185)  # over cells that are the same
+_OUTLINE = (214, 20, 100, 255)  # of those that differ, which stay as they are
+_CLEAR = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ class CodeDifference:
         return sum(cells) / len(cells)
 
     def overlay(self, size: int) -> Image.Image:
-        """A picture to lay over either of the two: tinted where they differ, clear elsewhere, size × size RGBA."""
+        """A picture to lay over either of the two: clear where they differ, outlined, pale elsewhere; size × size RGBA."""
         side = len(self.rows)
-        small = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-        for y, row in enumerate(self.rows):
-            for x, cell in enumerate(row):
-                if cell:
-                    small.putpixel((x, y), _TINT)
-        return small.resize((size, size), Image.Resampling.NEAREST)
+        cells = Image.frombytes("L", (side, side), bytes(255 * cell for row in self.rows for cell in row))
+        differs = cells.resize((size, size), Image.Resampling.NEAREST)
+        width = max(1, size // 192)
+        picture = Image.new("RGBA", (size, size), _VEIL)
+        picture.paste(_OUTLINE, mask=differs.filter(ImageFilter.MaxFilter(2 * width + 1)))
+        picture.paste(_CLEAR, mask=differs)
+        return picture

@@ -51,7 +51,9 @@ class Difference(BaseModel):
     seed: int
     grid: list[list[Literal[0, 1]]] = Field(description="rows of cells; 1 where the codes differ")
     share: float = Field(description="of the cells, those that differ")
-    overlay_b64_json: str = Field(description="a PNG to lay over either picture: tinted where they differ")
+    overlay_b64_json: str = Field(
+        description="a PNG to lay over either picture: clear and outlined where they differ, pale elsewhere"
+    )
 
 
 class ModelPairs(BaseModel):

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,17 +21,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from bench.startup import free_port
+from tests.tools import CHROMIUM
 from ui.examples import examples
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECONDS = 60_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("FOCUSDIFF_BROWSER") != "required",
-    reason="no Chromium on this machine (Debian: apt-get install chromium)",
-)
 
 
 @contextmanager

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-import pytest
-
-from model.native import compiled_library
 from model.params import SamplingParams
 from serve.engine import Engine
 from serve.events import Event, Finished
 from serve.request import Job, Request
 
-needs_compiler = pytest.mark.skipif(compiled_library() is None, reason="no C compiler on this machine")
 GREEDY = SamplingParams(guidance_scale=3, temperature=0)
 
 

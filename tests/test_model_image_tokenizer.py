@@ -16,7 +16,7 @@ from model.cpu_pixels import CpuPixels, planned_bytes
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.native import compiled_library
-from tests.drawing import needs_compiler
+from tests.tools import needs_compiler
 
 pytestmark = needs_compiler
 

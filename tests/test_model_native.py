@@ -25,7 +25,7 @@ from model.params import SamplingParams
 from serve.engine import Engine
 from serve.events import Finished
 from serve.request import Job
-from tests.drawing import needs_compiler
+from tests.tools import needs_compiler
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from model.noise import gumbel
 from model.params import MAX_SEED, SamplingParams
 from model.sampler import Sampler
 from model.sampling import guide, sample
-from tests.drawing import needs_compiler
+from tests.tools import needs_compiler
 
 CPU = torch.device("cpu")
 SEEDS = [0, 2**32 - 1, 2**40 + 7, MAX_SEED, 2**32]

@@ -1,5 +1,6 @@
 """Where prompts and pictures differ."""
 
+import numpy as np
 import pytest
 
 from pairs.difference import CodeDifference, Span, word_difference
@@ -38,10 +39,27 @@ def test_codes_that_differ() -> None:
     difference = CodeDifference.of((1, 2, 3, 4), (1, 9, 3, 8))
     assert difference.rows == ((False, True), (False, True))
     assert difference.share == 0.5
-    overlay = difference.overlay(8)
-    assert overlay.size == (8, 8)
-    assert overlay.getpixel((0, 7))[3] == 0  # type: ignore[index]
-    assert overlay.getpixel((7, 0))[3] > 0  # type: ignore[index, operator]
+
+
+def test_what_differs_is_left_as_it_is_and_outlined() -> None:
+    """Of 3 × 3 cells only the middle one: clear; a line of one pixel around it; all else one pale tone."""
+    overlay = np.array(CodeDifference.of(range(9), (0, 1, 2, 3, 9, 5, 6, 7, 8)).overlay(24))
+    assert overlay.shape == (24, 24, 4)
+    assert not overlay[8:16, 8:16].any()
+    around = np.zeros((24, 24), dtype=bool)
+    around[7:17, 7:17] = True
+    around[8:16, 8:16] = False
+    line, pale = overlay[around], overlay[0, 0]
+    assert (line == line[0]).all()
+    assert line[0, 3] == 255
+    elsewhere = np.ones((24, 24), dtype=bool)
+    elsewhere[7:17, 7:17] = False
+    assert (overlay[elsewhere] == pale).all()
+    assert 100 < pale[3] < 255
+    shift = np.array(CodeDifference.of((1, 2, 3, 4), (1, 9, 3, 8)).overlay(384))
+    assert not shift[:, 192:].any()  # whole columns, to the picture's edge
+    assert (shift[:, 190:192] == line[0]).all()
+    assert (shift[:, :190] == pale).all()
 
 
 @pytest.mark.parametrize(("first", "second"), [((1, 2, 3), (1, 2, 3)), ((1, 2, 3, 4), (1,))])

@@ -1,21 +1,20 @@
 """What README tells people to type."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from serve.backend import LocalBackend
+from tests.tools import needs_curl
 
 README = Path(__file__).parent.parent / "README.md"
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_curl
 def test_its_curl_makes_a_picture(
     small_backend: LocalBackend, serve_on_socket: Callable[..., Any], tmp_path: Path
 ) -> None:

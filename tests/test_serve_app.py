@@ -32,7 +32,7 @@ from serve.image import read_metadata
 from serve.models import Models
 from serve.planning import job_of
 from serve.schemas import ImageRequest
-from tests.drawing import needs_compiler
+from tests.tools import needs_compiler
 
 IMAGES = "/v1/images/generations"
 MakeApp = Callable[..., tuple[FastAPI, Models]]

@@ -22,7 +22,8 @@ from serve.engine import Engine
 from serve.events import Event, Failed, Finished, Started
 from serve.request import Job, Request
 from serve.scheduler import Scheduler
-from tests.drawing import GREEDY, Clock, codes_of, job, needs_compiler, run
+from tests.drawing import GREEDY, Clock, codes_of, job, run
+from tests.tools import needs_compiler
 
 SETTINGS = [
     GREEDY,

@@ -29,7 +29,7 @@ from serve.config import ModelSource, Settings
 from serve.loading import LocalLoader
 from serve.models import Models
 from serve.watch import follow, newest_checkpoint
-from tests.drawing import needs_compiler
+from tests.tools import needs_compiler
 
 IMAGES = "/v1/images/generations"
 ADMIN = {"Authorization": "Bearer admin"}

@@ -70,7 +70,7 @@ def test_pictures_codes_and_words(client: TestClient, janus: Janus) -> None:
         assert difference["share"] == pytest.approx(differs.float().mean().item())
         overlay = picture(difference["overlay_b64_json"])
         assert (overlay.mode, overlay.size) == ("RGBA", (64, 64))
-        shown = torch.tensor([[overlay.getpixel((8 * x + 4, 8 * y + 4))[3] > 0 for x in range(8)] for y in range(8)])  # type: ignore[index, operator]
+        shown = torch.tensor([[overlay.getpixel((8 * x + 4, 8 * y + 4))[3] == 0 for x in range(8)] for y in range(8)])  # type: ignore[index]
         assert torch.equal(shown, differs)
     assert drawn["usage"]["output_tokens"] == 4 * 64
 

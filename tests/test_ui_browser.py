@@ -20,7 +20,6 @@ from tests.browser import (
     done,
     draw,
     levels,
-    needs_browser,
     pictures,
     server,
     set_setting,
@@ -28,6 +27,7 @@ from tests.browser import (
     url,
     visit,
 )
+from tests.tools import needs_browser
 
 pytestmark = needs_browser
 __all__ = ["browser", "url"]  # fixtures

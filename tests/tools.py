@@ -1,0 +1,20 @@
+"""Programs that some tests need: without one they are skipped, or fail where FOCUSDIFF_TEST_TOOLS=required."""
+
+import os
+import shutil
+
+import pytest
+
+from model.native import compiled_library
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def _needs(program: object, reason: str) -> pytest.MarkDecorator:
+    required = os.environ.get("FOCUSDIFF_TEST_TOOLS") == "required"
+    return pytest.mark.skipif(program is None and not required, reason=reason)
+
+
+needs_browser = _needs(CHROMIUM, "no Chromium on this machine (Debian: apt-get install chromium)")
+needs_compiler = _needs(compiled_library(), "no C compiler on this machine (Debian: apt-get install gcc libc6-dev)")
+needs_curl = _needs(shutil.which("curl"), "no curl on this machine (Debian: apt-get install curl)")
