@@ -35,10 +35,10 @@ class _Norm(ctypes.Structure):
 
 
 class CpuPixels:
-    """Pictures of codes with fixed weights.
+    """Pictures of codes with fixed weights; by one thread at a time, for what lies between convolutions is kept.
 
     Args:
-        vq: float32 on the CPU; its weights may change in place.
+        vq: float32 on the CPU; once its weights have changed, `load_weights` must be called.
         pictures: the most at once.
     """
 
@@ -48,8 +48,14 @@ class CpuPixels:
         self._scratch = torch.zeros(0, dtype=torch.float32)
         self._buffers = torch.empty(2, pictures * _most_outputs(vq), dtype=torch.float32)
         self._tables: dict[nn.Conv2d, tuple[Tensor, Tensor]] = {}
-        self._version = -1
-        self._make_tables()
+        self.load_weights()
+
+    @torch.no_grad()
+    def load_weights(self) -> None:
+        """Make the tables of the weights as they are now."""
+        for convolution, pixels in _convolutions(self._vq):
+            if _suits(convolution, pixels):
+                self._tables[convolution] = _table(convolution)
 
     @property
     def nbytes(self) -> int:
@@ -58,8 +64,6 @@ class CpuPixels:
 
     def __call__(self, codes: Tensor) -> Tensor:
         """What `JanusVQVAE.decode` makes of codes [N, tokens]: float32 [N, 3, H, W]; N is at most `pictures`."""
-        if self._version != self._current_version():
-            self._make_tables()
         decoder = self._vq.decoder
         x = self._vq.post_quant_conv(self._vq.quantize.get_codebook_entry(codes))
         x = decoder.mid(decoder.conv_in(x))
@@ -134,18 +138,6 @@ class CpuPixels:
         if len(self._scratch) < size:
             self._scratch = torch.zeros(size, dtype=torch.float32)
         return self._scratch
-
-    def _current_version(self) -> int:
-        return sum(parameter._version for parameter in self._vq.decoder.parameters())
-
-    @torch.no_grad()
-    def _make_tables(self) -> None:
-        self._version = self._current_version()
-        self._tables = {
-            convolution: _table(convolution)
-            for convolution, pixels in _convolutions(self._vq)
-            if _suits(convolution, pixels)
-        }
 
 
 def planned_bytes(vq: JanusVQVAE, *, pictures: int) -> int:

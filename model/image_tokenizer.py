@@ -11,10 +11,11 @@ from model.cpu_pixels import CpuPixels, planned_bytes
 from model.janus import Janus
 from model.native import compiled_library
 
-# A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. A CPU is
-# fastest with what its cache holds: four of 64 × 64 (docs/performance.md).
+# A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. PyTorch on a CPU
+# is fastest with what its cache holds, four of 64 × 64; in C sixteen are (docs/performance.md).
 _PIXELS_AT_ONCE = 2**20
 _PIXELS_AT_ONCE_ON_CPU = 2**14
+_PIXELS_AT_ONCE_IN_C = 2**16
 
 
 def lay_out(vq: nn.Module, device: torch.device) -> None:
@@ -24,20 +25,26 @@ def lay_out(vq: nn.Module, device: torch.device) -> None:
 
 
 class ImageTokenizer:
-    """A model's VQ autoencoder: codes to pictures and back.
+    """A model's VQ autoencoder: codes to pictures and back. One thread at a time may use it.
 
     Where others are decoded with it a picture's pixels may move by a level; its codes never do.
 
     Args:
-        janus: its network's weights may change in place.
+        janus: once its network's weights have changed, `load_weights` must be called.
         compiled: whether convolutions may be C functions (`model.cpu_pixels`), where the machine has a compiler.
     """
 
     def __init__(self, janus: Janus, *, compiled: bool = True) -> None:
         self._janus = janus
         self._vq = janus.network.model.vqmodel
-        self._at_once = _at_once(janus.image_size, janus.device)
         self._compiled = self._compile() if compiled else None
+        pixels = _PIXELS_AT_ONCE if janus.device.type != "cpu" else _PIXELS_AT_ONCE_ON_CPU
+        self._at_once = _pictures(_PIXELS_AT_ONCE_IN_C if self._compiled else pixels, janus.image_size)
+
+    def load_weights(self) -> None:
+        """After the network's weights have changed, bring up to date what follows from them."""
+        if self._compiled:
+            self._compiled.load_weights()
 
     @property
     def table_bytes(self) -> int:
@@ -91,7 +98,8 @@ class ImageTokenizer:
         if self._janus.device.type != "cpu" or self._janus.dtype != torch.float32:
             return None
         library = compiled_library()
-        return CpuPixels(library, self._vq, pictures=self._at_once) if library else None
+        pictures = _pictures(_PIXELS_AT_ONCE_IN_C, self._janus.image_size)
+        return CpuPixels(library, self._vq, pictures=pictures) if library else None
 
 
 def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype) -> int:
@@ -99,7 +107,7 @@ def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype
     if device.type != "cpu" or dtype != torch.float32 or compiled_library() is None:
         return 0
     size = vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1)
-    return planned_bytes(vq, pictures=_at_once(size, device))
+    return planned_bytes(vq, pictures=_pictures(_PIXELS_AT_ONCE_IN_C, size))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
@@ -107,6 +115,6 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _at_once(image_size: int, device: torch.device) -> int:
-    pixels = _PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else _PIXELS_AT_ONCE
+def _pictures(pixels: int, image_size: int) -> int:
+    """How many pictures so many pixels are; at least one."""
     return max(1, pixels // image_size**2)

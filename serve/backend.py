@@ -111,7 +111,7 @@ class LocalBackend:
     """One model in this process, drawn by an engine in a thread of its own.
 
     With `int8` (see `model.decoder.Decoder`) the model's own matrices are freed, and it serves nobody else.
-    `held_bytes` is what weights and cache take from then on.
+    `held_bytes` is what weights, tables made of them and cache take from then on.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class Engine:
     Args:
         janus: the model.
         images: how many guided images are drawn at once; twice as many unguided ones.
-        compiled: see `model.decoder.Decoder`.
+        compiled: see `model.decoder.Decoder` and `model.image_tokenizer.ImageTokenizer`.
         int8: likewise.
         clock: seconds; deadlines are times of it.
     """
@@ -123,7 +123,7 @@ class Engine:
 
     @property
     def held_bytes(self) -> int:
-        """What the model's weights and the cache take, in bytes."""
+        """What the model's weights, what is made of them and the cache take, in bytes."""
         return self.decoder.weight_bytes + self.image_tokenizer.table_bytes + self.cache.nbytes
 
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
@@ -135,6 +135,7 @@ class Engine:
         if not self.idle:
             raise RuntimeError("weights can be changed only while nothing is being drawn")
         self.decoder.load_weights(network)
+        self.image_tokenizer.load_weights()
         self._unconditional.clear()
 
     def submit(self, job: Job) -> Request:

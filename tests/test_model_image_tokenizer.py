@@ -184,12 +184,13 @@ def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[CpuPixels, Jan
             assert torch.equal(pixels.convolve(block.conv1, x[i : i + 1], block.norm1)[0], together[i])
 
 
-def test_weights_that_change_in_place_are_seen() -> None:
+def test_weights_that_changed_are_loaded() -> None:
     vq = image_tokenizer(9, multiplier=(1, 1))
     pixels, codes = compiled(vq), some_codes(vq, 1)
     before = pixels(codes)
     with torch.no_grad():
         vq.decoder.up[1].block[1].conv2.weight.mul_(-1)
+    pixels.load_weights()
     after = pixels(codes)
     assert (after - before).abs().max() > 0.01
     torch.testing.assert_close(after, vq.decode(codes), atol=2e-5, rtol=0)
@@ -211,11 +212,11 @@ def test_what_it_will_hold_is_known_before() -> None:
 
 
 def test_more_pictures_than_are_decoded_at_once() -> None:
-    """Nine of 64 × 64, four at once: each as by itself, but for rounding in the parts that are PyTorch's."""
+    """18 of 64 × 64, sixteen at once: each as by itself, but for rounding in the parts that are PyTorch's."""
     tiny: Janus = load("tiny", device="cpu", dtype="float32")
-    codes = torch.randint(tiny.codebook_size, (9, tiny.image_tokens), generator=torch.Generator().manual_seed(5))
+    codes = torch.randint(tiny.codebook_size, (18, tiny.image_tokens), generator=torch.Generator().manual_seed(5))
     tokenizer = ImageTokenizer(tiny)
     together = tokenizer.decode(codes)
     alone = torch.cat([tokenizer.decode(row[None]) for row in codes])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
     torch.testing.assert_close(together, ImageTokenizer(tiny, compiled=False).decode(codes), atol=1e-4, rtol=0)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from model.checkpoint import load, save
 from model.decoder_weights import let_go, round_to_int8
 from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
 from serve.engine import Engine
@@ -228,8 +230,13 @@ def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]])
     one = job(prompts[0], GREEDY, 1)
     before = codes_of(run(engine, [(0, one)])[0])
     engine.load_weights(others.network)
-    after = codes_of(run(engine, [(0, one)])[0])
+    events = run(engine, [(0, one)])[0]
+    after = codes_of(events)
     assert before != after == reference(others, one) == reference(janus, one)
+    (picture,) = (event.picture for event in events if isinstance(event, Finished))
+    as_before = ImageTokenizer(load(deepseek_folder, device="cpu")).images(torch.tensor(after))[0]
+    assert np.array_equal(picture, ImageTokenizer(others).images(torch.tensor(after))[0])
+    assert not np.array_equal(picture, as_before)
 
 
 def test_weights_are_held_once(deepseek_folder: Path) -> None:
