@@ -43,7 +43,6 @@ typedef struct {
 
 typedef struct {
     const float *input; /* [count, height, width, inputs], sides halved where the picture is to be doubled first */
-    const float *scales; /* [count, 2, inputs]: factors and summands before SiLU; or none, and no SiLU */
     const float *residual; /* added to the output, or none */
     float *output; /* [count, height, width, outputs] */
     int64_t count, height, width, doubled;
@@ -85,13 +84,14 @@ INLINE vector silu(vector x) {
     return x / (1 + e * power);
 }
 
-/* A block's inputs from (top, left) on: [high, wide, channels]; outside the picture is 0. */
+/* With scales [count, 2, channels], the factors and summands before SiLU, or none:
+   a block's inputs from (top, left) on: [high, wide, channels]; outside the picture is 0. */
 static void gather(
-    const Pictures *pictures, int64_t picture, int64_t channels, int64_t top, int64_t left, int64_t high, int64_t wide,
-    float *band) {
+    const Pictures *pictures, const float *scales, int64_t picture, int64_t channels, int64_t top, int64_t left,
+    int64_t high, int64_t wide, float *band) {
     int64_t halved = pictures->doubled ? 1 : 0, across = pictures->width >> halved;
     const float *from = pictures->input + picture * (pictures->height >> halved) * across * channels;
-    const float *factors = pictures->scales + picture * 2 * channels, *summands = factors + channels;
+    const float *factors = scales + picture * 2 * channels, *summands = factors + channels;
     for (int64_t y = 0; y < high; y++)
         for (int64_t x = 0; x < wide; x++) {
             int64_t line = top + y, column = left + x;
@@ -101,7 +101,7 @@ static void gather(
                 continue;
             }
             const float *pixel = from + ((line >> halved) * across + (column >> halved)) * channels;
-            if (!pictures->scales)
+            if (!scales)
                 memcpy(to, pixel, channels * sizeof(float));
             else
                 for (int64_t c = 0; c < channels; c += WIDTH)
@@ -194,58 +194,14 @@ static void place(
     }
 }
 
-static inline int64_t blocks(int64_t side, int64_t tiles) { return (side + STRIDE * tiles - 1) / (STRIDE * tiles); }
-
-static int64_t thread_scratch(int64_t channels) {
-    return HIGH * WIDE * channels + NUMBERS * (apart(channels) + apart(OUTPUTS));
-}
-
-/* Numbers of scratch memory that a convolution of so many channels needs. */
-int64_t convolve_scratch(int64_t channels, int64_t threads) { return threads * thread_scratch(channels); }
-
-void convolve(const Convolution *convolution, const Pictures *pictures, float *scratch, int64_t threads) {
-    int64_t channels = convolution->inputs;
-    int64_t down = blocks(pictures->height, DOWN), across = blocks(pictures->width, ACROSS);
-#pragma omp parallel num_threads(threads)
-    {
-        float *band = scratch + omp_get_thread_num() * thread_scratch(channels);
-        float *numbers = band + HIGH * WIDE * channels, *products = numbers + NUMBERS * apart(channels);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t block = 0; block < pictures->count * down * across; block++) {
-            int64_t picture = block / (down * across), row = block / across % down, column = block % across;
-            int64_t top = row * DOWN * STRIDE, left = column * ACROSS * STRIDE;
-            int64_t high = least(DOWN, (pictures->height - top + STRIDE - 1) / STRIDE);
-            int64_t wide = least(ACROSS, (pictures->width - left + STRIDE - 1) / STRIDE);
-            int64_t band_wide = wide * STRIDE + 2;
-            gather(pictures, picture, channels, top - 1, left - 1, high * STRIDE + 2, band_wide, band);
-            for (int64_t tile = 0; tile < high * wide; tile++) {
-                const float *corner = band + (tile / wide * band_wide + tile % wide) * STRIDE * channels;
-                turn_tile(corner, band_wide, channels, tile, numbers);
-            }
-            for (int64_t first = 0; first < convolution->outputs; first += OUTPUTS) {
-                const float *table = convolution->table + first * NUMBERS * channels;
-                for (int64_t i = 0; i < NUMBERS; i++)
-                    multiply(numbers + i * apart(channels), table + i * channels * OUTPUTS, high * wide, channels,
-                             products + i * apart(OUTPUTS));
-                for (int64_t tile = 0; tile < high * wide; tile++) {
-                    int64_t y = top + tile / wide * STRIDE, x = left + tile % wide * STRIDE;
-                    place(convolution, pictures, picture, y, x, first, products + tile * OUTPUTS);
-                }
-            }
-        }
-        arrive();
-    }
-}
-
 static inline int64_t chunks(int64_t pixels) { return (pixels + PIXELS - 1) / PIXELS; }
 
-/* Numbers of scratch memory that `moments` needs. */
-int64_t moments_scratch(int64_t count, int64_t pixels, int64_t channels) {
+static int64_t moments_scratch(int64_t count, int64_t pixels, int64_t channels) {
     return count * chunks(pixels) * 2 * channels;
 }
 
 /* A group norm as factors and summands: input [count, pixels, channels] → scales [count, 2, channels]. */
-void moments(
+static void moments(
     const Norm *norm, const float *input, int64_t count, int64_t pixels, float *scales, float *scratch,
     int64_t threads) {
     int64_t channels = norm->channels, wide = channels / norm->groups, parts = chunks(pixels);
@@ -280,5 +236,59 @@ void moments(
                 summands[c] = (float)(norm->bias[c] - mean * factor * norm->weight[c]);
             }
         }
+    }
+}
+
+static inline int64_t blocks(int64_t side, int64_t tiles) { return (side + STRIDE * tiles - 1) / (STRIDE * tiles); }
+
+static int64_t thread_scratch(int64_t channels) {
+    return HIGH * WIDE * channels + NUMBERS * (apart(channels) + apart(OUTPUTS));
+}
+
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Numbers of scratch memory for a convolution of so many channels, over pictures with so many pixels before doubling. */
+int64_t convolve_scratch(int64_t channels, int64_t count, int64_t pixels, int64_t threads) {
+    return count * 2 * channels + most(moments_scratch(count, pixels, channels), threads * thread_scratch(channels));
+}
+
+/* Pictures normed and through SiLU, if there is a norm, then doubled, if they are to be, and convolved. */
+void convolve(
+    const Convolution *convolution, const Norm *norm, const Pictures *pictures, float *scratch, int64_t threads) {
+    int64_t channels = convolution->inputs, halved = pictures->doubled ? 1 : 0;
+    float *scales = norm ? scratch : 0, *rest = scratch + pictures->count * 2 * channels;
+    if (norm) {
+        int64_t pixels = (pictures->height >> halved) * (pictures->width >> halved);
+        moments(norm, pictures->input, pictures->count, pixels, scales, rest, threads);
+    }
+    int64_t down = blocks(pictures->height, DOWN), across = blocks(pictures->width, ACROSS);
+#pragma omp parallel num_threads(threads)
+    {
+        float *band = rest + omp_get_thread_num() * thread_scratch(channels);
+        float *numbers = band + HIGH * WIDE * channels, *products = numbers + NUMBERS * apart(channels);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t block = 0; block < pictures->count * down * across; block++) {
+            int64_t picture = block / (down * across), row = block / across % down, column = block % across;
+            int64_t top = row * DOWN * STRIDE, left = column * ACROSS * STRIDE;
+            int64_t high = least(DOWN, (pictures->height - top + STRIDE - 1) / STRIDE);
+            int64_t wide = least(ACROSS, (pictures->width - left + STRIDE - 1) / STRIDE);
+            int64_t band_wide = wide * STRIDE + 2;
+            gather(pictures, scales, picture, channels, top - 1, left - 1, high * STRIDE + 2, band_wide, band);
+            for (int64_t tile = 0; tile < high * wide; tile++) {
+                const float *corner = band + (tile / wide * band_wide + tile % wide) * STRIDE * channels;
+                turn_tile(corner, band_wide, channels, tile, numbers);
+            }
+            for (int64_t first = 0; first < convolution->outputs; first += OUTPUTS) {
+                const float *table = convolution->table + first * NUMBERS * channels;
+                for (int64_t i = 0; i < NUMBERS; i++)
+                    multiply(numbers + i * apart(channels), table + i * channels * OUTPUTS, high * wide, channels,
+                             products + i * apart(OUTPUTS));
+                for (int64_t tile = 0; tile < high * wide; tile++) {
+                    int64_t y = top + tile / wide * STRIDE, x = left + tile % wide * STRIDE;
+                    place(convolution, pictures, picture, y, x, first, products + tile * OUTPUTS);
+                }
+            }
+        }
+        arrive();
     }
 }

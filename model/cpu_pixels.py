@@ -7,6 +7,7 @@ has norm and SiLU done on the way, while a part of the picture is in the cache (
 import ctypes
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,15 @@ class _Convolution(ctypes.Structure):
 
 
 class _Pictures(ctypes.Structure):
-    _fields_ = [*pointers("input scales residual output"), *numbers("count height width doubled")]
+    _fields_ = [*pointers("input residual output"), *numbers("count height width doubled")]
 
 
 class _Norm(ctypes.Structure):
     _fields_ = [*pointers("weight bias"), *numbers("channels groups"), ("epsilon", ctypes.c_double)]
+
+    @classmethod
+    def of(cls, norm: nn.GroupNorm) -> "_Norm":
+        return cls(*addresses([norm.weight, norm.bias]), norm.num_channels, norm.num_groups, norm.eps)
 
 
 class CpuPixels:
@@ -46,6 +51,9 @@ class CpuPixels:
         self._library = library
         self._vq = vq
         self._scratch = torch.zeros(0, dtype=torch.float32)
+        # every operation lets other threads of Python in, and waits until they let go again
+        self._scratch_size = lru_cache(library.convolve_scratch)
+        self._outputs: dict[tuple[int, ...], Tensor] = {}
         self._buffers = torch.empty(2, pictures * _most_outputs(vq), dtype=torch.float32)
         self._tables: dict[nn.Conv2d, tuple[Tensor, Tensor]] = {}
         self.load_weights()
@@ -101,38 +109,32 @@ class CpuPixels:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") if doubled else x
             result: Tensor = convolution(x)
             return result if residual is None else residual.add_(result)
-        threads = torch.get_num_threads()
         x = x.contiguous(memory_format=torch.channels_last)
         count, channels, height, width = x.shape
-        scales = None if norm is None else self._moments(norm, x, threads)
+        threads = torch.get_num_threads()
+        scratch = self._scratch_of(self._scratch_size(channels, count, height * width, threads))
         height, width = height * (1 + doubled), width * (1 + doubled)
         output = residual
         if output is None:
-            output = self._buffer((count, height, width, convolution.out_channels), beside=x).permute(0, 3, 1, 2)
+            output = self._buffer((count, height, width, convolution.out_channels), beside=x)
         assert output.is_contiguous(memory_format=torch.channels_last)
-        held = (x, scales, residual, output)
-        places = [None if tensor is None else tensor.data_ptr() for tensor in held]
-        pictures = _Pictures(*places, count, height, width, doubled)
+        added = None if residual is None else residual.data_ptr()
+        pictures = _Pictures(x.data_ptr(), added, output.data_ptr(), count, height, width, doubled)
         weights = _Convolution(*addresses(self._tables[convolution]), channels, convolution.out_channels)
-        scratch = self._scratch_of(self._library.convolve_scratch(channels, threads))
-        self._library.convolve(ctypes.byref(weights), ctypes.byref(pictures), *addresses([scratch]), threads)
+        first = None if norm is None else ctypes.byref(_Norm.of(norm))
+        self._library.convolve(ctypes.byref(weights), first, ctypes.byref(pictures), scratch.data_ptr(), threads)
         return output
 
-    def _buffer(self, shape: tuple[int, ...], *, beside: Tensor) -> Tensor:
-        """Memory where `beside` is not. New memory of this size costs as much as a fifth of a convolution."""
-        which = int(self._buffers.data_ptr() == beside.data_ptr())
-        return self._buffers[which, : math.prod(shape)].view(shape)
+    def _buffer(self, shape: tuple[int, int, int, int], *, beside: Tensor) -> Tensor:
+        """That buffer of the two where `beside` is not, for N, H, W and C: [N, C, H, W].
 
-    def _moments(self, norm: nn.GroupNorm, x: Tensor, threads: int) -> Tensor:
-        """A group norm of x [N, C, H, W] as factors and summands of each channel: [N, 2, C]."""
-        count, channels, height, width = x.shape
-        scales = torch.empty(count, 2, channels, dtype=torch.float32)
-        parts = _Norm(*addresses([norm.weight, norm.bias]), channels, norm.num_groups, norm.eps)
-        scratch = self._scratch_of(self._library.moments_scratch(count, height * width, channels))
-        self._library.moments(
-            ctypes.byref(parts), x.data_ptr(), count, height * width, *addresses([scales, scratch]), threads
-        )
-        return scales
+        New memory of this size costs as much as a fifth of a convolution.
+        """
+        which = int(self._buffers.data_ptr() == beside.data_ptr())
+        key = (which, *shape)
+        if key not in self._outputs:
+            self._outputs[key] = self._buffers[which, : math.prod(shape)].view(shape).permute(0, 3, 1, 2)
+        return self._outputs[key]
 
     def _scratch_of(self, size: int) -> Tensor:
         if len(self._scratch) < size:

@@ -62,12 +62,10 @@ def compiled_library() -> ctypes.CDLL | None:
     library.uniform.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     library.step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64]
     library.draw.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
-    library.convolve_scratch.restype = library.moments_scratch.restype = ctypes.c_int64
-    library.convolve_scratch.argtypes = [ctypes.c_int64] * 2
-    library.moments_scratch.argtypes = [ctypes.c_int64] * 3
-    library.convolve.restype = library.moments.restype = None
-    library.convolve.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
-    library.moments.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2, ctypes.c_int64]
+    library.convolve_scratch.restype = ctypes.c_int64
+    library.convolve_scratch.argtypes = [ctypes.c_int64] * 4
+    library.convolve.restype = None
+    library.convolve.argtypes = [*[ctypes.c_void_p] * 4, ctypes.c_int64]
     return library
 
 
