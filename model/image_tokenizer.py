@@ -12,10 +12,9 @@ from model.janus import Janus
 from model.native import compiled_library
 
 # A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. PyTorch on a CPU
-# is fastest with what its cache holds, four of 64 × 64; in C sixteen are (docs/performance.md).
+# is fastest with what its cache holds, four of 64 × 64; to C it is all the same.
 _PIXELS_AT_ONCE = 2**20
 _PIXELS_AT_ONCE_ON_CPU = 2**14
-_PIXELS_AT_ONCE_IN_C = 2**16
 
 
 def lay_out(vq: nn.Module, device: torch.device) -> None:
@@ -37,9 +36,8 @@ class ImageTokenizer:
     def __init__(self, janus: Janus, *, compiled: bool = True) -> None:
         self._janus = janus
         self._vq = janus.network.model.vqmodel
+        self._at_once = _at_once(janus.image_size, janus.device)
         self._compiled = self._compile() if compiled else None
-        pixels = _PIXELS_AT_ONCE if janus.device.type != "cpu" else _PIXELS_AT_ONCE_ON_CPU
-        self._at_once = _pictures(_PIXELS_AT_ONCE_IN_C if self._compiled else pixels, janus.image_size)
 
     def load_weights(self) -> None:
         """After the network's weights have changed, bring up to date what follows from them."""
@@ -98,8 +96,7 @@ class ImageTokenizer:
         if self._janus.device.type != "cpu" or self._janus.dtype != torch.float32:
             return None
         library = compiled_library()
-        pictures = _pictures(_PIXELS_AT_ONCE_IN_C, self._janus.image_size)
-        return CpuPixels(library, self._vq, pictures=pictures) if library else None
+        return CpuPixels(library, self._vq, pictures=self._at_once) if library else None
 
 
 def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype) -> int:
@@ -107,7 +104,7 @@ def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype
     if device.type != "cpu" or dtype != torch.float32 or compiled_library() is None:
         return 0
     size = vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1)
-    return planned_bytes(vq, pictures=_pictures(_PIXELS_AT_ONCE_IN_C, size))
+    return planned_bytes(vq, pictures=_at_once(size, device))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
@@ -115,6 +112,6 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _pictures(pixels: int, image_size: int) -> int:
-    """How many pictures so many pixels are; at least one."""
+def _at_once(image_size: int, device: torch.device) -> int:
+    pixels = _PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else _PIXELS_AT_ONCE
     return max(1, pixels // image_size**2)
