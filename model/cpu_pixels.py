@@ -7,7 +7,6 @@ has norm and SiLU done on the way, while a part of the picture is in the cache (
 import ctypes
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEResne
 
 from model.native import addresses, numbers, pointers
 
-_WIDTH = 16  # channels in a vector of cpu_pixels.c
+_WIDTH = 16  # channels in the widest vector of cpu_pixels.c
 _OUTPUTS = 32  # channels that it computes together
 # Three weights of a line as the six numbers that are multiplied (Lavin and Gray 2016, section 4.3).
 _TURN = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
@@ -51,9 +50,6 @@ class CpuPixels:
         self._library = library
         self._vq = vq
         self._scratch = torch.zeros(0, dtype=torch.float32)
-        # every operation lets other threads of Python in, and waits until they let go again
-        self._scratch_size = lru_cache(library.convolve_scratch)
-        self._outputs: dict[tuple[int, ...], Tensor] = {}
         self._buffers = torch.empty(2, pictures * _most_outputs(vq), dtype=torch.float32)
         self._tables: dict[nn.Conv2d, tuple[Tensor, Tensor]] = {}
         self.load_weights()
@@ -112,7 +108,7 @@ class CpuPixels:
         x = x.contiguous(memory_format=torch.channels_last)
         count, channels, height, width = x.shape
         threads = torch.get_num_threads()
-        scratch = self._scratch_of(self._scratch_size(channels, count, height * width, threads))
+        scratch = self._scratch_of(self._library.convolve_scratch(channels, count, height * width, threads))
         height, width = height * (1 + doubled), width * (1 + doubled)
         output = residual
         if output is None:
@@ -131,10 +127,7 @@ class CpuPixels:
         New memory of this size costs as much as a fifth of a convolution.
         """
         which = int(self._buffers.data_ptr() == beside.data_ptr())
-        key = (which, *shape)
-        if key not in self._outputs:
-            self._outputs[key] = self._buffers[which, : math.prod(shape)].view(shape).permute(0, 3, 1, 2)
-        return self._outputs[key]
+        return self._buffers[which, : math.prod(shape)].view(shape).permute(0, 3, 1, 2)
 
     def _scratch_of(self, size: int) -> Tensor:
         if len(self._scratch) < size:

@@ -12,7 +12,7 @@ from model.janus import Janus
 from model.native import compiled_library
 
 # A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. PyTorch on a CPU
-# is fastest with what its cache holds, four of 64 × 64; to C it is all the same.
+# is fastest with what its cache holds, four of 64 × 64; C would like more (docs/performance.md).
 _PIXELS_AT_ONCE = 2**20
 _PIXELS_AT_ONCE_ON_CPU = 2**14
 
