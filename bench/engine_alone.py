@@ -1,6 +1,7 @@
-"""How many images a second an engine draws that never waits: a process of its own, beside which HTTP is measured."""
+"""How many images a second an engine draws without a server: a process of its own, asked for one slice of time after another."""
 
 import argparse
+import sys
 import time
 
 import torch
@@ -11,40 +12,54 @@ from serve.events import Finished
 from serve.request import Job
 
 
-def images_per_second(model: str, prompt: str, *, slots: int, seconds: float) -> float:
-    """Of single images by the checkpoint's recipe, each with one preview; counted once every slot has had one.
+def images_per_second(engine: Engine, prompt: str, *, slots: int, seconds: float) -> float:
+    """Of single images by the checkpoint's recipe, each with one preview, while as many wait as there are slots.
 
-    They begin evenly spread over the time of one, as people do not ask all at once.
+    They begin evenly spread over the steps of one, and stay so. Counted from when twice as many have
+    come as there are slots.
+
+    Args:
+        engine: idle; and is idle again in the end.
+        prompt: of all images.
+        slots: of the engine.
+        seconds: that are counted.
     """
-    janus = load(model, device="cpu")
-    engine = Engine(janus, images=slots)
+    janus = engine.janus
     ids = janus.encode(prompt)
     middle = frozenset({round(janus.grid / 2)})
-    seed = ended = steps = 0
-    started: float | None = None
-    while started is None or time.perf_counter() - started < seconds:
-        due = slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
-        while seed < due or (due == slots and engine.scheduler.waiting_images < slots):
-            engine.submit(Job(ids, None, (seed,), janus.recipe, preview_rows=middle))
-            seed += 1
+    requests = []
+    ended = counted = steps = 0
+    begun: float | None = None
+    while begun is None or time.perf_counter() - begun < seconds:
+        clients = 2 * slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
+        while len(requests) < clients + ended:  # each asks again as soon as it has its picture
+            requests.append(engine.submit(Job(ids, None, (len(requests),), janus.recipe, preview_rows=middle)))
         steps += 1
-        ended += sum(isinstance(event, Finished) for _, event in engine.step())
-        if started is None and ended >= slots:
-            started, ended = time.perf_counter(), 0
-    return ended / (time.perf_counter() - started)
+        came = sum(isinstance(event, Finished) for _, event in engine.step())
+        ended += came
+        if begun is not None:
+            counted += came
+        elif ended >= 2 * slots:
+            begun = time.perf_counter()
+    rate = counted / (time.perf_counter() - begun)
+    for request in requests:
+        engine.cancel(request)
+    return rate
 
 
 def main() -> None:
-    """Prints the rate."""
+    """Reads lines of seconds; answers each with a rate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("prompt")
     parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(images_per_second(arguments.model, arguments.prompt, slots=arguments.slots, seconds=arguments.seconds))
+    engine = Engine(load(arguments.model, device="cpu"), images=arguments.slots)
+    for line in sys.stdin:
+        rate = images_per_second(engine, arguments.prompt, slots=arguments.slots, seconds=float(line))
+        print(rate, flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ own with as many threads, says what HTTP and encoding cost; both are measured in
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -23,8 +24,10 @@ import psutil
 
 from bench.provenance import provenance
 from bench.startup import free_port
+from pairs.scores import mean
 
 _PROMPT = "three red circles and a blue star"
+_PAIRS = 6  # of slices, over HTTP and of the engine alone
 _PATIENCE = 180.0  # seconds for a server to come up, and for any answer
 
 
@@ -88,12 +91,14 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(url, server)
-        alone, capacities = [], []
-        for _ in range(2):
-            capacities.append(asyncio.run(_saturate(url, slots, seconds / 4)))
-            alone.append(_engine_alone(model, slots, seconds / 4, threads))
-        capacity, engine = statistics.mean(capacities), statistics.mean(alone)
-        yield f"capacity over HTTP {capacity:.2f} images/s, engine alone {engine:.2f}: {capacity / engine:.3f} of it"
+        engine = _EngineAlone(model, slots=slots, threads=threads)
+        capacities, alone = _side_by_side(url, engine, slots, seconds / 6)
+        engine.close()
+        capacity, share = statistics.mean(capacities), mean(h / e for h, e in zip(capacities, alone, strict=True))
+        yield (
+            f"capacity over HTTP {capacity:.2f} images/s, engine alone {statistics.mean(alone):.2f}: "
+            f"{share} of it, {share.count} times in turn"
+        )
         yield (
             "   load  arrive/s  arrived     200     429   lost  images/s    p50    p95    p99 "
             " preview p50    p95    p99  memory MiB"
@@ -108,7 +113,7 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
         server.terminate()
         server.wait(60)
     yield json.dumps(
-        {"model": model, "slots": slots, **place, "capacity": capacity, "engine_alone": engine}
+        {"model": model, "slots": slots, **place, "capacity": capacities, "engine_alone": alone}
         | {
             "rounds": [
                 {
@@ -159,30 +164,34 @@ def _client() -> httpx.AsyncClient:
 async def _saturate(url: str, slots: int, seconds: float) -> float:
     """Images a second while twice as many clients as slots ask again as soon as they are answered.
 
+    Images that begin at the same step stay together, since each is followed by one that waits, and cost
+    less than others. So each slot's first begins when the one before has begun, and none does so together.
+
     Raises:
         ConnectionError: one of them was not answered.
         TimeoutError: the model is too slow for so many slots.
     """
     done: list[float] = []
     stop = time.perf_counter() + seconds + _PATIENCE
-    source = random.Random(0)
+    accepted = [asyncio.Event() for _ in range(slots)]
 
     async def ask_again(client: httpx.AsyncClient, number: int) -> None:
-        await asyncio.sleep(source.uniform(0, slots * alone / 2))  # about what an image takes among so many
+        if number > 0:
+            await accepted[min(number, slots) - 1].wait()
         seed = number
+        told = accepted[number] if number < slots else None
         while time.perf_counter() < stop:
-            answer = await _ask(client, url, seed)
+            answer = await _ask(client, url, seed, told)
             if answer.status != 200:
                 raise ConnectionError(f"a saturating client was answered with status {answer.status}")
             done.append(time.perf_counter())
             seed += 2 * slots
+            told = None
 
     async with _client() as client:
-        await _ask(client, url, 0)
-        alone = (await _ask(client, url, 0)).latency
         asking = [asyncio.create_task(ask_again(client, number)) for number in range(2 * slots)]
-        while len(done) < 3 * slots:  # the first are not counted: slots fill up
-            await asyncio.sleep(0.01)
+        while len(done) < 2 * slots:
+            await asyncio.sleep(0.001)
             for task in asking:
                 if task.done():
                     task.result()
@@ -191,16 +200,51 @@ async def _saturate(url: str, slots: int, seconds: float) -> float:
         begun = time.perf_counter()
         stop = begun + seconds
         await asyncio.gather(*asking)
-    counted = [moment for moment in done if begun < moment <= stop]
-    return len(counted) / seconds
+    return sum(begun < moment <= stop for moment in done) / seconds
 
 
-def _engine_alone(model: str, slots: int, seconds: float, threads: int) -> float:
-    command = [sys.executable, "-m", "bench.engine_alone", model, _PROMPT]
-    command += ["--slots", str(slots), "--seconds", str(seconds), "--threads", str(threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(ended.stdout)
+def _side_by_side(url: str, engine: "_EngineAlone", slots: int, seconds: float) -> tuple[list[float], list[float]]:
+    """Images a second over HTTP and of the engine alone, in turn, each as often first as second."""
+    over_http, alone = [], []
+    for number in range(_PAIRS):
+        for http in (True, False) if number % 2 else (False, True):
+            if http:
+                over_http.append(asyncio.run(_saturate(url, slots, seconds)))
+            else:
+                alone.append(engine.saturate(seconds))
+    return over_http, alone
+
+
+class _EngineAlone:
+    """The process of `bench.engine_alone`."""
+
+    def __init__(self, model: str, *, slots: int, threads: int) -> None:
+        command = [sys.executable, "-m", "bench.engine_alone", model, _PROMPT]
+        command += ["--slots", str(slots), "--threads", str(threads)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def saturate(self, seconds: float) -> float:
+        """Images a second.
+
+        Raises:
+            ChildProcessError: it has ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(seconds, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"the engine alone ended with code {self._process.wait()}")
+        return float(line)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.communicate()
 
 
 async def _arrive(url: str, one: Round, seconds: float, pid: int) -> None:
@@ -223,15 +267,18 @@ async def _arrive(url: str, one: Round, seconds: float, pid: int) -> None:
     one.memory = before, process.memory_info().rss
 
 
-async def _ask(client: httpx.AsyncClient, url: str, seed: int) -> Answer:
+async def _ask(client: httpx.AsyncClient, url: str, seed: int, told: asyncio.Event | None = None) -> Answer:
+    """One image with one preview; `told` is set when it has been accepted."""
     started = time.perf_counter()
-    body = {"prompt": _PROMPT, "seed": seed, "stream": True, "partial_images": 1}
+    body = {"prompt": _PROMPT, "seed": seed, "stream": True, "partial_images": 1, "queue_events": told is not None}
     preview, completed = None, False
     try:
         async with client.stream("POST", f"{url}/v1/images/generations", json=body) as answer:
             async for line in answer.aiter_lines():
                 if line == "event: image_generation.partial_image":
                     preview = time.perf_counter() - started
+                if told and line == "event: image_generation.queued":
+                    told.set()
                 completed |= line == "event: image_generation.completed"
     except httpx.TransportError:
         return Answer(0, preview, time.perf_counter() - started)

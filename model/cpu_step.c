@@ -1,10 +1,11 @@
-/* A decode step in float32, which takes PyTorch many calls, in one.
+/* A decode step in float32, which takes PyTorch many calls, in one; and the reading of prompts, which is
+   a step of all their tokens.
 
    A step of so few rows reads every weight once and computes little with it, so that calls, copies
    and threads that wait for each other are most of its time in a general library. Here one team of
-   threads goes through all layers; five barriers a layer are all that it waits for. What a row comes
-   to does not depend on how many others are computed beside it. model/native.py compiles this;
-   model/cpu_step.py holds the other half of the structures. */
+   threads goes through all layers; five barriers a layer are all that it waits for, six where rows
+   attend to each other. What a row comes to does not depend on how many others are computed beside it.
+   model/native.py compiles this; model/cpu_step.py holds the other half of the structures. */
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -38,7 +39,7 @@ typedef struct {
 
 typedef struct {
     const Layer *layers;
-    const float *inputs, *norm, *head_in_bias, *head_out_bias, *turns;
+    const float *norm, *head_in_bias, *head_out_bias, *turns;
     Matrix head_in, head_out;
     int64_t layer_count, hidden, heads, kv_heads, head_dim, intermediate, head_hidden, vocabulary, positions;
     float epsilon;
@@ -293,18 +294,29 @@ INLINE void mix(
     }
 }
 
-/* One row's new token and one key-value head: into the cache, then every query head of its group over what is filled. */
+/* Where the keys of a row of the cache begin, for one layer and key-value head; its values likewise. */
+static inline int64_t place(const Model *model, const Cache *cache, int64_t layer, int64_t index, int64_t head) {
+    return ((layer * cache->rows + index) * model->kv_heads + head) * cache->length * model->head_dim;
+}
+
+/* One token's key and value of one key-value head, out of its [queries, keys, values], into the cache. */
+static void keep(
+    const Model *model, const Cache *cache, int64_t layer, int64_t index, int64_t position, int64_t head,
+    const float *joined) {
+    int64_t width = model->head_dim, at = place(model, cache, layer, index, head) + position * width;
+    const float *cosines = model->turns + position * width, *key = joined + (model->heads + head) * width;
+    turn(key, cosines, cosines + model->positions * width, width, cache->keys + at);
+    memcpy(cache->values + at, key + model->kv_heads * width, width * sizeof(float));
+}
+
+/* Every query head of a key-value head's group over the tokens of its row up to its own, which are in the cache. */
 static void attend(
     const Model *model, const Cache *cache, int64_t layer, int64_t index, int64_t position, int64_t head,
     const float *joined, float *scores, float *output) {
     int64_t width = model->head_dim, group = model->heads / model->kv_heads, filled = position + 1;
-    const float *cosines = model->turns + position * width;
-    const float *sines = cosines + model->positions * width;
-    int64_t start = (((layer * cache->rows + index) * model->kv_heads + head) * cache->length) * width;
-    float *keys = cache->keys + start, *values = cache->values + start;
-    const float *key = joined + (model->heads + head) * width;
-    turn(key, cosines, sines, width, keys + position * width);
-    memcpy(values + position * width, key + model->kv_heads * width, width * sizeof(float));
+    int64_t start = place(model, cache, layer, index, head);
+    const float *cosines = model->turns + position * width, *sines = cosines + model->positions * width;
+    const float *keys = cache->keys + start, *values = cache->values + start;
     float scale = 1 / sqrtf((float)width);
     for (int64_t q = head * group; q < (head + 1) * group; q++) {
         float query[width], *to = output + q * width;
@@ -331,10 +343,15 @@ int64_t step_scratch(const Model *model, int64_t rows, int64_t length, int64_t t
            threads * (rows * model->hidden + length);
 }
 
-/* codes, index, positions [rows] → logits [rows, vocabulary]; the cache gains one token a row, positions go on by one. */
+/* tokens, index, positions [rows] → logits [ends, vocabulary].
+
+   A token is what `table` […, hidden] holds at its number; the cache gains each at its position of its row
+   `index`, and it sees what is there up to itself. Where `last` [ends] is given, the rows may be tokens of the
+   same sequences, and only those that it counts up, ascending, get logits; else all do. Positions go on by one. */
 void step(
-    const Model *model, const Cache *cache, int64_t rows, const int64_t *codes, const int64_t *index,
-    int64_t *positions, float *logits, float *scratch, int64_t threads) {
+    const Model *model, const Cache *cache, const float *table, int64_t rows, const int64_t *tokens,
+    const int64_t *index, int64_t *positions, int64_t ends, const int64_t *last, float *logits, float *scratch,
+    int64_t threads) {
     int64_t hidden = model->hidden, attended_width = model->heads * model->head_dim;
     int64_t qkv = attended_width + 2 * model->kv_heads * model->head_dim;
     float *x = scratch;
@@ -343,7 +360,7 @@ void step(
     float *inner = attended + rows * attended_width;
     float *private = inner + rows * (model->intermediate > model->head_hidden ? model->intermediate : model->head_hidden);
     for (int64_t row = 0; row < rows; row++)
-        memcpy(x + row * hidden, model->inputs + codes[row] * hidden, hidden * sizeof(float));
+        memcpy(x + row * hidden, table + tokens[row] * hidden, hidden * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
         /* each thread normalises for itself: that costs less than waiting for another to do it */
@@ -354,10 +371,19 @@ void step(
             normalise(x, layer->attention_norm, hidden, rows, model->epsilon, normed);
             multiply(&layer->qkv, 0, qkv, normed, hidden, rows, joined, 0);
 #pragma omp barrier
+            if (last) { /* a token's keys have to be there before the later ones look at them */
+#pragma omp for schedule(static)
+                for (int64_t item = 0; item < rows * model->kv_heads; item++) {
+                    int64_t row = item / model->kv_heads, head = item % model->kv_heads;
+                    keep(model, cache, number, index[row], positions[row], head, joined + row * qkv);
+                }
+            }
 #pragma omp for schedule(static)
             for (int64_t item = 0; item < rows * model->kv_heads; item++) {
                 int64_t row = item / model->kv_heads, head = item % model->kv_heads;
-                attend(model, cache, number, index[row], positions[row], head, joined + row * qkv, scores,
+                const float *own = joined + row * qkv;
+                if (!last) keep(model, cache, number, index[row], positions[row], head, own);
+                attend(model, cache, number, index[row], positions[row], head, own, scores,
                        attended + row * attended_width);
             }
             multiply(&layer->out, 0, hidden, attended, attended_width, rows, x, 1);
@@ -368,13 +394,14 @@ void step(
             multiply(&layer->down, 0, hidden, inner, model->intermediate, rows, x, 1);
 #pragma omp barrier
         }
-        normalise(x, model->norm, hidden, rows, model->epsilon, normed);
-        multiply(&model->head_in, model->head_in_bias, model->head_hidden, normed, hidden, rows, inner, 0);
+        for (int64_t end = 0; end < ends; end++)
+            normalise(x + (last ? last[end] : end) * hidden, model->norm, hidden, 1, model->epsilon, normed + end * hidden);
+        multiply(&model->head_in, model->head_in_bias, model->head_hidden, normed, hidden, ends, inner, 0);
 #pragma omp barrier
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < rows * model->head_hidden; i++)
+        for (int64_t i = 0; i < ends * model->head_hidden; i++)
             inner[i] = 0.5f * inner[i] * (1 + erff(inner[i] * 0.70710678f)); /* GELU */
-        multiply(&model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, rows, logits, 0);
+        multiply(&model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, ends, logits, 0);
     }
     for (int64_t row = 0; row < rows; row++) positions[row]++;
 }

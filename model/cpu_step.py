@@ -1,10 +1,11 @@
-"""The decode step as one C function, where the machine has a compiler.
+"""The decode step, and the reading of prompts, as one C function, where the machine has a compiler.
 
 PyTorch's operations are made for many rows. For the few rows of a step most of its time goes into
 calls and into threads that meet and part. `cpu_step.c` computes the same in one go (docs/performance.md).
 """
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from model.attention import Rows
 from model.decoder_weights import DecoderWeights, Int8Matrix, LayerWeights, Matrix
-from model.kv_cache import KVCache
+from model.kv_cache import KVCache, Prefix
 from model.native import addresses, numbers, pointers
 
 
@@ -41,7 +42,7 @@ class _Layer(ctypes.Structure):
 
 class _Model(ctypes.Structure):
     _fields_ = [
-        *pointers("layers inputs norm head_in_bias head_out_bias turns"),
+        *pointers("layers norm head_in_bias head_out_bias turns"),
         *_matrices("head_in head_out"),
         *numbers("layer_count hidden heads kv_heads head_dim intermediate head_hidden vocabulary positions"),
         ("epsilon", ctypes.c_float),
@@ -50,6 +51,14 @@ class _Model(ctypes.Structure):
 
 class _Cache(ctypes.Structure):
     _fields_ = [*pointers("keys values"), *numbers("rows length")]
+
+    @classmethod
+    def of(cls, cache: KVCache) -> "_Cache":
+        return cls(*addresses([cache.keys, cache.values]), cache.rows, cache.length)
+
+
+def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(values))(*values)
 
 
 class CpuStep:
@@ -75,11 +84,12 @@ class CpuStep:
     ) -> None:
         self._library = library
         self._call: _Call | None = None
-        self._held = (weights, turns)  # C knows addresses only
+        self._weights = weights
+        self._turns = turns  # C knows its address only
         self._layers = (_Layer * len(weights.layers))(*map(_Layer.of, weights.layers))
         self._model = _Model(
             ctypes.cast(self._layers, ctypes.c_void_p),
-            *addresses([weights.inputs, weights.norm, weights.head_in_bias, weights.head_out_bias, turns]),
+            *addresses([weights.norm, weights.head_in_bias, weights.head_out_bias, turns]),
             _Matrix.of(weights.head_in),
             _Matrix.of(weights.head_out),
             len(weights.layers),
@@ -93,6 +103,48 @@ class CpuStep:
             turns.shape[1],
             epsilon,
         )
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """See `Decoder.prefill`. A prompt leaves the same to the last bit whatever is read beside it."""
+        model, longest = self._model, max(map(len, prompts))
+        cache = KVCache(
+            layers=len(self._layers),
+            rows=len(prompts),
+            kv_heads=model.kv_heads,
+            length=longest,
+            head_dim=model.head_dim,
+            device=self._turns.device,
+            dtype=torch.float32,
+        )
+        tokens = [token for prompt in prompts for token in prompt]
+        index = [row for row, prompt in enumerate(prompts) for _ in prompt]
+        positions = [position for prompt in prompts for position in range(len(prompt))]
+        ends = [sum(map(len, prompts[: row + 1])) - 1 for row in range(len(prompts))]
+        count, threads = len(tokens), torch.get_num_threads()
+        logits = torch.empty(len(prompts), model.vocabulary, dtype=torch.float32)
+        size = self._library.step_scratch(ctypes.byref(model), count, longest, threads)
+        scratch = torch.empty(size, dtype=torch.float32)
+        self._library.step(
+            ctypes.byref(model),
+            ctypes.byref(_Cache.of(cache)),
+            *addresses([self._weights.words]),
+            count,
+            *map(_int64s, (tokens, index, positions)),
+            len(prompts),
+            _int64s(ends),
+            *addresses([logits, scratch]),
+            threads,
+        )
+        if len(prompts) == 1:
+            return [Prefix(cache.keys[:, 0], cache.values[:, 0], logits[0])]
+        return [
+            Prefix(
+                cache.keys[:, row, :, : len(prompt)].clone(),  # not to keep the others' alive
+                cache.values[:, row, :, : len(prompt)].clone(),
+                logits[row].clone(),
+            )
+            for row, prompt in enumerate(prompts)
+        ]
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """See `Decoder.step`; every row has at least one token in the cache."""
@@ -108,9 +160,18 @@ class CpuStep:
         logits = torch.empty(count, self._model.vocabulary, dtype=torch.float32)
         size = self._library.step_scratch(ctypes.byref(self._model), count, cache.length, threads)
         scratch = torch.empty(size, dtype=torch.float32)
-        where = _Cache(*addresses([cache.keys, cache.values]), cache.rows, cache.length)
         held = (codes, rows.index, rows.positions, logits, scratch)
-        arguments = (ctypes.byref(self._model), ctypes.byref(where), count, *addresses(held), threads)
+        arguments = (
+            ctypes.byref(self._model),
+            ctypes.byref(_Cache.of(cache)),
+            *addresses([self._weights.inputs]),
+            count,
+            *addresses(held[:3]),
+            count,
+            None,
+            *addresses(held[3:]),
+            threads,
+        )
         return _Call(codes, rows, cache, logits, arguments, held)
 
 

@@ -22,6 +22,8 @@ from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 from model.native import compiled_library
 
+_SHORT = 128  # tokens; longer prompts PyTorch reads faster than the C function
+
 
 class Decoder:
     """Prefill and step of one model.
@@ -29,7 +31,8 @@ class Decoder:
     Args:
         janus: its matrices become parts of fused ones, in place: the reference loop, training and this
             decoder go on with the same memory.
-        compiled: whether a step may be one C function (`model.cpu_step`), where the machine has a compiler.
+        compiled: whether a step, and reading a prompt, may be one C function (`model.cpu_step`), where the
+            machine has a compiler.
         int8: whether matrices are kept as 8-bit integers, which on a CPU is faster; without the C function
             it is slower than floats, and refused unless `compiled` is false.
 
@@ -107,10 +110,16 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Read prompts of any lengths together.
+        """Read prompts of any lengths together."""
+        if self._compiled is None:
+            return self._read(prompts)
+        short = [row for row in prompts if len(row) <= _SHORT]
+        read = iter(self._compiled.read(short) if short else ())
+        # the others one by one, so that what a prompt leaves does not depend on what is read beside it
+        return [next(read) if len(row) <= _SHORT else self._read([row])[0] for row in prompts]
 
-        They are padded behind: no real token sees what comes after it.
-        """
+    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Prompts padded behind: no real token sees what comes after it."""
         longest = max(map(len, prompts))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
         turns = self._turns[:, :longest, None]

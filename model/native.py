@@ -60,7 +60,14 @@ def compiled_library() -> ctypes.CDLL | None:
     library.draw_scratch.argtypes = [ctypes.c_int64]
     library.uniform.restype = library.step.restype = None
     library.uniform.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
-    library.step.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 5, ctypes.c_int64]
+    library.step.argtypes = [
+        *[ctypes.c_void_p] * 3,
+        ctypes.c_int64,
+        *[ctypes.c_void_p] * 3,
+        ctypes.c_int64,
+        *[ctypes.c_void_p] * 3,
+        ctypes.c_int64,
+    ]
     library.draw.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
     library.convolve_scratch.restype = ctypes.c_int64
     library.convolve_scratch.argtypes = [ctypes.c_int64] * 4
