@@ -113,7 +113,7 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
         server.terminate()
         server.wait(60)
     yield json.dumps(
-        {"model": model, "slots": slots, **place, "capacity": capacities, "engine_alone": alone}
+        {"model": model, "slots": slots, **place, "capacity": capacities, "engine_alone": alone, "share": share.value}
         | {
             "rounds": [
                 {

@@ -11,8 +11,10 @@ from bench.load import Answer, Round, report
 def test_a_short_load_accounts_for_every_arrival(small_folder: Path) -> None:
     *lines, last = report(str(small_folder), threads=1, slots=2, seconds=4, factors=[0.5, 3])
     result = json.loads(last)
-    assert result["capacity"] > 0
-    assert result["engine_alone"] > 0
+    assert len(result["capacity"]) == len(result["engine_alone"]) == 6
+    ratios = [http / engine for http, engine in zip(result["capacity"], result["engine_alone"], strict=True)]
+    assert result["share"] == pytest.approx(sum(ratios) / 6)
+    assert all(ratio > 0 for ratio in ratios)
     for one in result["rounds"]:
         assert sum(one["answered"].values()) == one["arrived"] > 0
         assert set(one["answered"]) <= {"200", "429"}
