@@ -9,7 +9,7 @@ import torch
 from model.checkpoint import load
 from serve.engine import Engine
 from serve.events import Finished
-from serve.request import Job
+from serve.request import Job, Request
 
 
 def images_per_second(engine: Engine, prompt: str, *, slots: int, seconds: float) -> float:
@@ -27,7 +27,7 @@ def images_per_second(engine: Engine, prompt: str, *, slots: int, seconds: float
     janus = engine.janus
     ids = janus.encode(prompt)
     middle = frozenset({round(janus.grid / 2)})
-    requests = []
+    requests: list[Request] = []
     ended = counted = steps = 0
     begun: float | None = None
     while begun is None or time.perf_counter() - begun < seconds:

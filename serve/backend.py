@@ -1,4 +1,7 @@
-"""The seam between HTTP and whatever makes pictures, and its first implementation."""
+"""The seam between HTTP and whatever makes pictures; and what draws by an engine, wherever its loop runs.
+
+Imports no torch: the process that answers has none.
+"""
 
 import asyncio
 import time
@@ -8,13 +11,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from model.decoder_weights import let_go
-from model.janus import Janus
+from transformers import PreTrainedTokenizerBase
+
+from model.errors import PromptError
 from model.params import SamplingParams
-from serve.engine import Engine
+from model.prompt import encode_prompt
+from serve.dispatcher import Dispatcher, Link, State
 from serve.events import Event, Failed, Finished
 from serve.request import Job
-from serve.worker import State, Worker
 
 
 @dataclass(frozen=True)
@@ -107,58 +111,73 @@ class Backend(Protocol):
         """Finish what was accepted and let go of the device."""
 
 
-class LocalBackend:
-    """One model in this process, drawn by an engine in a thread of its own.
+@dataclass(frozen=True)
+class Loaded:
+    """What an engine's loop says of its model once it is loaded.
 
-    With `int8` (see `model.decoder.Decoder`) the model's own matrices are freed, and it serves nobody else.
     `held_bytes` is what weights, tables made of them and cache take from then on.
+    """
+
+    info: ModelInfo
+    tokenizer: PreTrainedTokenizerBase | None
+    max_prompt_tokens: int
+    slots: int
+    held_bytes: int
+
+
+class EngineBackend:
+    """One model, drawn by an engine whose loop is at the other end of a link.
+
+    Args:
+        loaded: what it draws.
+        link: nobody else uses it.
+        queue_limit: the most images that may wait.
+        on_death: called once, on another thread, when the loop has ended before it was to.
+        on_close: called when it has let go of the engine.
     """
 
     def __init__(
         self,
-        janus: Janus,
+        loaded: Loaded,
+        link: Link,
         *,
-        images: int = 16,
         queue_limit: int = 256,
-        int8: bool = False,
         on_death: Callable[[], None] = lambda: None,
         on_close: Callable[[], object] = lambda: None,
     ) -> None:
-        self._janus = janus
-        self._slots = images
-        self._int8 = int8
+        self._loaded = loaded
         self._on_close = on_close
-        engine = Engine(janus, images=images, int8=int8)
-        if int8:
-            let_go(janus.network)
-        self.held_bytes = engine.held_bytes
-        self._worker = Worker(engine, queue_limit=queue_limit, on_death=on_death)
+        self._dispatcher = Dispatcher(link, queue_limit=queue_limit, on_death=on_death)
 
     @property
     def info(self) -> ModelInfo:
         """The model behind it."""
-        janus = self._janus
-        return ModelInfo(
-            janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.recipe, self._int8
-        )
+        return self._loaded.info
+
+    @property
+    def held_bytes(self) -> int:
+        """What weights, tables made of them and cache take."""
+        return self._loaded.held_bytes
 
     @property
     def state(self) -> State:
-        """Of the engine's thread."""
-        return self._worker.state
+        """Of the engine."""
+        return self._dispatcher.state
 
     @property
     def stats(self) -> Stats:
-        """Of the engine's thread, a moment ago."""
-        running, waiting = self._worker.load
-        return Stats(running, waiting, self._slots)
+        """Of the engine, a moment ago."""
+        running, waiting = self._dispatcher.load
+        return Stats(running, waiting, self._loaded.slots)
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt."""
-        return self._janus.encode(prompt, name=name)
+        if self._loaded.tokenizer is None:
+            raise PromptError(f"{name} is text, but {self.info.name} has no tokenizer; name one with --tokenizer")
+        return encode_prompt(self._loaded.tokenizer, prompt, name=name, limit=self._loaded.max_prompt_tokens)
 
     def submit(self, job: Job) -> Generation:
-        """Hand a job to the engine's thread."""
+        """Hand a job to the engine."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[tuple[float, Event]] = asyncio.Queue()
 
@@ -166,14 +185,14 @@ class LocalBackend:
             with suppress(RuntimeError):  # the loop is closed: nobody listens
                 loop.call_soon_threadsafe(events.put_nowait, (time.monotonic(), event))
 
-        ticket = self._worker.submit(job, listen)
-        return Generation(events, images=len(job.seeds), cancel=lambda: self._worker.cancel(ticket))
+        ticket = self._dispatcher.submit(job, listen)
+        return Generation(events, images=len(job.seeds), cancel=lambda: self._dispatcher.cancel(ticket))
 
     def give_up(self) -> None:
         """Fail what was accepted and has not come."""
-        self._worker.give_up()
+        self._dispatcher.give_up()
 
     def close(self) -> None:
         """Finish what was accepted; blocks until then."""
-        self._worker.close()
+        self._dispatcher.close()
         self._on_close()

@@ -17,10 +17,13 @@ def serve(settings: Settings) -> None:
         print(settings.model_dump_json(indent=2))
         return
 
+    from serve.process_backend import ProcessLoader, prepare
+
+    prepare()
+
     import tempfile
 
     from serve.context import set_up_logging
-    from serve.loading import LocalLoader
     from serve.models import Models
     from serve.server import Server, listen
     from serve.store import Store
@@ -28,7 +31,7 @@ def serve(settings: Settings) -> None:
     set_up_logging(level=settings.log_level, format=settings.log_format)
     with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
         store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
-        models = Models(LocalLoader(settings, on_death=lambda: server.die()), aliases=settings.aliases)
+        models = Models(ProcessLoader(settings, on_death=lambda: server.die()), aliases=settings.aliases)
         server = Server(settings, models, store, socket)
         server.serve_until_stopped()
     if server.failure is not None:

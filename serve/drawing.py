@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from opentelemetry import trace
 
 from serve.backend import Backend, Generation, ModelInfo
+from serve.dispatcher import NotRunning, QueueFull
 from serve.errors import ApiError, Busy, DeadlinePassed, GenerationFailed, Unavailable
 from serve.events import Event, Failed, Finished, Preview
 from serve.metrics import Metrics
 from serve.request import Job
-from serve.worker import NotRunning, QueueFull
 
 
 @dataclass(eq=False)

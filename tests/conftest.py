@@ -27,11 +27,11 @@ from model.prompt import special_ids
 from model.vector_math import settle_vector_math
 from pairs.world import World
 from serve.app import create_app
-from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
-from serve.loading import LocalLoader
+from serve.local_backend import LocalBackend
 from serve.metrics import Metrics
 from serve.models import Models
+from serve.process_backend import ProcessLoader
 from serve.store import Store
 from train.data import SceneSource
 from train.recipe import Recipe, load_recipe
@@ -162,7 +162,7 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Models]]:
     def make(*backends: LocalBackend, **settings: Any) -> tuple[FastAPI, Models]:
         sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
         chosen = Settings(models=tuple(sources), **settings)
-        models = Models(LocalLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
+        models = Models(ProcessLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
         for source, backend in zip(sources, backends, strict=True):
             models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from serve.backend import LocalBackend
+from serve.local_backend import LocalBackend
 from tests.tools import needs_curl
 
 README = Path(__file__).parent.parent / "README.md"

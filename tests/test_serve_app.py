@@ -26,9 +26,9 @@ from model.checkpoint import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from serve.backend import LocalBackend
 from serve.command import main
 from serve.image import read_metadata
+from serve.local_backend import LocalBackend
 from serve.models import Models
 from serve.planning import job_of
 from serve.schemas import ImageRequest
@@ -145,7 +145,7 @@ def test_pictures_of_int8_weights_say_so(small_folder: Path, make_app: MakeApp) 
 def test_an_image_that_fails_is_named_and_the_next_request_works(
     client: TestClient, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = backend._worker._engine.decoder
+    decoder = backend.engine.decoder
     step = decoder.step
 
     def poison(*arguments: object) -> Tensor:
@@ -185,7 +185,7 @@ def test_a_client_that_leaves_frees_its_slots(
 ) -> None:
     """Long before its pictures could be done, nothing is drawn or waits any more."""
     backend = LocalBackend(janus, images=1)
-    engine = backend._worker._engine
+    engine = backend.engine
     step, steps = engine.decoder.step, 0
 
     def count(*arguments: object) -> Tensor:

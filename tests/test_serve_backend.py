@@ -13,10 +13,11 @@ from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
-from serve.backend import Backend, LocalBackend
+from serve.backend import Backend
+from serve.dispatcher import NotRunning, QueueFull
 from serve.events import Event, Failed, Finished, Preview, Queued, Started
+from serve.local_backend import LocalBackend
 from serve.request import Job
-from serve.worker import NotRunning, QueueFull
 
 PARAMS = SamplingParams(guidance_scale=3, temperature=1, top_k=0)
 QUEUE_LIMIT = 6

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.checkpoint import load
 from model.janus import Janus
-from serve.backend import LocalBackend
+from serve.local_backend import LocalBackend
 
 IMAGES = "/v1/images/generations"
 SEED_OF_THE_POISONED = 13
@@ -73,7 +73,7 @@ def like(one: httpx.Response, other: httpx.Response) -> bool:
 def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
     served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = backend._worker._engine.decoder
+    decoder = backend.engine.decoder
     step, steps = decoder.step, 0
 
     def count(*arguments: object) -> Tensor:
@@ -111,7 +111,7 @@ def test_a_stream_that_is_silent_for_long_says_that_it_lives(
 ) -> None:
     """Comments, which clients skip; proxies close what is silent."""
     monkeypatch.setattr("serve.streaming._KEEPALIVE_SECONDS", 0.02)
-    monkeypatch.setattr(backend._worker._engine.decoder, "step", slowly(backend._worker._engine.decoder.step))
+    monkeypatch.setattr(backend.engine.decoder, "step", slowly(backend.engine.decoder.step))
     with httpx.stream("POST", served.url + IMAGES, json={"prompt": "a star", "stream": True}, timeout=60) as answer:
         text = "".join(answer.iter_text())
     assert text.count(KEEPALIVE_COMMENT.decode()) > 3
@@ -143,7 +143,7 @@ def test_two_hundred_connections_at_once_are_all_answered(served: Any) -> None:
 def test_a_poisoned_request_fails_alone(served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of one seed's rows are not finite; its neighbours come as they would without it."""
     healthy = {seed: served.post(IMAGES, {"prompt": "a star", "seed": seed}) for seed in range(6)}
-    engine = backend._worker._engine
+    engine = backend.engine
     step = engine.decoder.step
 
     def poison(codes: Tensor, rows: Any, cache: Any) -> Tensor:

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from model.checkpoint import load
 from serve.auth import Caller, Keys, Limiter
-from serve.backend import LocalBackend
 from serve.errors import Busy, InvalidRequest, NotFound, Unauthorized
+from serve.local_backend import LocalBackend
 from serve.store import Store, StoreError
 
 IMAGES = "/v1/images/generations"

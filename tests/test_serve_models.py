@@ -24,10 +24,10 @@ from model.checkpoint import load, save
 from model.errors import CheckpointError, NoRoom
 from model.footprint import measure
 from model.janus import Janus
-from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
-from serve.loading import LocalLoader
+from serve.local_backend import LocalBackend
 from serve.models import Models
+from serve.process_backend import ProcessLoader
 from serve.watch import follow, newest_checkpoint
 from tests.tools import needs_compiler
 
@@ -159,15 +159,15 @@ def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, sma
 def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
     backend = LocalBackend(janus, images=3)
-    decoder = backend._worker._engine.decoder
-    image_tokenizer = backend._worker._engine.image_tokenizer
+    decoder = backend.engine.decoder
+    image_tokenizer = backend.engine.image_tokenizer
     tables = decoder._weights.inputs.nbytes + decoder._turns.nbytes + image_tokenizer.table_bytes
     assert needs.weights == tables + sum(parameter.nbytes for parameter in janus.network.state_dict().values())
-    cache = backend._worker._engine.cache
+    cache = backend.engine.cache
     assert 3 * needs.per_image == cache.nbytes
     backend.close()
     gib = needs.total(2) * 1.5 / 2**30
-    loader = LocalLoader(Settings(slots=2, memory_gib=gib, device="cpu"), on_death=lambda: None)
+    loader = ProcessLoader(Settings(slots=2, memory_gib=gib, device="cpu"), on_death=lambda: None)
     first = loader(ModelSource(name="first", source=str(small_folder)))
     with pytest.raises(CheckpointError, match=r"second needs .* GiB .* for each of 2 images"):
         loader(ModelSource(name="second", source=str(small_folder)))
@@ -190,7 +190,7 @@ def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small
     backend.close()
     # floats and integers are there while a model is loaded; afterwards the next has the room of the floats
     both = backend.held_bytes + needs * 5 / 4
-    loader = LocalLoader(Settings(slots=2, memory_gib=both / 2**30, device="cpu", int8=True), on_death=print)
+    loader = ProcessLoader(Settings(slots=2, memory_gib=both / 2**30, device="cpu", int8=True), on_death=print)
     for backend in [loader(ModelSource(name=name, source=str(small_folder))) for name in ("first", "second")]:
         backend.close()
 
@@ -213,7 +213,7 @@ def test_a_checkpoint_without_room_is_served_once_there_is_some(
     monkeypatch.setattr("serve.loading.available_bytes", lambda _: 1000)
 
     async def watched() -> None:
-        models = Models(LocalLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
+        models = Models(ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
         following = asyncio.create_task(follow(models, tmp_path / "run", seconds=0.02))
         async with asyncio.timeout(60):
             while "is not served" not in caplog.text:
@@ -237,7 +237,7 @@ def test_a_checkpoint_without_room_that_goes_away_changes_nothing(
     shutil.copytree(small_folder, run / "step-1")
     loads: list[str] = []
     reasons = iter([NoRoom("too large"), NoRoom("too large"), CheckpointError("damaged")])
-    local = LocalLoader(Settings(device="cpu", slots=1), on_death=lambda: None)
+    local = ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None)
 
     def loader(source: ModelSource) -> LocalBackend:
         loads.append(Path(source.source).name)
@@ -282,7 +282,7 @@ def test_a_training_run_is_followed_past_a_damaged_checkpoint(
                 await asyncio.sleep(0.02)
 
     async def watched() -> None:
-        models = Models(LocalLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
+        models = Models(ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
         following = asyncio.create_task(follow(models, run, seconds=0.05))
         finish(small_folder, "step-1")
         await until(models, load(small_folder, device="cpu").recipe.guidance_scale)

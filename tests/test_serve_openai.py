@@ -17,8 +17,8 @@ from torch import Tensor
 
 from model.checkpoint import load
 from model.janus import Janus
-from serve.backend import LocalBackend
 from serve.image import read_metadata
+from serve.local_backend import LocalBackend
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_the_client_retries_what_a_full_queue_refuses(client: openai.OpenAI, ser
 def test_a_picture_that_breaks_during_a_stream_is_an_error_of_the_client(
     client: openai.OpenAI, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = backend._worker._engine.decoder
+    decoder = backend.engine.decoder
     step = decoder.step
 
     def poison(*arguments: object) -> Tensor:

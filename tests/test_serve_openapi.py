@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from model.checkpoint import load
-from serve.backend import LocalBackend
+from serve.local_backend import LocalBackend
 
 
 def test_schemathesis_finds_nothing(small_folder: Path, serve_on_socket: Callable[..., Any], tmp_path: Path) -> None:

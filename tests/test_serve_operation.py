@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.startup import free_port
-from serve.backend import LocalBackend
+from serve.local_backend import LocalBackend
 
 IMAGES = "/v1/images/generations"
 Server = "subprocess.Popen[str]"

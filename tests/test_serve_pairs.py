@@ -22,7 +22,7 @@ from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from pairs.render import render
 from pairs.scene import Group, Scene
-from serve.backend import LocalBackend
+from serve.local_backend import LocalBackend
 
 PROMPTS = ["three red circles", "four red circles"]
 

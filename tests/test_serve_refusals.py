@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from model.checkpoint import load
 from model.params import MAX_SEED
-from serve.backend import LocalBackend
+from serve.local_backend import LocalBackend
 from serve.models import Models
 
 IMAGES = "/v1/images/generations"

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from model.checkpoint import load
 from model.janus import Janus
-from serve.backend import LocalBackend
 from serve.config import ModelSource, Settings
+from serve.local_backend import LocalBackend
 from serve.models import Models
 from serve.server import Server, listen
 from serve.store import Store
@@ -66,7 +66,7 @@ def janus(small_folder: Path) -> Janus:
 
 def slowly(backend: LocalBackend, seconds: float) -> LocalBackend:
     """Its steps take at least so long."""
-    decoder = backend._worker._engine.decoder
+    decoder = backend.engine.decoder
     step = decoder.step
 
     def late(*arguments: Any) -> Tensor:
@@ -91,7 +91,7 @@ def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
         def broken(*_: object) -> Tensor:
             raise ZeroDivisionError("planted")
 
-        monkeypatch.setattr(dying._worker._engine.decoder, "step", broken)
+        monkeypatch.setattr(dying.engine.decoder, "step", broken)
         failed = running.ask(pool, model="small").result()
         assert failed.status_code == 503
         assert "ZeroDivisionError" in failed.json()["error"]["message"]

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from model.janus import Janus
 from model.params import SamplingParams
+from serve.dispatcher import NotRunning, Worker
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished
 from serve.request import Job, Request, Slot
-from serve.worker import NotRunning, Worker
 
 PARAMS = SamplingParams(guidance_scale=2, temperature=1, top_k=0)
 
