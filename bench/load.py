@@ -20,10 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import httpx
-import psutil
 
 from bench.provenance import provenance
-from bench.startup import free_port
+from bench.startup import free_port, memory
 from pairs.scores import mean
 
 _PROMPT = "three red circles and a blue star"
@@ -42,7 +41,7 @@ class Answer:
 
 @dataclass
 class Round:
-    """All arrivals at one rate; `memory` is the server's resident bytes before and after."""
+    """All arrivals at one rate; `memory` is the server's bytes before and after."""
 
     factor: float
     rate: float
@@ -249,8 +248,7 @@ class _EngineAlone:
 
 async def _arrive(url: str, one: Round, seconds: float, pid: int) -> None:
     """Let images arrive for so long, then wait for every answer."""
-    process = psutil.Process(pid)
-    before = process.memory_info().rss
+    before = memory(pid)
     started = time.perf_counter()
     async with _client() as client:
         asking = []
@@ -264,7 +262,7 @@ async def _arrive(url: str, one: Round, seconds: float, pid: int) -> None:
             seed += 1
         one.answers = list(await asyncio.gather(*asking))
     one.seconds = time.perf_counter() - started
-    one.memory = before, process.memory_info().rss
+    one.memory = before, memory(pid)
 
 
 async def _ask(client: httpx.AsyncClient, url: str, seed: int, told: asyncio.Event | None = None) -> Answer:

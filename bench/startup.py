@@ -1,9 +1,8 @@
-"""A serving process: from its start to readiness and to its first picture, and its peak memory."""
+"""A server: from its start to readiness and to its first picture, and its memory."""
 
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -14,12 +13,14 @@ import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from bench.provenance import provenance
 
 
 @dataclass(frozen=True)
 class Serving:
-    """A server: seconds from its start to readiness and to its first picture, and its peak memory in bytes."""
+    """A server: seconds from its start to readiness and to its first picture, and the most that `memory` found."""
 
     ready_seconds: float
     first_picture_seconds: float
@@ -57,7 +58,7 @@ def _measure(command: list[str], port: int, *, pictures: int, patience: float, e
     try:
         _wait_until_up(server, port, started + patience)
         ready = time.perf_counter() - started
-        first = 0.0
+        first, peak = 0.0, 0
         for seed in range(pictures):
             body = json.dumps({"prompt": "four red circles", "seed": seed}).encode()
             request = urllib.request.Request(
@@ -66,7 +67,7 @@ def _measure(command: list[str], port: int, *, pictures: int, patience: float, e
             with urllib.request.urlopen(request, timeout=120) as answer:
                 answer.read()
             first = first or time.perf_counter() - started
-        peak = _peak_memory(server.pid)
+            peak = max(peak, memory(server.pid))
     finally:
         with contextlib.suppress(ProcessLookupError):  # it ended by itself, which is being reported
             os.killpg(server.pid, signal.SIGTERM)
@@ -94,13 +95,14 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", port: int, deadline: float
     raise TimeoutError("the server did not come up in time")
 
 
-def _peak_memory(pid: int) -> int:
-    """Peak resident bytes of a running process; where /proc is missing, of finished children."""
-    status = Path(f"/proc/{pid}/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+def memory(pid: int) -> int:
+    """Resident bytes of a process and of those that it started, where Linux says so what they share counted once."""
+    total = 0
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            details = process.memory_full_info()
+            total += getattr(details, "pss", details.rss)
+    return total
 
 
 def report(model: str, *, threads: int, fresh: bool) -> str:
@@ -112,7 +114,7 @@ def report(model: str, *, threads: int, fresh: bool) -> str:
     lines = [
         f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}",
         f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
-        f"server's peak memory               {serving.peak_bytes / 2**20:7.0f} MiB",
+        f"server's memory                    {serving.peak_bytes / 2**20:7.0f} MiB",
     ]
     result = {"model": model, **place, "serving": asdict(serving)}
     if fresh:

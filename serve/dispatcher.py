@@ -34,7 +34,7 @@ class Link(Protocol):
         """Hand it a command, in order, and return at once; where it has ended, nothing happens."""
 
     def receive(self) -> Report | Died | None:
-        """The next that it tells; blocks. None once it has ended as it was told to."""
+        """The next that it tells; blocks. None once it has ended as it was told to; Died is the last as well."""
 
     def close(self) -> None:
         """Let go of it, when it has ended."""

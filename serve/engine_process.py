@@ -57,8 +57,11 @@ def _listen(connection: "Connection[object, object]", commands: "SimpleQueue[Com
 
 
 def _send(connection: "Connection[object, object]", messages: "SimpleQueue[Report | Died | None]") -> None:
-    while (message := messages.get()) is not None:
+    while True:
+        message = messages.get()
         connection.send(message)
+        if message is None:
+            return
 
 
 def load_engine(order: Order) -> tuple[Janus, Engine]:

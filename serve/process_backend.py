@@ -116,8 +116,8 @@ class ProcessLink:
             self.close()
             if isinstance(answer, Exception):
                 raise answer
-            reason = answer.reason if isinstance(answer, Died) else "it was stopped"
-            raise CheckpointError(f"{order.source.name} was not loaded: {reason}")
+            assert isinstance(answer, Died)
+            raise CheckpointError(f"{order.source.name} was not loaded: {answer.reason}")
         self.loaded = answer
 
     @property
@@ -153,8 +153,7 @@ class ProcessLink:
             return self._connection.recv()
         except (EOFError, OSError):
             self._process.join(_ENDING_SECONDS)
-            code = self._process.exitcode
-            return None if code == 0 else Died(f"the engine's process ended {_how(code)}")
+            return Died(f"the engine's process ended {_how(self._process.exitcode)}")
 
 
 _LINKS: WeakSet[ProcessLink] = WeakSet()

@@ -1,10 +1,12 @@
 """A request and its images' slots: what is asked for, and how far it has come."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from model.kv_cache import Prefix
 from model.params import SamplingParams
+
+if TYPE_CHECKING:
+    from model.kv_cache import Prefix  # brings torch, and jobs are made where there is none
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 
@@ -32,7 +34,7 @@ class Request:
     job: Job
     admitted: int = 0  # images that were given a slot
     ended: int = 0  # images that came, or failed
-    prefixes: tuple[Prefix, ...] | None = None  # prompt, and what it is guided away from
+    prefixes: "tuple[Prefix, ...] | None" = None  # prompt, and what it is guided away from
     status: Status = "waiting"
 
     @property

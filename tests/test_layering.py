@@ -55,3 +55,11 @@ def test_help_answers_without_importing_anything_heavy(module: str) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
+
+
+@pytest.mark.parametrize("module", ["serve.server", "serve.process_backend", "ui.mount"])
+def test_the_process_that_answers_imports_no_torch(module: str) -> None:
+    """Engines have processes of their own, and start seconds earlier while this one imports what it needs."""
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr

@@ -222,50 +222,6 @@ def test_a_real_server(small_folder: Path) -> None:
     assert b"Traceback" not in errors
 
 
-def test_a_dead_engine_answers_everyone_and_ends_the_process(small_folder: Path) -> None:
-    """A step that fails after a while: open requests are answered 503, and the exit code is not 0."""
-    port = free_port()
-    planted = (
-        "import time, model.decoder as decoder, serve.command\n"
-        "step, count = decoder.Decoder.step, [0]\n"
-        "def broken(*arguments):\n"
-        "    count[0] += 1\n"
-        "    time.sleep(0.01)\n"  # until all three are in
-        "    if count[0] > 100: raise ZeroDivisionError('planted')\n"
-        "    return step(*arguments)\n"
-        "decoder.Decoder.step = broken\n"
-        "serve.command.main()\n"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        planted,
-        "--no-ui",
-        "--model",
-        str(small_folder),
-        "--port",
-        str(port),
-        "--slots",
-        "1",
-    ]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, server)
-        with ThreadPoolExecutor(3) as pool:
-            body = {"prompt": "a blue star", "n": 3}
-            answers = list(pool.map(lambda _: httpx.post(url + IMAGES, json=body, timeout=60), range(3)))
-        for answer in answers:
-            assert answer.status_code == 503
-            assert answer.json()["error"]["message"] == "the engine failed: ZeroDivisionError"
-        _, errors = server.communicate(timeout=30)
-        assert server.returncode == 1
-        assert b"planted" in errors  # the traceback is logged
-    finally:
-        server.kill()
-        server.communicate()
-
-
 def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 120
     while True:

@@ -14,9 +14,11 @@ from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
 from serve.backend import Backend
+from serve.config import ModelSource, Settings
 from serve.dispatcher import NotRunning, QueueFull
 from serve.events import Event, Failed, Finished, Preview, Queued, Started
 from serve.local_backend import LocalBackend
+from serve.process_backend import ProcessLoader
 from serve.request import Job
 
 PARAMS = SamplingParams(guidance_scale=3, temperature=1, top_k=0)
@@ -28,13 +30,22 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-@pytest.fixture(params=["local"])
-def backend(request: pytest.FixtureRequest, janus: Janus) -> Iterator[Backend]:
+@pytest.fixture(params=["local", "process"])
+def backend(request: pytest.FixtureRequest, janus: Janus, small_folder: Path) -> Iterator[Backend]:
     """A fresh backend that draws two images at once and lets six wait."""
-    makers: dict[str, Callable[[], Backend]] = {"local": lambda: LocalBackend(janus, images=2, queue_limit=QUEUE_LIMIT)}
+    makers: dict[str, Callable[[], Backend]] = {
+        "local": lambda: LocalBackend(janus, images=2, queue_limit=QUEUE_LIMIT),
+        "process": lambda: ProcessLoader(settings(), on_death=lambda: None)(
+            ModelSource(name="small", source=str(small_folder))
+        ),
+    }
     backend = makers[request.param]()
     yield backend
     backend.close()
+
+
+def settings() -> Settings:
+    return Settings.model_construct(device="cpu", slots=2, queue=QUEUE_LIMIT)  # a queue shorter than servers may have
 
 
 def job(backend: Backend, prompt: str, *seeds: int, rows: tuple[int, ...] = (), deadline: float | None = None) -> Job:

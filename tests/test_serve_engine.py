@@ -1,7 +1,10 @@
 """The engine draws what the reference draws, whoever else is being drawn, and keeps its books."""
 
+import gc
 import random
+import resource
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from PIL import Image
 from torch import Tensor, nn
 
 from model.checkpoint import load, save
@@ -22,7 +26,7 @@ from model.janus import Janus
 from model.params import SamplingParams
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished, Started
-from serve.request import Job, Request
+from serve.request import Job, Request, Slot
 from serve.scheduler import Scheduler
 from tests.drawing import GREEDY, Clock, codes_of, job, run
 from tests.tools import needs_compiler
@@ -360,3 +364,35 @@ class Arrivals(RuleBasedStateMachine):
 def test_random_arrivals_cancellations_and_deadlines(deepseek: Janus, prompts: list[list[int]]) -> None:
     Arrivals.janus, Arrivals.prompts = deepseek, prompts
     run_state_machine_as_test(Arrivals, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
+
+
+def test_500_images_leave_nothing_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """Slots are allocated once: after 500 images there are as many tensors as after 100, and the process has not grown."""
+    engine = Engine(deepseek, images=16)
+    allocated = engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()
+
+    def draw(count: int) -> None:
+        for start in range(0, count, 4):
+            engine.submit(Job(prompts[0], None, tuple(range(start, start + 4)), SETTINGS[3]))
+        finished = 0
+        while not engine.idle:
+            finished += sum(isinstance(event, Finished) for _, event in engine.step())
+        assert finished == count
+
+    def alive() -> Counter[type]:
+        gc.collect()
+        kinds = Tensor | Request | Slot | Image.Image
+        return Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
+
+    def resident() -> int:
+        """Memory in MiB."""
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+    draw(100)
+    before, held = alive(), [resident()]
+    for _ in range(4):
+        draw(100)
+        held.append(resident())
+    assert alive() == before
+    assert (engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()) == allocated
+    assert held[-1] <= max(held[:-1]) + 4, held

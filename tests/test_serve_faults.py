@@ -115,8 +115,8 @@ def test_a_stream_that_is_silent_for_long_says_that_it_lives(
     with httpx.stream("POST", served.url + IMAGES, json={"prompt": "a star", "stream": True}, timeout=60) as answer:
         text = "".join(answer.iter_text())
     assert text.count(KEEPALIVE_COMMENT.decode()) > 3
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none")
-    events = list(client.images.generate(prompt="a star", stream=True))
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as client:
+        events = list(client.images.generate(prompt="a star", stream=True))
     assert [event.type for event in events] == ["image_generation.completed"]
 
 

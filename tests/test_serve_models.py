@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import multiprocessing
 import os
 import shutil
 import threading
@@ -116,8 +117,8 @@ def test_the_admin_routes_have_a_key_of_their_own(served: Any, janus: Janus, mak
 
 
 def engines() -> int:
-    """Engines that run in this process."""
-    return sum(thread.name == "engine" for thread in threading.enumerate())
+    """Engines that run, in this process and in their own."""
+    return sum(thread.name == "engine" for thread in threading.enumerate()) + len(multiprocessing.active_children())
 
 
 def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, small_folder: Path) -> None:
@@ -182,7 +183,7 @@ def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small
     assert backend.held_bytes == needs
     backend.close()
     backend = LocalBackend(load(small_folder, device="cpu"), images=2, int8=True)
-    network = backend._janus.network
+    network = backend.engine.janus.network
     freed = sum(p.numel() for p in network.parameters() if p.device.type == "meta")
     outputs = sum(len(p) for p in network.parameters() if p.device.type == "meta")
     assert freed > 0
@@ -207,19 +208,21 @@ def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: P
 
 
 def test_a_checkpoint_without_room_is_served_once_there_is_some(
-    tmp_path: Path, small_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(small_folder, tmp_path / "run" / "step-1")
-    monkeypatch.setattr("serve.loading.available_bytes", lambda _: 1000)
+    gib = measure(str(small_folder), dtype="float32", device=torch.device("cpu")).total(1) * 1.5 / 2**30
+    loader = ProcessLoader(Settings(device="cpu", slots=1, memory_gib=gib), on_death=lambda: None)
+    other = loader(ModelSource(name="other", source=str(small_folder)))
 
     async def watched() -> None:
-        models = Models(ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
+        models = Models(loader)
         following = asyncio.create_task(follow(models, tmp_path / "run", seconds=0.02))
         async with asyncio.timeout(60):
             while "is not served" not in caplog.text:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.3)  # it is tried again meanwhile, and that is not said again
-            monkeypatch.setattr("serve.loading.available_bytes", lambda _: 2**40)
+            await asyncio.sleep(1)  # it is tried again meanwhile, and that is not said again
+            await asyncio.to_thread(other.close)
             while "run" not in models.served:
                 await asyncio.sleep(0.01)
         following.cancel()

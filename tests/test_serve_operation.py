@@ -1,19 +1,22 @@
 """The process as an operator sees it: health, metrics, logs, draining, dying."""
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,12 +29,16 @@ Server = "subprocess.Popen[str]"
 
 
 @contextmanager
-def server(folder: Path, *arguments: str, planted: str = "") -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """A real server process and its URL; `planted` is code that runs before it."""
+def server(
+    folder: Path, *arguments: str, planted: str = "", environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """A real server process and its URL; `planted` is code that runs before it, in it but not in its engines."""
     port = free_port()
     code = f"import serve.command\n{planted}\nserve.command.main()"
     command = [sys.executable, "-c", code, "--no-ui", "--model", str(folder), "--port", str(port), *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | dict(environment)
+    )
     try:
         yield f"http://127.0.0.1:{port}", process
     finally:
@@ -57,10 +64,7 @@ def ready(url: str, process: "subprocess.Popen[str]") -> set[str]:
 
 
 def test_a_server_answers_while_it_loads(small_folder: Path) -> None:
-    slow = (
-        "import time, model.checkpoint as c\nload = c.load\nc.load = lambda *a, **k: (time.sleep(1), load(*a, **k))[1]"
-    )
-    with server(small_folder, planted=slow) as (url, process):
+    with server(small_folder) as (url, process):
         assert ready(url, process) == {"loading", "ready"}
         assert httpx.post(url + IMAGES, json={"prompt": "a star"}, timeout=60).status_code == 200
 
@@ -94,23 +98,46 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder
 def test_draining_has_a_limit_and_what_is_given_up_is_answered(small_folder: Path) -> None:
     with (
         server(small_folder, "--slots", "1", "--drain-seconds", "0.1") as (url, process),
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(5) as pool,
     ):
         ready(url, process)
         body = {"prompts": ["a star", "a heart"], "n": 10}
-        long = pool.submit(httpx.post, f"{url}/v1/images/pairs", json=body, timeout=60)
-        while 'running_images{model="small"} 1' not in httpx.get(f"{url}/metrics").text:
+        long = [pool.submit(httpx.post, f"{url}/v1/images/pairs", json=body, timeout=60) for _ in range(5)]
+        while not re.search(r'waiting_images\{model="small"\} [6-9]\d', httpx.get(f"{url}/metrics").text):
             pass
         process.send_signal(signal.SIGTERM)
-        answer = long.result()
-        assert answer.status_code == 503
-        assert answer.json()["error"]["message"] == "the server is stopping"
+        given_up = [one.result() for one in long if one.result().status_code != 200]
+        assert given_up
+        for answer in given_up:
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == "the server is stopping"
         assert process.wait(30) == 0
 
 
-def test_a_dead_engine_ends_a_stream_with_an_error(small_folder: Path) -> None:
-    """Previews come until the step that fails; then an error event, a red light, and exit code 1."""
-    planted = (
+def engine_of(process: "subprocess.Popen[str]") -> psutil.Process:
+    """The process that draws: forked off a child that has imported what it needs."""
+    (engine,) = [one for child in psutil.Process(process.pid).children() for one in child.children()]
+    return engine
+
+
+def test_a_signal_to_all_of_its_processes_stops_it_as_one_to_itself_does(small_folder: Path) -> None:
+    """Service managers and terminals send signals to whole groups: what was accepted is finished all the same."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
+            ready(url, process)
+            long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
+            while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics").text):
+                pass
+            for one in psutil.Process(process.pid).children(recursive=True):
+                one.send_signal(number)
+            process.send_signal(number)
+            assert long.result().status_code == 200
+            assert process.wait(30) == 0
+
+
+def test_a_step_that_fails_ends_a_stream_with_an_error(small_folder: Path, tmp_path: Path) -> None:
+    """Previews come until then; after the error event a red light, and exit code 1."""
+    (tmp_path / "sitecustomize.py").write_text(  # which every process of the server imports
         "import model.decoder as decoder\n"
         "step, count = decoder.Decoder.step, [0]\n"
         "def broken(*arguments):\n"
@@ -119,7 +146,7 @@ def test_a_dead_engine_ends_a_stream_with_an_error(small_folder: Path) -> None:
         "    return step(*arguments)\n"
         "decoder.Decoder.step = broken\n"
     )
-    with server(small_folder, planted=planted) as (url, process):
+    with server(small_folder, environment={"PYTHONPATH": str(tmp_path)}) as (url, process):
         ready(url, process)
         body = {"prompt": "a star", "stream": True, "partial_images": 7}
         with httpx.stream("POST", url + IMAGES, json=body, timeout=60) as stream:
@@ -130,6 +157,41 @@ def test_a_dead_engine_ends_a_stream_with_an_error(small_folder: Path) -> None:
         assert process.wait(30) == 1
         assert process.stderr is not None
         assert "planted" in process.stderr.read()
+
+
+def test_an_engine_that_is_killed_ends_all_that_it_had_with_an_error(small_folder: Path) -> None:
+    """As the kernel does it where memory is short: a stream, and what waits, hear of it at once."""
+    with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(3) as pool:
+        ready(url, process)
+        body = {"prompt": "a star", "n": 10}
+        with httpx.stream("POST", url + IMAGES, json=body | {"stream": True}, timeout=60) as stream:
+            lines = stream.iter_lines()
+            assert "event: image_generation.completed" in lines  # the first of ten
+            engine = engine_of(process)
+            engine.suspend()
+            waiting = [pool.submit(httpx.post, url + IMAGES, json=body, timeout=60) for _ in range(3)]
+            while not re.search(r'waiting_images\{model="small"\} 3\d', httpx.get(f"{url}/metrics").text):
+                time.sleep(0.05)
+            engine.kill()
+            rest = list(lines)
+        message = "the engine's process ended by SIGKILL (is there enough memory?)"
+        assert "event: error" in rest
+        assert message in "".join(rest)
+        for one in waiting:
+            assert one.result().status_code == 503
+            assert one.result().json()["error"]["message"] == message
+        assert process.wait(30) == 1
+
+
+def test_a_killed_server_takes_its_engines_with_it(small_folder: Path) -> None:
+    with server(small_folder, "--slots", "1") as (url, process):
+        ready(url, process)
+        engine = engine_of(process)
+        processes = [*psutil.Process(process.pid).children(), engine]
+        with suppress(httpx.TransportError):
+            httpx.post(url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=0.1)
+        process.kill()
+        assert psutil.wait_procs(processes, timeout=30)[1] == []
 
 
 def test_a_killed_server_leaves_no_half_written_picture(small_folder: Path, tmp_path: Path) -> None:

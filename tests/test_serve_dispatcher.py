@@ -1,23 +1,19 @@
-"""The engine's thread under faults, and what a long day leaves behind."""
+"""Jobs between those who ask and an engine's loop: what is counted, and what everybody hears when a step fails."""
 
-import gc
-import resource
 import threading
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from model.janus import Janus
 from model.params import SamplingParams
-from serve.dispatcher import NotRunning, Worker
+from serve.dispatcher import Dispatcher, NotRunning
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished
-from serve.request import Job, Request, Slot
+from serve.local_backend import ThreadLink
+from serve.request import Job
 
 PARAMS = SamplingParams(guidance_scale=2, temperature=1, top_k=0)
 
@@ -63,10 +59,12 @@ def test_a_step_that_fails_fails_everyone_with_a_reason(
     monkeypatch.setattr(engine.decoder, "step", break_down)
     deaths = []
     died = threading.Event()
-    worker = Worker(engine, queue_limit=100, on_death=lambda: (deaths.append(worker.state), died.set()))
+    dispatcher = Dispatcher(
+        ThreadLink(engine), queue_limit=100, on_death=lambda: (deaths.append(dispatcher.state), died.set())
+    )
     listeners = [Listener(2) for _ in range(5)]  # ten images: two run, eight wait
     for number, listener in enumerate(listeners):
-        worker.submit(Job(prompt, None, (number, number + 100), PARAMS), listener)
+        dispatcher.submit(Job(prompt, None, (number, number + 100), PARAMS), listener)
     for listener in listeners:
         assert listener.done.wait(60)
         last = listener.events[-1]
@@ -76,52 +74,20 @@ def test_a_step_that_fails_fails_everyone_with_a_reason(
     assert died.wait(60)
     assert deaths == ["dead"]
     with pytest.raises(NotRunning, match="dead"):
-        worker.submit(Job(prompt, None, (1,), PARAMS), Listener(1))
-    worker.close()  # does not hang
+        dispatcher.submit(Job(prompt, None, (1,), PARAMS), Listener(1))
+    dispatcher.close()  # does not hang
 
 
 def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, prompt: list[int]) -> None:
-    worker = Worker(Engine(deepseek, images=1), queue_limit=1000, on_death=lambda: None)
+    dispatcher = Dispatcher(ThreadLink(Engine(deepseek, images=1)), queue_limit=1000, on_death=lambda: None)
     listeners = [Listener(3) for _ in range(4)]
-    tickets = [worker.submit(Job(prompt, None, (1, 2, 3), PARAMS), listener) for listener in listeners]
-    worker.cancel(tickets[1])
-    worker.cancel(tickets[3])
-    worker.cancel(tickets[3])
+    tickets = [dispatcher.submit(Job(prompt, None, (1, 2, 3), PARAMS), listener) for listener in listeners]
+    dispatcher.cancel(tickets[1])
+    dispatcher.cancel(tickets[3])
+    dispatcher.cancel(tickets[3])
     for listener in (listeners[0], listeners[2]):
         assert listener.done.wait(60)
         assert sum(isinstance(event, Finished) for event in listener.events) == 3
-    worker.close()
-    assert worker.load == (0, 0)
+    dispatcher.close()
+    assert dispatcher.load == (0, 0)
     assert not any(isinstance(event, Finished) for event in listeners[3].events)
-
-
-def test_500_images_leave_nothing_behind(deepseek: Janus, prompt: list[int]) -> None:
-    """Slots are allocated once: after 500 images there are as many tensors as after 100, and the process has not grown."""
-    engine = Engine(deepseek, images=16)
-    allocated = engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()
-
-    def draw(count: int) -> None:
-        for start in range(0, count, 4):
-            engine.submit(Job(prompt, None, tuple(range(start, start + 4)), PARAMS))
-        finished = 0
-        while not engine.idle:
-            finished += sum(isinstance(event, Finished) for _, event in engine.step())
-        assert finished == count
-
-    def alive() -> Counter[type]:
-        gc.collect()
-        kinds = Tensor | Request | Slot | Image.Image
-        return Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
-
-    def resident() -> int:
-        """Memory in MiB."""
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
-
-    draw(100)
-    before, held = alive(), [resident()]
-    for _ in range(4):
-        draw(100)
-        held.append(resident())
-    assert alive() == before
-    assert (engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()) == allocated
-    assert held[-1] <= max(held[:-1]) + 4, held
