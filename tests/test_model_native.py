@@ -82,6 +82,31 @@ def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus, in
 
 
 @needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+def test_prompts_are_read_as_pytorch_reads_them(golden_janus: Janus, int8: bool) -> None:
+    """Each token sees those before it and itself; the golden model shares keys among heads and has odd widths."""
+    plain, compiled = Decoder(golden_janus, compiled=False, int8=int8), Decoder(golden_janus, int8=int8)
+    rows = [[1, *range(5, 5 + length)] for length in (0, 1, 2, 6, 15, 16, 33)]
+    for mine, expected in zip(compiled.prefill(rows), plain.prefill(rows), strict=True):
+        assert mine.length == expected.length
+        for part in ("keys", "values", "logits"):
+            torch.testing.assert_close(getattr(mine, part), getattr(expected, part), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_a_prompt_leaves_the_same_to_the_last_bit_whatever_is_read_beside_it(small: Janus) -> None:
+    """Long ones too, which PyTorch reads; nor does it keep the others' memory alive."""
+    decoder = Decoder(small)
+    rows = [[1, *[7] * (length - 1)] for length in (3, 129, 12, 128, 150)]
+    together = decoder.prefill(rows)
+    for row, prefix in zip(rows, together, strict=True):
+        (alone,) = decoder.prefill([row])
+        for part in ("keys", "values", "logits"):
+            assert torch.equal(getattr(alone, part), getattr(prefix, part))
+            assert getattr(prefix, part).untyped_storage().nbytes() == getattr(prefix, part).nbytes
+
+
+@needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_nothing(small: Janus, threads: int) -> None:
     decoder = Decoder(small)
