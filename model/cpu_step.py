@@ -104,47 +104,42 @@ class CpuStep:
             epsilon,
         )
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """See `Decoder.prefill`. A prompt leaves the same to the last bit whatever is read beside it."""
-        model, longest = self._model, max(map(len, prompts))
+    def read(self, prompt: Sequence[int]) -> Prefix:
+        """See `Decoder.prefill`.
+
+        Raises:
+            IndexError: the model has no such token.
+        """
+        length, model, words = len(prompt), self._model, self._weights.words
+        if not all(0 <= token < len(words) for token in prompt):
+            raise IndexError(f"the prompt has tokens outside 0 … {len(words) - 1}")
         cache = KVCache(
             layers=len(self._layers),
-            rows=len(prompts),
+            rows=1,
             kv_heads=model.kv_heads,
-            length=longest,
+            length=length,
             head_dim=model.head_dim,
-            device=self._turns.device,
+            device=words.device,
             dtype=torch.float32,
         )
-        tokens = [token for prompt in prompts for token in prompt]
-        index = [row for row, prompt in enumerate(prompts) for _ in prompt]
-        positions = [position for prompt in prompts for position in range(len(prompt))]
-        ends = [sum(map(len, prompts[: row + 1])) - 1 for row in range(len(prompts))]
-        count, threads = len(tokens), torch.get_num_threads()
-        logits = torch.empty(len(prompts), model.vocabulary, dtype=torch.float32)
-        size = self._library.step_scratch(ctypes.byref(model), count, longest, threads)
+        threads = torch.get_num_threads()
+        logits = torch.empty(model.vocabulary, dtype=torch.float32)
+        size = self._library.step_scratch(ctypes.byref(model), length, length, threads)
         scratch = torch.empty(size, dtype=torch.float32)
         self._library.step(
             ctypes.byref(model),
             ctypes.byref(_Cache.of(cache)),
-            *addresses([self._weights.words]),
-            count,
-            *map(_int64s, (tokens, index, positions)),
-            len(prompts),
-            _int64s(ends),
+            *addresses([words]),
+            length,
+            _int64s(prompt),
+            _int64s([0] * length),
+            _int64s(range(length)),
+            1,
+            _int64s([length - 1]),
             *addresses([logits, scratch]),
             threads,
         )
-        if len(prompts) == 1:
-            return [Prefix(cache.keys[:, 0], cache.values[:, 0], logits[0])]
-        return [
-            Prefix(
-                cache.keys[:, row, :, : len(prompt)].clone(),  # not to keep the others' alive
-                cache.values[:, row, :, : len(prompt)].clone(),
-                logits[row].clone(),
-            )
-            for row, prompt in enumerate(prompts)
-        ]
+        return Prefix(cache.keys[:, 0], cache.values[:, 0], logits)
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """See `Decoder.step`; every row has at least one token in the cache."""

@@ -111,12 +111,11 @@ class Decoder:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Read prompts of any lengths together."""
-        if self._compiled is None:
+        compiled = self._compiled
+        if compiled is None:
             return self._read(prompts)
-        short = [row for row in prompts if len(row) <= _SHORT]
-        read = iter(self._compiled.read(short) if short else ())
-        # the others one by one, so that what a prompt leaves does not depend on what is read beside it
-        return [next(read) if len(row) <= _SHORT else self._read([row])[0] for row in prompts]
+        # one by one, so that what a prompt leaves does not depend on what is read beside it
+        return [compiled.read(row) if len(row) <= _SHORT else self._read([row])[0] for row in prompts]
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Prompts padded behind: no real token sees what comes after it."""

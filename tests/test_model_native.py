@@ -94,6 +94,14 @@ def test_prompts_are_read_as_pytorch_reads_them(golden_janus: Janus, int8: bool)
 
 
 @needs_compiler
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_tokens_that_the_model_does_not_have_are_refused(small: Janus, token: int) -> None:
+    for compiled in (True, False):
+        with pytest.raises(IndexError):
+            Decoder(small, compiled=compiled).prefill([[1, token, 2]])
+
+
+@needs_compiler
 def test_a_prompt_leaves_the_same_to_the_last_bit_whatever_is_read_beside_it(small: Janus) -> None:
     """Long ones too, which PyTorch reads; nor does it keep the others' memory alive."""
     decoder = Decoder(small)
