@@ -1,5 +1,6 @@
 """Pictures from codes and codes from pictures."""
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -11,10 +12,11 @@ from model.cpu_pixels import CpuPixels, planned_bytes
 from model.janus import Janus
 from model.native import compiled_library
 
-# A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. PyTorch on a CPU
-# is fastest with what its cache holds, four of 64 × 64; C would like more (docs/performance.md).
+# A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. On a CPU what a cache
+# holds is fastest: four of 64 × 64 for PyTorch, eight for C (docs/performance.md).
 _PIXELS_AT_ONCE = 2**20
 _PIXELS_AT_ONCE_ON_CPU = 2**14
+_PIXELS_AT_ONCE_IN_C = 2**15
 
 
 def lay_out(vq: nn.Module, device: torch.device) -> None:
@@ -36,8 +38,9 @@ class ImageTokenizer:
     def __init__(self, janus: Janus, *, compiled: bool = True) -> None:
         self._janus = janus
         self._vq = janus.network.model.vqmodel
-        self._at_once = _at_once(janus.image_size, janus.device)
-        self._compiled = self._compile() if compiled else None
+        library = _library(janus.device, janus.dtype) if compiled else None
+        self._at_once = _at_once(janus.image_size, janus.device, in_c=library is not None)
+        self._compiled = CpuPixels(library, self._vq, pictures=self._at_once) if library else None
 
     def load_weights(self) -> None:
         """After the network's weights have changed, bring up to date what follows from them."""
@@ -92,19 +95,13 @@ class ImageTokenizer:
         latents = F.normalize(latents.permute(0, 2, 3, 1).flatten(1, 2), dim=-1)
         return (latents @ F.normalize(self._vq.quantize.embedding.weight, dim=-1).T).argmax(-1)
 
-    def _compile(self) -> CpuPixels | None:
-        if self._janus.device.type != "cpu" or self._janus.dtype != torch.float32:
-            return None
-        library = compiled_library()
-        return CpuPixels(library, self._vq, pictures=self._at_once) if library else None
-
 
 def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype) -> int:
     """`table_bytes` of an image tokenizer, whose weights need not be there yet."""
-    if device.type != "cpu" or dtype != torch.float32 or compiled_library() is None:
+    if _library(device, dtype) is None:
         return 0
     size = vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1)
-    return planned_bytes(vq, pictures=_at_once(size, device))
+    return planned_bytes(vq, pictures=_at_once(size, device, in_c=True))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
@@ -112,6 +109,11 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _at_once(image_size: int, device: torch.device) -> int:
-    pixels = _PIXELS_AT_ONCE_ON_CPU if device.type == "cpu" else _PIXELS_AT_ONCE
-    return max(1, pixels // image_size**2)
+def _library(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The C functions, where they compute what a model on this device needs."""
+    return compiled_library() if device.type == "cpu" and dtype == torch.float32 else None
+
+
+def _at_once(image_size: int, device: torch.device, *, in_c: bool) -> int:
+    on_cpu = _PIXELS_AT_ONCE_IN_C if in_c else _PIXELS_AT_ONCE_ON_CPU
+    return max(1, (on_cpu if device.type == "cpu" else _PIXELS_AT_ONCE) // image_size**2)

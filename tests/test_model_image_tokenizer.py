@@ -215,7 +215,7 @@ def test_what_it_will_hold_is_known_before() -> None:
 
 
 def test_more_pictures_than_are_decoded_at_once() -> None:
-    """Nine of 64 × 64, four at once: each as by itself, but for rounding in the parts that are PyTorch's."""
+    """Nine of 64 × 64, eight at once in C, four by PyTorch: each as by itself, but for rounding in the parts that are PyTorch's."""
     tiny: Janus = load("tiny", device="cpu", dtype="float32")
     codes = torch.randint(tiny.codebook_size, (9, tiny.image_tokens), generator=torch.Generator().manual_seed(5))
     tokenizer = ImageTokenizer(tiny)
