@@ -1,7 +1,6 @@
 """A server under load: arrivals that do not wait for answers, at shares of what it can do, and what HTTP costs.
 
-Capacity is what the server draws while more clients wait than it has slots, which began at random
-moments and ask for the same as everybody later. Then images arrive at
+Capacity is what the server draws while more clients wait than it has slots. Then images arrive at
 random (Poisson) at each factor of it, whether or not the earlier ones are done, as they would from
 people; each arrival is one streamed request with one preview. The engine alone, in a process of its
 own with as many threads, says what HTTP and encoding cost; both are measured in turn.
@@ -18,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import httpx
 
@@ -90,9 +90,8 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(url, server)
-        engine = _EngineAlone(model, slots=slots, threads=threads)
-        capacities, alone = _side_by_side(url, engine, slots, seconds / 6)
-        engine.close()
+        with _EngineAlone(model, slots=slots, threads=threads) as engine:
+            capacities, alone = _side_by_side(url, engine, slots, seconds / 6)
         capacity, share = statistics.mean(capacities), mean(h / e for h, e in zip(capacities, alone, strict=True))
         yield (
             f"capacity over HTTP {capacity:.2f} images/s, engine alone {statistics.mean(alone):.2f}: "
@@ -240,8 +239,10 @@ class _EngineAlone:
             raise ChildProcessError(f"the engine alone ended with code {self._process.wait()}")
         return float(line)
 
-    def close(self) -> None:
-        """End it."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.communicate()
 

@@ -20,11 +20,11 @@ from bench.provenance import provenance
 
 @dataclass(frozen=True)
 class Serving:
-    """A server: seconds from its start to readiness and to its first picture, and the most that `memory` found."""
+    """A server: seconds from its start to readiness and to its first picture, and its memory after pictures, in bytes."""
 
     ready_seconds: float
     first_picture_seconds: float
-    peak_bytes: int
+    memory_bytes: int
 
 
 def measure_serving(model: str, *, threads: int, pictures: int = 8) -> Serving:
@@ -58,7 +58,7 @@ def _measure(command: list[str], port: int, *, pictures: int, patience: float, e
     try:
         _wait_until_up(server, port, started + patience)
         ready = time.perf_counter() - started
-        first, peak = 0.0, 0
+        first, held = 0.0, 0
         for seed in range(pictures):
             body = json.dumps({"prompt": "four red circles", "seed": seed}).encode()
             request = urllib.request.Request(
@@ -67,12 +67,12 @@ def _measure(command: list[str], port: int, *, pictures: int, patience: float, e
             with urllib.request.urlopen(request, timeout=120) as answer:
                 answer.read()
             first = first or time.perf_counter() - started
-            peak = max(peak, memory(server.pid))
+            held = max(held, memory(server.pid))
     finally:
         with contextlib.suppress(ProcessLookupError):  # it ended by itself, which is being reported
             os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-    return Serving(ready, first, peak)
+    return Serving(ready, first, held)
 
 
 def free_port() -> int:
@@ -100,8 +100,7 @@ def memory(pid: int) -> int:
     total = 0
     for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            details = process.memory_full_info()
-            total += getattr(details, "pss", details.rss)
+            total += process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss
     return total
 
 
@@ -114,7 +113,7 @@ def report(model: str, *, threads: int, fresh: bool) -> str:
     lines = [
         f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}",
         f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
-        f"server's memory                    {serving.peak_bytes / 2**20:7.0f} MiB",
+        f"server's memory                    {serving.memory_bytes / 2**20:7.0f} MiB",
     ]
     result = {"model": model, **place, "serving": asdict(serving)}
     if fresh:

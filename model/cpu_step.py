@@ -6,6 +6,7 @@ calls and into threads that meet and part. `cpu_step.c` computes the same in one
 
 import ctypes
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -104,42 +105,53 @@ class CpuStep:
             epsilon,
         )
 
-    def read(self, prompt: Sequence[int]) -> Prefix:
-        """See `Decoder.prefill`.
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """See `Decoder.prefill`. A prompt leaves the same to the last bit whatever is read beside it.
 
         Raises:
             IndexError: the model has no such token.
         """
-        length, model, words = len(prompt), self._model, self._weights.words
-        if not all(0 <= token < len(words) for token in prompt):
-            raise IndexError(f"the prompt has tokens outside 0 … {len(words) - 1}")
+        model, words = self._model, self._weights.words
+        tokens = [token for prompt in prompts for token in prompt]
+        if not all(0 <= token < len(words) for token in tokens):
+            raise IndexError(f"a prompt has tokens outside 0 … {len(words) - 1}")
+        ends = [end - 1 for end in accumulate(map(len, prompts))]
+        longest, count, threads = max(map(len, prompts)), len(tokens), torch.get_num_threads()
         cache = KVCache(
             layers=len(self._layers),
-            rows=1,
+            rows=len(prompts),
             kv_heads=model.kv_heads,
-            length=length,
+            length=longest,
             head_dim=model.head_dim,
             device=words.device,
             dtype=torch.float32,
         )
-        threads = torch.get_num_threads()
-        logits = torch.empty(model.vocabulary, dtype=torch.float32)
-        size = self._library.step_scratch(ctypes.byref(model), length, length, threads)
+        logits = torch.empty(len(prompts), model.vocabulary, dtype=torch.float32)
+        size = self._library.step_scratch(ctypes.byref(model), count, longest, threads)
         scratch = torch.empty(size, dtype=torch.float32)
         self._library.step(
             ctypes.byref(model),
             ctypes.byref(_Cache.of(cache)),
             *addresses([words]),
-            length,
-            _int64s(prompt),
-            _int64s([0] * length),
-            _int64s(range(length)),
-            1,
-            _int64s([length - 1]),
+            count,
+            _int64s(tokens),
+            _int64s([row for row, prompt in enumerate(prompts) for _ in prompt]),
+            _int64s([position for prompt in prompts for position in range(len(prompt))]),
+            len(prompts),
+            _int64s(ends),
             *addresses([logits, scratch]),
             threads,
         )
-        return Prefix(cache.keys[:, 0], cache.values[:, 0], logits)
+        if len(prompts) == 1:
+            return [Prefix(cache.keys[:, 0], cache.values[:, 0], logits[0])]
+        return [
+            Prefix(
+                cache.keys[:, row, :, : len(prompt)].clone(),  # not to keep the others' alive
+                cache.values[:, row, :, : len(prompt)].clone(),
+                logits[row].clone(),
+            )
+            for row, prompt in enumerate(prompts)
+        ]
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """See `Decoder.step`; every row has at least one token in the cache."""

@@ -22,7 +22,7 @@ from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 from model.native import compiled_library
 
-_SHORT = 128  # tokens; longer prompts PyTorch reads faster than the C function
+_SHORT = 128  # tokens; more of them PyTorch reads faster than the C function
 
 
 class Decoder:
@@ -110,12 +110,22 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Read prompts of any lengths together."""
-        compiled = self._compiled
-        if compiled is None:
+        """What prompts of any lengths, each of one token at least, leave behind.
+
+        Raises:
+            IndexError: the model has no such token.
+        """
+        if not all(prompts):
+            raise ValueError("a prompt has no tokens")
+        if self._compiled is None:
             return self._read(prompts)
-        # one by one, so that what a prompt leaves does not depend on what is read beside it
-        return [compiled.read(row) if len(row) <= _SHORT else self._read([row])[0] for row in prompts]
+        # what a prompt leaves does not depend on what is read beside it, so PyTorch reads one at a time
+        read: list[Prefix] = []
+        while len(read) < len(prompts):
+            left = prompts[len(read) :]
+            few = next((n for n in range(len(left), 0, -1) if sum(map(len, left[:n])) <= _SHORT), 0)
+            read += self._compiled.read(left[:few]) if few else self._read(left[:1])
+        return read
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Prompts padded behind: no real token sees what comes after it."""

@@ -107,6 +107,9 @@ class Backend(Protocol):
     def give_up(self) -> None:
         """Fail what was accepted and has not come."""
 
+    def kill(self) -> None:
+        """End it at once, whatever it does; what was accepted fails."""
+
     def close(self) -> None:
         """Finish what was accepted and let go of the device."""
 
@@ -191,6 +194,10 @@ class EngineBackend:
     def give_up(self) -> None:
         """Fail what was accepted and has not come."""
         self._dispatcher.give_up()
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self._dispatcher.kill()
 
     def close(self) -> None:
         """Finish what was accepted; blocks until then."""

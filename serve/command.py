@@ -17,9 +17,9 @@ def serve(settings: Settings) -> None:
         print(settings.model_dump_json(indent=2))
         return
 
-    from serve.process_backend import ProcessLoader, prepare
+    from serve.process_backend import ProcessLoader, context
 
-    prepare()
+    context()  # engines' imports go on beside ours
 
     import tempfile
 
@@ -31,12 +31,13 @@ def serve(settings: Settings) -> None:
     set_up_logging(level=settings.log_level, format=settings.log_format)
     with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
         store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
-        models = Models(ProcessLoader(settings, on_death=lambda: server.die()), aliases=settings.aliases)
+        loader = ProcessLoader(settings, on_death=lambda: server.die())
+        models = Models(loader, aliases=settings.aliases, stop_loading=loader.stop)
         server = Server(settings, models, store, socket)
         server.serve_until_stopped()
     if server.failure is not None:
         raise server.failure
-    if models.state == "dead":
+    if server.died:
         sys.exit(1)  # so that whoever supervises starts another
 
 

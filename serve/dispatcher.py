@@ -1,5 +1,6 @@
 """Takes jobs for an engine, counts them, and hands on what the engine's loop tells of them."""
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from typing import Literal, Protocol
 from serve.events import Event, Failed, Finished, Started
 from serve.messages import Cancel, Close, Command, Died, Report, Submit
 from serve.request import Job
+
+logger = logging.getLogger("focusdiff")
+_HANGING_SECONDS = 10.0  # for an engine to notice between two steps that nothing is wanted any more
 
 
 class QueueFull(Exception):
@@ -35,6 +39,9 @@ class Link(Protocol):
 
     def receive(self) -> Report | Died | None:
         """The next that it tells; blocks. None once it has ended as it was told to; Died is the last as well."""
+
+    def kill(self) -> None:
+        """End it at once, whatever it does; `receive` says so."""
 
     def close(self) -> None:
         """Let go of it, when it has ended."""
@@ -112,14 +119,14 @@ class Dispatcher:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Nobody wants it any more: its listener hears nothing more."""
+        """Nobody wants it any more: its listener hears nothing more, but what is being told at this moment."""
         with self._lock:
             if ticket.number in self._tickets:
                 self._forget(ticket)
                 self._link.send(Cancel(ticket.number))
 
     def give_up(self) -> None:
-        """Fail everything that was accepted and has not come."""
+        """Fail everything that was accepted and has not come; an engine that does not hear of it for long is ended."""
         with self._lock:
             tickets = list(self._tickets.values())
             for ticket in tickets:
@@ -127,6 +134,13 @@ class Dispatcher:
                 self._link.send(Cancel(ticket.number))
         for ticket in tickets:
             ticket.listener(Failed(None, "stopping", "the server is stopping"))
+        timer = threading.Timer(_HANGING_SECONDS, self._end_if_it_hangs)
+        timer.daemon = True
+        timer.start()
+
+    def kill(self) -> None:
+        """End the loop at once, whatever it does: what was accepted fails."""
+        self._link.kill()
 
     def close(self) -> None:
         """Finish what was accepted, then end the loop."""
@@ -136,19 +150,31 @@ class Dispatcher:
         self._thread.join()
         self._link.close()
 
+    def _end_if_it_hangs(self) -> None:
+        if self._closing and self._thread.is_alive():
+            self._link.kill()
+
     def _listen(self) -> None:
-        while (message := self._link.receive()) is not None:
-            if isinstance(message, Died):
-                self._die(message.reason)
-                return
-            self._wait_seconds = message.wait_seconds
-            for number, event in message.events:
-                with self._lock:
-                    ticket = self._tickets.get(number)
-                    if ticket is not None:
-                        self._count(ticket, event)
+        try:
+            while (message := self._link.receive()) is not None:
+                if isinstance(message, Died):
+                    self._die(message.reason)
+                    return
+                self._hear(message)
+        except Exception as error:  # nobody would be answered any more
+            logger.exception("what the engine says is not understood")
+            self._link.kill()
+            self._die(f"the engine is not understood: {type(error).__name__}")
+
+    def _hear(self, report: Report) -> None:
+        self._wait_seconds = report.wait_seconds
+        for number, event in report.events:
+            with self._lock:
+                ticket = self._tickets.get(number)
                 if ticket is not None:
-                    ticket.listener(event)
+                    self._count(ticket, event)
+            if ticket is not None:
+                ticket.listener(event)
 
     def _count(self, ticket: Ticket, event: Event) -> None:
         if isinstance(event, Started):
@@ -172,6 +198,7 @@ class Dispatcher:
 
     def _die(self, reason: str) -> None:
         """Fail everyone who waits, and say so."""
+        logger.error(reason)
         with self._lock:
             self._dead = True
             tickets = list(self._tickets.values())

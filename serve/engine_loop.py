@@ -5,7 +5,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from serve.engine import Engine
-from serve.events import Failed, Finished, Queued
+from serve.events import Event, Failed, Finished, Queued
 from serve.messages import Cancel, Close, Command, Died, Report, Submit
 from serve.request import Request
 
@@ -27,13 +27,15 @@ class EngineLoop:
         self._tell = tell
         self._requests: dict[int, Request] = {}
         self._numbers: dict[Request, int] = {}
+        self._accepted: list[tuple[int, Event]] = []  # what the next report begins with: each wakes those who hear it
         self._closing = False
 
     def run(self) -> None:
         """Blocks."""
         try:
             while self._obey():
-                events = tuple((self._numbers[request], event) for request, event in self._engine.step())
+                drawn = [(self._numbers[request], event) for request, event in self._engine.step()]
+                events, self._accepted = (*self._accepted, *drawn), []
                 if events:
                     self._tell(Report(events, self._engine.wait_seconds))
                 for number in {number for number, event in events if isinstance(event, Finished | Failed)}:
@@ -55,7 +57,7 @@ class EngineLoop:
                     queued = Queued(self._engine.scheduler.waiting_images, self._engine.wait_seconds)
                     self._requests[number] = request = self._engine.submit(job)
                     self._numbers[request] = number
-                    self._tell(Report(((number, queued),), self._engine.wait_seconds))
+                    self._accepted.append((number, queued))
                 case Cancel(number):
                     if number in self._requests:
                         self._engine.cancel(self._requests[number])

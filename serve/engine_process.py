@@ -1,9 +1,8 @@
 """The process of one engine: loads a model, runs the engine's loop, and ends with whoever started it."""
 
-import logging
 import os
-import signal
 import threading
+import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -19,14 +18,11 @@ from serve.local_backend import describe, make_engine
 from serve.messages import Command, Died, Report
 from serve.process_backend import Order
 
-logger = logging.getLogger("focusdiff")
 _GIB = 2**30
 
 
 def run(connection: "Connection[object, object]", order: Order) -> None:
     """All of it: says what was loaded, or why not, then reports (see `serve.messages`)."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # which come to whole groups: who started this decides
-        signal.signal(number, signal.SIG_IGN)
     set_up_logging(level=order.log_level, format=order.log_format)
     commands: SimpleQueue[Command] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, commands), name="commands", daemon=True).start()
@@ -36,8 +32,9 @@ def run(connection: "Connection[object, object]", order: Order) -> None:
         connection.send(error)
         return
     except Exception as error:
-        logger.exception("%s cannot be loaded", order.source.name)
-        connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        told = RuntimeError(f"{type(error).__name__}: {error}")  # which the other side knows without torch
+        told.add_note(traceback.format_exc())
+        connection.send(told)
         return
     connection.send(describe(janus, engine, images=order.slots, int8=order.int8))
     messages: SimpleQueue[Report | Died | None] = SimpleQueue()

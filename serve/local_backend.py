@@ -61,6 +61,7 @@ class ThreadLink:
     def __init__(self, engine: Engine) -> None:
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._messages: SimpleQueue[Report | Died | None] = SimpleQueue()
+        self._killed = False
         loop = EngineLoop(engine, self._commands, self._messages.put)
         self._thread = threading.Thread(target=self._run, args=(loop,), name="engine", daemon=True)
         self._thread.start()
@@ -73,9 +74,15 @@ class ThreadLink:
         """See `serve.dispatcher.Link`."""
         return self._messages.get()
 
+    def kill(self) -> None:
+        """See `serve.dispatcher.Link`. A thread cannot be ended: it is left to itself."""
+        self._killed = True
+        self._messages.put(Died("the engine was given up"))
+
     def close(self) -> None:
         """See `serve.dispatcher.Link`."""
-        self._thread.join()
+        if not self._killed:
+            self._thread.join()
 
     def _run(self, loop: EngineLoop) -> None:
         loop.run()

@@ -36,10 +36,18 @@ class Models:
     Args:
         loader: makes a backend; called in a thread.
         aliases: other names for models.
+        stop_loading: ends a load that is under way, which then fails.
     """
 
-    def __init__(self, loader: Loader, *, aliases: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        *,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+        stop_loading: Callable[[], None] = lambda: None,
+    ) -> None:
         self._loader = loader
+        self._stop_loading = stop_loading
         self._aliases = dict(aliases)
         self._served: dict[str, Served] = {}
         self._closing: dict[asyncio.Task[None], Served] = {}
@@ -130,13 +138,19 @@ class Models:
             logger.info("no longer serving %s", name)
 
     def drain(self) -> None:
-        """Take no more jobs; those that were accepted are finished."""
+        """Take no more jobs, and load no more models; what was accepted is finished."""
         self._draining = True
+        self._stop_loading()
 
     def give_up(self) -> None:
         """Fail what was accepted and has not come, with a reason."""
         for served in self.all:
             served.backend.give_up()
+
+    def kill(self) -> None:
+        """End all engines at once."""
+        for served in self.all:
+            served.backend.kill()
 
     async def close(self) -> None:
         """Finish what was accepted and let go of all devices."""

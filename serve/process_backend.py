@@ -8,21 +8,22 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from functools import lru_cache
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from weakref import WeakSet
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, NoRoom
 from serve.backend import EngineBackend, Loaded
 from serve.config import ModelSource, Settings
 from serve.messages import Command, Died, Report
 
-# Where a process can be forked off one that has imported what all need, a model is loaded seconds earlier.
-_CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _ENDING_SECONDS = 30.0  # for a process that has nothing more to do
 
 
@@ -40,11 +41,19 @@ class Order:
     log_format: str
 
 
-def prepare() -> None:
-    """Begin to import what engines need, beside whatever this process does meanwhile."""
-    if _CONTEXT.get_start_method() == "forkserver":
-        _CONTEXT.set_forkserver_preload(["serve.engine_process"])
-        forkserver.ensure_running()
+@lru_cache(maxsize=1)
+def context() -> BaseContext:
+    """How processes are made; called early, it begins to import what engines need while this process does other things.
+
+    Where they can be forked off one that has imported everything, a model is loaded seconds earlier.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError), _signals_kept_from_children():  # its socket's path may be too long
+            forking = multiprocessing.get_context("forkserver")
+            forking.set_forkserver_preload(["serve.engine_process"])
+            forkserver.ensure_running()
+            return forking
+    return multiprocessing.get_context("spawn")
 
 
 class ProcessLoader:
@@ -59,6 +68,8 @@ class ProcessLoader:
         self._settings = settings
         self._on_death = on_death
         self._open: set[EngineBackend] = set()
+        self._loading: ProcessLink | None = None
+        self._stopped = False
 
     def __call__(self, source: ModelSource) -> EngineBackend:
         """A backend for a model.
@@ -70,8 +81,8 @@ class ProcessLoader:
         settings = self._settings
         room = None
         if settings.memory_gib is not None:
-            room = int(settings.memory_gib * 2**30) - sum(backend.held_bytes for backend in self._open)
-        link = ProcessLink(
+            room = int(settings.memory_gib * 2**30) - sum(backend.held_bytes for backend in tuple(self._open))
+        self._loading = link = ProcessLink(
             Order(
                 source,
                 settings.device,
@@ -83,8 +94,12 @@ class ProcessLoader:
                 settings.log_format,
             )
         )
+        if self._stopped:
+            link.kill()
+        loaded = link.load()
+        self._loading = None
         backend = EngineBackend(
-            link.loaded,
+            loaded,
             link,
             queue_limit=settings.queue,
             on_death=self._on_death,
@@ -93,42 +108,51 @@ class ProcessLoader:
         self._open.add(backend)
         return backend
 
+    def stop(self) -> None:
+        """No more models are wanted: what is being loaded is not waited for. Callable from any thread."""
+        self._stopped = True
+        loading = self._loading
+        if loading is not None:
+            loading.kill()
+
 
 class ProcessLink:
-    """Loads a model in a new process; blocks until it has, or has not.
-
-    Attributes:
-        loaded: what the process says of its model.
-
-    Raises:
-        CheckpointError: it cannot be loaded, or the process was killed over it.
-    """
+    """A new process for an engine."""
 
     def __init__(self, order: Order) -> None:
-        self._connection, theirs = _CONTEXT.Pipe()
-        self._process: BaseProcess = _CONTEXT.Process(target=_run, args=(theirs, order), name=order.source.name)  # type: ignore[attr-defined]
-        self._sending = threading.Lock()
-        self._process.start()
+        self._order = order
+        self._connection, theirs = context().Pipe()
+        self._process: BaseProcess = context().Process(target=_run, args=(theirs, order), name=order.source.name)  # type: ignore[attr-defined]
+        self._outbox: SimpleQueue[Command | None] = SimpleQueue()
+        with _signals_kept_from_children():
+            self._process.start()
         _LINKS.add(self)
         theirs.close()
-        answer = self._receive()
-        if not isinstance(answer, Loaded):
-            self.close()
+        threading.Thread(target=self._send, name="commands", daemon=True).start()
+
+    def load(self) -> Loaded:
+        """What it says of its model once that is loaded; blocks.
+
+        Raises:
+            NoRoom: it needs more memory than there is, or the process was killed over it.
+            CheckpointError: it cannot be loaded.
+        """
+        try:
+            answer = self._receive()
+            if isinstance(answer, Loaded):
+                return answer
             if isinstance(answer, Exception):
                 raise answer
             assert isinstance(answer, Died)
-            raise CheckpointError(f"{order.source.name} was not loaded: {answer.reason}")
-        self.loaded = answer
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process."""
-        return self._process.pid
+            kind = NoRoom if self._process.exitcode == -signal.SIGKILL else CheckpointError
+            raise kind(f"{self._order.source.name} was not loaded: {answer.reason}")
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, command: Command) -> None:
         """See `serve.dispatcher.Link`."""
-        with self._sending, suppress(OSError):  # it has ended: `receive` says so
-            self._connection.send(command)
+        self._outbox.put(command)
 
     def receive(self) -> Report | Died | None:
         """See `serve.dispatcher.Link`."""
@@ -136,17 +160,24 @@ class ProcessLink:
         assert message is None or isinstance(message, Report | Died)
         return message
 
+    def kill(self) -> None:
+        """See `serve.dispatcher.Link`."""
+        self._process.kill()
+
     def close(self) -> None:
         """See `serve.dispatcher.Link`."""
+        self._outbox.put(None)
         self._connection.close()  # at which the process ends, whatever it does
         self._process.join(_ENDING_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
+    def _send(self) -> None:
+        # a thread of its own: a process that stands still must not hold up those who answer
+        with suppress(OSError):  # it has ended: `receive` says so
+            while (command := self._outbox.get()) is not None:
+                self._connection.send(command)
 
     def _receive(self) -> object:
         try:
@@ -165,11 +196,23 @@ def _kill_all() -> None:
         link.kill()
 
 
+@contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """What terminals and service managers send to all processes is for the one that answers, which tells the others."""
+    resource_tracker.ensure_running()  # which unblocks them, the first time
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"with code {code}"
     killed = " (is there enough memory?)" if -code == signal.SIGKILL else ""
-    return f"by {signal.Signals(-code).name}{killed}"
+    names = {one.value: one.name for one in signal.Signals}
+    return f"by {names.get(-code, f'signal {-code}')}{killed}"
 
 
 def _run(connection: "Connection[object, object]", order: Order) -> None:

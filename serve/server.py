@@ -3,9 +3,8 @@
 import asyncio
 import logging
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -19,7 +18,6 @@ from serve.watch import follow
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05
-_SWITCH_SECONDS = 0.0005  # after which whoever answers hands the interpreter to an engine whose step has ended
 _KEEP_ALIVE_SECONDS = 75  # longer than proxies and clients keep a connection, so that none asks on one that just closed
 
 
@@ -50,7 +48,7 @@ def _own_url(listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Answers from the first moment; loads its models meanwhile; told to stop, finishes what it accepted.
 
-    `failure` is why it never became ready.
+    `failure` is why it never became ready, `died` whether an engine has failed.
     """
 
     def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
@@ -77,21 +75,24 @@ class Server(uvicorn.Server):
         self._listener = listener
         self._loop: asyncio.AbstractEventLoop | None = None
         self.failure: Exception | None = None
+        self.died = False
 
     def serve_until_stopped(self) -> None:
         """All of it; blocks."""
-        sys.setswitchinterval(_SWITCH_SECONDS)
         self.run(sockets=[self._listener])
 
     def die(self) -> None:
         """An engine has failed: tell everyone, let other models finish, and stop; callable from any thread."""
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+        self.died |= not self.force_exit  # else it was ended on purpose
+        with suppress(RuntimeError):  # the loop is closed: it has stopped
+            if self._loop is not None:
+                asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops."""
         if self._loop is None or self._models.state == "draining":
             self.should_exit = self.force_exit = True
+            self._models.kill()
         else:
             asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
@@ -102,6 +103,8 @@ class Server(uvicorn.Server):
                 await self._models.load(source)
             self._models.loading = False
         except Exception as error:
+            if self._models.state == "draining":
+                return  # it was told to stop meanwhile
             if not isinstance(error, ValueError):
                 logger.exception("the models cannot be loaded")
             self.failure = error

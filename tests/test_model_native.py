@@ -97,15 +97,18 @@ def test_prompts_are_read_as_pytorch_reads_them(golden_janus: Janus, int8: bool)
 @pytest.mark.parametrize("token", [-1, 10**6])
 def test_tokens_that_the_model_does_not_have_are_refused(small: Janus, token: int) -> None:
     for compiled in (True, False):
+        decoder = Decoder(small, compiled=compiled)
         with pytest.raises(IndexError):
-            Decoder(small, compiled=compiled).prefill([[1, token, 2]])
+            decoder.prefill([[1, 2], [1, token, 2]])
+        with pytest.raises(ValueError, match="no tokens"):
+            decoder.prefill([[1, 2], []])
 
 
 @needs_compiler
 def test_a_prompt_leaves_the_same_to_the_last_bit_whatever_is_read_beside_it(small: Janus) -> None:
     """Long ones too, which PyTorch reads; nor does it keep the others' memory alive."""
     decoder = Decoder(small)
-    rows = [[1, *[7] * (length - 1)] for length in (3, 129, 12, 128, 150)]
+    rows = [[1, *[7] * (length - 1)] for length in (3, 5, 129, 12, 100, 17, 128, 150, 2)]
     together = decoder.prefill(rows)
     for row, prefix in zip(rows, together, strict=True):
         (alone,) = decoder.prefill([row])

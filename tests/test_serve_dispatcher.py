@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from serve.dispatcher import Dispatcher, NotRunning
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished
 from serve.local_backend import ThreadLink
+from serve.messages import Command, Died, Report
 from serve.request import Job
 
 PARAMS = SamplingParams(guidance_scale=2, temperature=1, top_k=0)
@@ -91,3 +93,35 @@ def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, 
     dispatcher.close()
     assert dispatcher.load == (0, 0)
     assert not any(isinstance(event, Finished) for event in listeners[3].events)
+
+
+class Garbled:
+    """A link over which nothing comes that can be understood."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.ended = False
+
+    def send(self, command: Command) -> None:
+        self.asked.set()
+
+    def receive(self) -> Report | Died | None:
+        self.asked.wait()
+        raise UnpicklingError("planted")
+
+    def kill(self) -> None:
+        self.ended = True
+
+    def close(self) -> None: ...
+
+
+def test_an_engine_that_is_not_understood_is_ended_and_everyone_hears_of_it(prompt: list[int]) -> None:
+    link, died = Garbled(), threading.Event()
+    dispatcher = Dispatcher(link, queue_limit=10, on_death=died.set)
+    listener = Listener(2)
+    dispatcher.submit(Job(prompt, None, (1, 2), PARAMS), listener)
+    assert listener.done.wait(60)
+    assert listener.events == [Failed(None, "engine died", "the engine is not understood: UnpicklingError")]
+    assert died.wait(60)
+    assert (dispatcher.state, dispatcher.load, link.ended) == ("dead", (0, 0), True)
+    dispatcher.close()

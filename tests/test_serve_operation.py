@@ -183,6 +183,69 @@ def test_an_engine_that_is_killed_ends_all_that_it_had_with_an_error(small_folde
         assert process.wait(30) == 1
 
 
+def test_an_engine_that_hangs_does_not_keep_the_server(small_folder: Path) -> None:
+    """Told to stop, it is given up after a while; told twice, at once."""
+    short = "import serve.dispatcher\nserve.dispatcher._HANGING_SECONDS = 0.5"
+    for signals in (1, 2):
+        drain = ("--drain-seconds", "0.1" if signals == 1 else "60")
+        with (
+            server(small_folder, "--slots", "1", *drain, planted=short) as (url, process),
+            ThreadPoolExecutor(1) as pool,
+        ):
+            ready(url, process)
+            engine_of(process).suspend()
+            asked = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star"}, timeout=60)
+            while 'waiting_images{model="small"} 1' not in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            if signals == 2:
+                while httpx.get(f"{url}/health/ready").json()["status"] != "draining":
+                    time.sleep(0.05)
+                process.send_signal(signal.SIGTERM)
+            process.wait(20)
+            with suppress(httpx.TransportError):
+                assert asked.result().status_code == 503
+
+
+def test_stopping_does_not_wait_for_what_is_being_loaded(small_folder: Path) -> None:
+    with server(small_folder) as (url, process):
+        deadline = time.monotonic() + 60
+        engine = None
+        while engine is None:
+            assert time.monotonic() < deadline
+            with suppress(ValueError):
+                engine = engine_of(process)
+        engine.suspend()
+        with suppress(httpx.TransportError):
+            while httpx.get(f"{url}/health/live", timeout=5).status_code != 200:
+                time.sleep(0.05)
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+            one.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_the_death_of_an_engine_that_was_replaced_is_told_too(small_folder: Path) -> None:
+    """It had requests; and who restarts failed servers has to learn of it."""
+    with server(small_folder, "--slots", "1", "--admin-key", "k") as (url, process), ThreadPoolExecutor(1) as pool:
+        ready(url, process)
+        engine = engine_of(process)
+        engine.suspend()
+        asked = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star"}, timeout=60)
+        while 'waiting_images{model="small"} 1' not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.05)
+        body = {"source": str(small_folder), "name": "small", "replace": True}
+        swapped = httpx.post(f"{url}/admin/models", json=body, headers={"Authorization": "Bearer k"}, timeout=60)
+        assert swapped.status_code == 200
+        engine.send_signal(signal.SIGRTMIN + 2)  # which has no name
+        engine.kill()
+        assert asked.result().status_code == 503
+        assert process.wait(30) == 1
+        assert process.stderr is not None
+        assert "the engine's process ended by " in process.stderr.read()
+
+
 def test_a_killed_server_takes_its_engines_with_it(small_folder: Path) -> None:
     with server(small_folder, "--slots", "1") as (url, process):
         ready(url, process)

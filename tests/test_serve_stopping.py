@@ -97,7 +97,7 @@ def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
         assert "ZeroDivisionError" in failed.json()["error"]["message"]
         assert long.result().status_code == 200
     running.ended()
-    assert running.models.state == "dead"  # which is exit code 1
+    assert running.server.died  # which is exit code 1
 
 
 def test_draining_waits_for_a_model_that_was_replaced(janus: Janus, small_folder: Path, tmp_path: Path) -> None:
