@@ -15,8 +15,8 @@ from serve.request import Job, Request
 def images_per_second(engine: Engine, prompt: str, *, slots: int, seconds: float) -> float:
     """Of single images by the checkpoint's recipe, each with one preview, while as many wait as there are slots.
 
-    One begins each step until all slots are taken, so that no two end together, and they stay so. Counted
-    from when twice as many have come as there are slots.
+    They begin evenly spread over the steps of one, as a server's do whose clients begin one after another,
+    and stay so. Counted from when twice as many have come as there are slots.
 
     Args:
         engine: idle; and is idle again in the end.
@@ -31,7 +31,7 @@ def images_per_second(engine: Engine, prompt: str, *, slots: int, seconds: float
     ended = counted = steps = 0
     begun: float | None = None
     while begun is None or time.perf_counter() - begun < seconds:
-        clients = steps + 1 if steps < slots else 2 * slots
+        clients = 2 * slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
         while len(requests) < clients + ended:  # each asks again as soon as it has its picture
             requests.append(engine.submit(Job(ids, None, (len(requests),), janus.recipe, preview_rows=middle)))
         steps += 1

@@ -29,7 +29,7 @@ from serve.scheduler import Scheduler
 
 _UNCONDITIONAL_KEPT = 64  # lengths
 _DEADLINES_KEPT = 256  # of requests that have ended
-_PREFILL_TOKENS = 4096  # read at once, so that a crowd of newcomers does not take all memory
+_PREFILL_TOKENS = 4096  # handed over at once, so that a crowd of newcomers does not take all memory
 _PREVIEW_SHARE = 0.05  # of the time, while others are being drawn or wait
 
 
