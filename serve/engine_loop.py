@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from serve.engine import Engine
 from serve.events import Event, Failed, Finished, Queued
@@ -47,12 +47,10 @@ class EngineLoop:
 
     def _obey(self) -> bool:
         """Do what was asked for since the last step; sleeps while there is nothing to do. False at the end."""
-        while True:
-            try:
-                command = self._commands.get(block=self._engine.idle and not self._closing)
-            except Empty:
-                return not (self._closing and self._engine.idle)
-            match command:
+        while self._engine.idle or not self._commands.empty():
+            if self._closing and self._commands.empty():
+                return False
+            match self._commands.get():
                 case Submit(number, job):
                     queued = Queued(self._engine.scheduler.waiting_images, self._engine.wait_seconds)
                     self._requests[number] = request = self._engine.submit(job)
@@ -64,8 +62,7 @@ class EngineLoop:
                         self._forget(number)
                 case Close():
                     self._closing = True
-            if not self._engine.idle and self._commands.empty():
-                return True
+        return True
 
     def _forget(self, number: int) -> None:
         del self._numbers[self._requests.pop(number)]
