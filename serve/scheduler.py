@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from itertools import chain
 
 from serve.request import Request, Slot
 
@@ -19,6 +19,9 @@ class Scheduler:
         assert rows % 2 == 0, rows
         self.waiting: deque[Request] = deque()
         self.running: list[Slot] = []
+        self.waiting_images = 0  # without a slot yet
+        self._waiting_rows = 0  # that they need
+        self._rows = rows
         self._tokens = tokens
         self._pairs = sorted(range(0, rows, 2), reverse=True)  # free pairs by their first row, lowest last
         self._singles: list[int] = []  # free rows whose partner is taken
@@ -29,31 +32,26 @@ class Scheduler:
         return 2 * len(self._pairs) + len(self._singles)
 
     @property
-    def waiting_images(self) -> int:
-        """Images without a slot yet."""
-        return sum(request.images - request.admitted for request in self.waiting)
-
-    @property
     def steps_to_wait(self) -> int:
         """After how many steps a guided image that came now would begin: known, since no image ends early.
 
-        Two free rows that do not lie together count as a pair, which makes it a little short at times.
+        Exact where all images are guided. Two free rows that do not lie together count as a pair, which makes it
+        a little short at times.
         """
-        ends = [(self._tokens - slot.drawn, len(slot.rows)) for slot in self.running]
-        heapify(ends)
-        free, now = self.free_rows, 0
-        before = [request.rows_each for request in self.waiting for _ in range(request.images - request.admitted)]
-        for rows in [*before, 2]:
-            while free < rows:
-                now, freed = heappop(ends)
-                free += freed
-            free -= rows
-            heappush(ends, (now + self._tokens, rows))
-        return now
+        # a row that ends is taken at once, and ends again after as many steps as an image has codes
+        rounds, more = divmod(self._waiting_rows + 1, self._rows)
+        missing = more + 1
+        first_ended = ((self._tokens - slot.drawn, len(slot.rows)) for slot in self.running)  # in order: began so
+        for steps, rows in chain([(0, self.free_rows)], first_ended):
+            missing -= rows
+            if missing <= 0:
+                return rounds * self._tokens + steps
+        raise AssertionError("rows are neither free nor taken")
 
     def submit(self, request: Request) -> None:
         """Put a request at the end of the queue."""
         self.waiting.append(request)
+        self._count(request, request.images)
 
     def admit(self) -> list[Slot]:
         """Give slots to images in order of arrival while there are rows; nobody overtakes."""
@@ -63,6 +61,7 @@ class Scheduler:
             admitted.append(Slot(request, request.admitted, rows))
             request.admitted += 1
             request.status = "running"
+            self._count(request, -1)
             if request.admitted == request.images:
                 self.waiting.popleft()
         self.running += admitted
@@ -83,12 +82,18 @@ class Scheduler:
         """Forget a request: its images that wait, and the slots of those that run."""
         if request in self.waiting:
             self.waiting.remove(request)
+            self._count(request, request.admitted - request.images)
         for slot in list(self.slots_of(request)):
             self.release(slot)
 
     def slots_of(self, request: Request) -> Iterator[Slot]:
         """Its running slots."""
         return (slot for slot in self.running if slot.request is request)
+
+    def _count(self, request: Request, images: int) -> None:
+        """So many more images of it wait."""
+        self.waiting_images += images
+        self._waiting_rows += images * request.rows_each
 
     def _take(self, count: int) -> tuple[int, ...] | None:
         if count == 1 and self._singles:

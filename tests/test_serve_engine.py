@@ -340,6 +340,7 @@ class Arrivals(RuleBasedStateMachine):
         assert len(used) == len(set(used))
         assert len(used) + scheduler.free_rows == self.engine.cache.rows
         assert scheduler.steps_to_wait >= 0
+        assert scheduler.waiting_images == sum(one.images - one.admitted for one in scheduler.waiting)
         for slot in scheduler.running:
             assert len(slot.rows) == (2 if slot.request.job.params.guided else 1)
             assert slot.request in self.open
