@@ -17,9 +17,10 @@ def serve(settings: Settings) -> None:
         print(settings.model_dump_json(indent=2))
         return
 
-    from serve.process_backend import ProcessLoader, context
+    from serve.process_backend import ProcessLoader
 
-    context()  # engines' imports go on beside ours
+    loader = ProcessLoader(settings, on_death=lambda: server.die())
+    loader.start_ahead(len(settings.sources))  # what they import, they import beside us
 
     import tempfile
 
@@ -31,7 +32,6 @@ def serve(settings: Settings) -> None:
     set_up_logging(level=settings.log_level, format=settings.log_format)
     with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
         store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
-        loader = ProcessLoader(settings, on_death=lambda: server.die())
         models = Models(loader, aliases=settings.aliases, stop_loading=loader.stop)
         server = Server(settings, models, store, socket)
         server.serve_until_stopped()

@@ -21,8 +21,13 @@ from serve.process_backend import Order
 _GIB = 2**30
 
 
-def run(connection: "Connection[object, object]", order: Order) -> None:
-    """All of it: says what was loaded, or why not, then reports (see `serve.messages`)."""
+def run(connection: "Connection[object, object]") -> None:
+    """All of it: hears its order, says what was loaded, or why not, then reports (see `serve.messages`)."""
+    try:
+        order = connection.recv()
+    except (EOFError, OSError):
+        return  # nothing was wanted
+    assert isinstance(order, Order)
     set_up_logging(level=order.log_level, format=order.log_format)
     commands: SimpleQueue[Command] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, commands), name="commands", daemon=True).start()

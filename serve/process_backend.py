@@ -6,16 +6,13 @@ Imports no torch: `serve.engine_process` is the other side.
 import atexit
 import multiprocessing
 import signal
-import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from weakref import WeakSet
 
@@ -25,6 +22,8 @@ from serve.config import ModelSource, Settings
 from serve.messages import Command, Died, Report
 
 _ENDING_SECONDS = 30.0  # for a process that has nothing more to do
+# forked off one that has imported everything, an engine starts seconds earlier but draws up to three per cent slower
+_PROCESSES = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -41,21 +40,6 @@ class Order:
     log_format: str
 
 
-@lru_cache(maxsize=1)
-def context() -> BaseContext:
-    """How processes are made; called early, it begins to import what engines need while this process does other things.
-
-    Where they can be forked off one that has imported everything, a model is loaded seconds earlier.
-    """
-    if sys.platform == "linux":
-        with suppress(OSError), _signals_kept_from_children():  # its socket's path may be too long
-            forking = multiprocessing.get_context("forkserver")
-            forking.set_forkserver_preload(["serve.engine_process"])
-            forkserver.ensure_running()
-            return forking
-    return multiprocessing.get_context("spawn")
-
-
 class ProcessLoader:
     """Loads models, each into a process; called from one thread at a time.
 
@@ -68,8 +52,13 @@ class ProcessLoader:
         self._settings = settings
         self._on_death = on_death
         self._open: set[EngineBackend] = set()
+        self._ahead: deque[ProcessLink] = deque()
         self._loading: ProcessLink | None = None
         self._stopped = False
+
+    def start_ahead(self, count: int) -> None:
+        """Start processes for models that are to come: they import what they need while this one does other things."""
+        self._ahead.extend(ProcessLink() for _ in range(count))
 
     def __call__(self, source: ModelSource) -> EngineBackend:
         """A backend for a model.
@@ -82,7 +71,10 @@ class ProcessLoader:
         room = None
         if settings.memory_gib is not None:
             room = int(settings.memory_gib * 2**30) - sum(backend.held_bytes for backend in tuple(self._open))
-        self._loading = link = ProcessLink(
+        self._loading = link = self._ahead.popleft() if self._ahead else ProcessLink()
+        if self._stopped:
+            link.kill()
+        loaded = link.load(
             Order(
                 source,
                 settings.device,
@@ -94,9 +86,6 @@ class ProcessLoader:
                 settings.log_format,
             )
         )
-        if self._stopped:
-            link.kill()
-        loaded = link.load()
         self._loading = None
         backend = EngineBackend(
             loaded,
@@ -119,25 +108,25 @@ class ProcessLoader:
 class ProcessLink:
     """A new process for an engine."""
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._connection, theirs = context().Pipe()
-        self._process: BaseProcess = context().Process(target=_run, args=(theirs, order), name=order.source.name)  # type: ignore[attr-defined]
-        self._outbox: SimpleQueue[Command | None] = SimpleQueue()
+    def __init__(self) -> None:
+        self._connection, theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_run, args=(theirs,), name="engine")
+        self._outbox: SimpleQueue[Order | Command | None] = SimpleQueue()
         with _signals_kept_from_children():
             self._process.start()
         _LINKS.add(self)
         theirs.close()
         threading.Thread(target=self._send, name="commands", daemon=True).start()
 
-    def load(self) -> Loaded:
-        """What it says of its model once that is loaded; blocks.
+    def load(self, order: Order) -> Loaded:
+        """What it says of its model once that is loaded; blocks; the first that is called.
 
         Raises:
             NoRoom: it needs more memory than there is, or the process was killed over it.
             CheckpointError: it cannot be loaded.
         """
         try:
+            self._outbox.put(order)
             answer = self._receive()
             if isinstance(answer, Loaded):
                 return answer
@@ -145,7 +134,7 @@ class ProcessLink:
                 raise answer
             assert isinstance(answer, Died)
             kind = NoRoom if self._process.exitcode == -signal.SIGKILL else CheckpointError
-            raise kind(f"{self._order.source.name} was not loaded: {answer.reason}")
+            raise kind(f"{order.source.name} was not loaded: {answer.reason}")
         except BaseException:
             self.close()
             raise
@@ -215,7 +204,7 @@ def _how(code: int | None) -> str:
     return f"by {names.get(-code, f'signal {-code}')}{killed}"
 
 
-def _run(connection: "Connection[object, object]", order: Order) -> None:
+def _run(connection: "Connection[object, object]") -> None:
     from serve.engine_process import run  # brings torch, which this side is to do without
 
-    run(connection, order)
+    run(connection)

@@ -46,6 +46,14 @@ def server(
         process.communicate()
 
 
+def live(url: str) -> bool:
+    """Whether a server answers."""
+    try:
+        return httpx.get(f"{url}/health/live", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 def ready(url: str, process: "subprocess.Popen[str]") -> set[str]:
     """Wait until a server is ready; the states that it said it was in."""
     seen: set[str] = set()
@@ -115,8 +123,8 @@ def test_draining_has_a_limit_and_what_is_given_up_is_answered(small_folder: Pat
 
 
 def engine_of(process: "subprocess.Popen[str]") -> psutil.Process:
-    """The process that draws: forked off a child that has imported what it needs."""
-    (engine,) = [one for child in psutil.Process(process.pid).children() for one in child.children()]
+    """The process that draws; the other child is multiprocessing's own."""
+    (engine,) = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
     return engine
 
 
@@ -216,9 +224,9 @@ def test_stopping_does_not_wait_for_what_is_being_loaded(small_folder: Path) -> 
             with suppress(ValueError):
                 engine = engine_of(process)
         engine.suspend()
-        with suppress(httpx.TransportError):
-            while httpx.get(f"{url}/health/live", timeout=5).status_code != 200:
-                time.sleep(0.05)
+        while not live(url):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         for one in (*psutil.Process(process.pid).children(recursive=True), process):
             one.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
