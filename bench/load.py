@@ -4,7 +4,7 @@ Capacity is what the server draws while more clients wait than it has slots. The
 random (Poisson) at each factor of it, whether or not the earlier ones are done, as they would from
 people; each arrival is one streamed request with one preview. The engine alone, in a process of its
 own with as many threads, says what HTTP and encoding cost; both are measured in turn, several times
-with new processes: one is up to three per cent faster than another, by where its memory happens to lie.
+with new processes: on the same code one is some three per cent faster than another, as long as it lives.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """`focusdiff-serve`: models behind OpenAI's Images API."""
 
+import signal
 import sys
 
 from model.cli import one_line_errors
@@ -16,6 +17,9 @@ def serve(settings: Settings) -> None:
     if settings.print_config:
         print(settings.model_dump_json(indent=2))
         return
+
+    # until the server handles it, it ends the process as SIGTERM does; an exception may get lost in somebody's import
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     from serve.process_backend import ProcessLoader
 

@@ -234,6 +234,25 @@ def test_stopping_does_not_wait_for_what_is_being_loaded(small_folder: Path) -> 
         assert "Traceback" not in process.stderr.read()
 
 
+def test_an_interrupt_while_it_starts_is_not_lost_in_an_import(small_folder: Path) -> None:
+    """Libraries catch everything here and there; and an engine that was started ahead ends with the server."""
+    swallow = (
+        "import serve.store, time\n"
+        "def store(*_, **__):\n"
+        "    print('here', flush=True)\n"
+        "    try: time.sleep(60)\n"
+        "    except BaseException: time.sleep(60)\n"
+        "serve.store.Store = store"
+    )
+    with server(small_folder, planted=swallow) as (_, process):
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        engine = engine_of(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+        assert psutil.wait_procs([engine], timeout=30)[1] == []
+
+
 def test_the_death_of_an_engine_that_was_replaced_is_told_too(small_folder: Path) -> None:
     """It had requests; and who restarts failed servers has to learn of it."""
     with server(small_folder, "--slots", "1", "--admin-key", "k") as (url, process), ThreadPoolExecutor(1) as pool:
