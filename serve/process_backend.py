@@ -87,6 +87,9 @@ class ProcessLoader:
             )
         )
         self._loading = None
+        if self._stopped:  # and it may have been killed since
+            link.close()
+            raise CheckpointError(f"{source.name} was not loaded: the server is stopping")
         backend = EngineBackend(
             loaded,
             link,

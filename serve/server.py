@@ -90,7 +90,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops."""
-        if self._loop is None or self._models.state == "draining":
+        if self._loop is None:
+            self.should_exit = True  # nothing was accepted yet
+        elif self._models.state == "draining":
             self.should_exit = self.force_exit = True
             self._models.kill()
         else:

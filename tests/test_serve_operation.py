@@ -253,6 +253,22 @@ def test_an_interrupt_while_it_starts_is_not_lost_in_an_import(small_folder: Pat
         assert psutil.wait_procs([engine], timeout=30)[1] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_loading_begins_stops_it_like_a_later_one(small_folder: Path, number: int) -> None:
+    told = (
+        "import os, uvicorn\n"
+        "startup = uvicorn.Server.startup\n"
+        "async def told(self, sockets=None):\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    await startup(self, sockets=sockets)\n"
+        "uvicorn.Server.startup = told"
+    )
+    with server(small_folder, planted=told) as (_, process):
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert not re.search("Traceback|ERROR", process.stderr.read())
+
+
 def test_the_death_of_an_engine_that_was_replaced_is_told_too(small_folder: Path) -> None:
     """It had requests; and who restarts failed servers has to learn of it."""
     with server(small_folder, "--slots", "1", "--admin-key", "k") as (url, process), ThreadPoolExecutor(1) as pool:
