@@ -72,13 +72,10 @@ def main() -> None:
 
 def pairshapes(arguments: argparse.Namespace) -> None:
     """The score table of one checkpoint."""
-    import torch
-
-    from bench.pairshapes import Picture, judge_pictures, table, unseen_cases
     from bench.provenance import provenance
-    from bench.reconstruction import reconstruction_scores
-    from model.checkpoint import load_from
-    from model.decoder_weights import round_to_int8
+    from bench.quality.pairshapes import Picture, judge_pictures, table, unseen_prompts
+    from bench.quality.reconstruction import reconstruction_scores
+    from model.checkpoints.load import load_from
     from pairs.scores import mean
     from pairs.world import World
     from train.recipe import load_recipe
@@ -88,34 +85,33 @@ def pairshapes(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--guidance must be from 1 to 20, not {scale:g}")
     janus = load_from(arguments)
     place = provenance(device=janus.device, dtype=janus.dtype)
-    cases = unseen_cases(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
+    prompts = unseen_prompts(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
     seeds = range(arguments.seeds)
-    pictures = [Picture(case, scale, seed) for scale in arguments.guidance for case in cases for seed in seeds]
+    pictures = [Picture(prompt, scale, seed) for scale in arguments.guidance for prompt in prompts for seed in seeds]
     if arguments.int8:
-        if janus.dtype != torch.float32 or janus.device.type != "cpu":
-            raise ValueError("--int8 is served on a CPU in float32: add --device cpu --dtype float32")
-        round_to_int8(janus.network)
         janus = replace(janus, name=f"{janus.name}-int8")
     results = arguments.out / f"{janus.name}.jsonl"
-    made = judge_pictures(janus, pictures, results, batch=arguments.batch)
-    held_out = sum(case.held_out for case in cases)
-    recipe = ", ".join(
-        f"{name} {value:g}" for name, value in janus.recipe.as_dict().items() if name != "guidance_scale"
+    made = judge_pictures(janus, pictures, results, slots=arguments.batch, int8=arguments.int8)
+    held_out = sum(prompt.held_out for prompt in prompts)
+    sampling = ", ".join(
+        f"{name} {value:g}" for name, value in janus.sampling.as_dict().items() if name != "guidance_scale"
     )
     print(f"{janus.name}, {', '.join(f'{k} {v}' for k, v in place.items())}")
-    print(f"{len(cases)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each, {recipe}")
-    print(table(cases, made, arguments.guidance, seeds))
-    print(f"reconstructions of {len(cases)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, cases))}")
+    print(f"{len(prompts)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each, {sampling}")
+    print(table(prompts, made, arguments.guidance, seeds))
+    print(
+        f"reconstructions of {len(prompts)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, prompts))}"
+    )
     overall = {
-        f"{g:g}": mean(made[(c.caption, g, s)].score for c in cases for s in seeds).value for g in arguments.guidance
+        f"{g:g}": mean(made[(p.caption, g, s)].score for p in prompts for s in seeds).value for g in arguments.guidance
     }
-    print(json.dumps({"model": janus.name, **place, "prompts": len(cases), "seeds": len(seeds), "overall": overall}))
+    print(json.dumps({"model": janus.name, **place, "prompts": len(prompts), "seeds": len(seeds), "overall": overall}))
 
 
 def judge_check(arguments: argparse.Namespace) -> None:
     """The judge's own examination."""
-    from bench.judge_check import check, sample_pairs, table
     from bench.provenance import provenance
+    from bench.quality.judge_check import check, sample_pairs, table
     from pairs.world import World
 
     place = provenance(device="cpu", dtype="uint8")
@@ -125,8 +121,8 @@ def judge_check(arguments: argparse.Namespace) -> None:
 
 def draw_sheet(arguments: argparse.Namespace) -> None:
     """The contact sheet as a file."""
-    from bench.sheet import pair_sheet
-    from model.checkpoint import load_from
+    from bench.quality.sheet import pair_sheet
+    from model.checkpoints.load import load_from
     from pairs.files import write_atomically
 
     sheet = pair_sheet(load_from(arguments))
@@ -135,7 +131,7 @@ def draw_sheet(arguments: argparse.Namespace) -> None:
 
 def measure_speed(arguments: argparse.Namespace) -> None:
     """The speed table."""
-    from bench.speed import report
+    from bench.speed.engine_report import report
 
     if arguments.model and arguments.geometry:
         raise ValueError("give either --model or --geometry")
@@ -155,7 +151,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
 
 def measure_load(arguments: argparse.Namespace) -> None:
     """A server under load."""
-    from bench.load import report
+    from bench.speed.load import report
 
     lines = report(
         arguments.model,
@@ -170,7 +166,7 @@ def measure_load(arguments: argparse.Namespace) -> None:
 
 def measure_startup(arguments: argparse.Namespace) -> None:
     """What a serving process takes."""
-    from bench.startup import report
+    from bench.speed.startup import report
 
     print(report(arguments.model, threads=arguments.threads, fresh=arguments.fresh))
 

@@ -23,8 +23,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, device: str = "auto"
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sampling settings; what is not given comes from the checkpoint's recipe."""
-    group = parser.add_argument_group("sampling (default: the checkpoint's own recipe)")
+    """Sampling settings; what is not given comes from the checkpoint's own settings."""
+    group = parser.add_argument_group("sampling (default: the checkpoint's own settings)")
     group.add_argument("--guidance-scale", type=float, metavar="G", help="1 to 20; 1 is unguided")
     group.add_argument("--temperature", type=float, metavar="T", help="0 to 2; 0 is greedy")
     group.add_argument("--top-k", type=int, metavar="K", help="keep the k likeliest codes; 0 keeps all")

@@ -14,13 +14,13 @@ from transformers import JanusForConditionalGeneration, LlamaConfig
 from transformers.activations import GELUActivation
 
 from model.attention import Rows, attend
-from model.cpu_step import CpuStep
-from model.cuda_graphs import StepGraphs, batch_sizes
-from model.decoder_weights import LayerWeights, check_whole, code_inputs, fuse_weights, linear
+from model.cpu.library import native_library
+from model.cpu.step import NativeStep
+from model.cuda.graphs import StepGraphs, batch_sizes
+from model.decoder_weights import LayerWeights, check_complete, code_embeddings, fuse_weights, linear
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
-from model.native import compiled_library
 
 _SHORT = 128  # tokens; more of them PyTorch reads faster than the C function
 
@@ -31,16 +31,16 @@ class Decoder:
     Args:
         janus: its matrices become parts of fused ones, in place: the reference loop, training and this
             decoder go on with the same memory.
-        compiled: whether a step, and reading a prompt, may be one C function (`model.cpu_step`), where the
+        native: whether a step, and reading a prompt, may be one C function (`model.cpu.step`), where the
             machine has a compiler.
         int8: whether matrices are kept as 8-bit integers, which on a CPU is faster; without the C function
-            it is slower than floats, and refused unless `compiled` is false.
+            it is slower than floats, and refused unless `native` is false.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not know, or it cannot have integers.
     """
 
-    def __init__(self, janus: Janus, *, compiled: bool = True, int8: bool = False) -> None:
+    def __init__(self, janus: Janus, *, native: bool = True, int8: bool = False) -> None:
         config = janus.network.config.text_config
         _check(config)
         self.device, self.dtype = janus.device, janus.dtype
@@ -51,17 +51,17 @@ class Decoder:
         self._network = janus.network
         self._activation = janus.network.model.generation_head.activation_fn
         self._weights = fuse_weights(janus.network, int8=int8)
-        self._turns = self._rotations()
+        self._rotations = self._rotation_table()
         self._attend = _attention_for(self.device)
         self._captured: tuple[KVCache, StepGraphs] | None = None
-        self._compiled = self._compile() if compiled else None
-        if int8 and compiled and self._compiled is None:
+        self._native = self._native_step() if native else None
+        if int8 and native and self._native is None:
             raise CheckpointError("int8 weights need a CPU, float32 and a C compiler (cc)")
 
     @property
-    def is_compiled(self) -> bool:
+    def is_native(self) -> bool:
         """Whether a step is one C function."""
-        return self._compiled is not None
+        return self._native is not None
 
     @property
     def max_length(self) -> int:
@@ -73,7 +73,7 @@ class Decoder:
         """What the weights take: the network's, once for all their views, the tables made of them, and integers."""
         kept: dict[int, int] = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in (*self._network.state_dict().values(), self._weights.inputs, self._turns)
+            for tensor in (*self._network.state_dict().values(), self._weights.code_embedding, self._rotations)
             if tensor.device.type != "meta"
         }
         return sum(kept.values()) + sum(matrix.values.nbytes + matrix.scales.nbytes for matrix in self._weights.int8)
@@ -82,19 +82,19 @@ class Decoder:
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
         """Take a network's weights, or after its own have changed what follows from them, in place.
 
-        What was captured or compiled stays valid. The model's other parts take theirs as well.
+        What was captured or native stays valid. The model's other parts take theirs as well.
 
         Raises:
-            CheckpointError: the network has let go of its matrices (`model.decoder_weights.let_go`).
+            CheckpointError: the network has let go of its matrices (`model.decoder_weights.drop_matrices`).
         """
-        check_whole(network)
+        check_complete(network)
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)
         if self._weights.int8:
             for matrix, other in zip(self._weights.int8, fuse_weights(network, int8=True).int8, strict=True):
                 matrix.copy_(other)
-        self._weights.inputs.copy_(code_inputs(self._network))
+        self._weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
         """A cache of so many rows of so many tokens."""
@@ -117,25 +117,25 @@ class Decoder:
         """
         if not all(prompts):
             raise ValueError("a prompt has no tokens")
-        if self._compiled is None:
+        if self._native is None:
             return self._read(prompts)
         # what a prompt leaves does not depend on what is read beside it, so PyTorch reads one at a time
         read: list[Prefix] = []
         while len(read) < len(prompts):
             left = prompts[len(read) :]
             few = next((n for n in range(len(left), 0, -1) if sum(map(len, left[:n])) <= _SHORT), 0)
-            read += self._compiled.read(left[:few]) if few else self._read(left[:1])
+            read += self._native.read(left[:few]) if few else self._read(left[:1])
         return read
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Prompts padded behind: no real token sees what comes after it."""
         longest = max(map(len, prompts))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
-        turns = self._turns[:, :longest, None]
-        x = F.embedding(ids, self._weights.words)
+        rotations = self._rotations[:, :longest, None]
+        x = F.embedding(ids, self._weights.text_embedding)
         keys, values = [], []
         for layer in self._weights.layers:
-            q, k, v = (part.transpose(1, 2) for part in self._project(x, layer, turns))
+            q, k, v = (part.transpose(1, 2) for part in self._project(x, layer, rotations))
             keys.append(k)
             values.append(v)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self._grouped)
@@ -171,8 +171,8 @@ class Decoder:
         Returns:
             Logits of the next code, float32 [R, V]; good until the next step.
         """
-        if self._compiled:
-            return self._compiled(codes, rows, cache)
+        if self._native:
+            return self._native(codes, rows, cache)
         with torch.inference_mode():
             if self._captured and self._captured[0] is cache:
                 logits = self._captured[1](codes, rows)
@@ -182,37 +182,39 @@ class Decoder:
         return logits
 
     def _step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
-        x = F.embedding(codes, self._weights.inputs)
-        turns = self._turns[:, rows.positions, None]
+        x = F.embedding(codes, self._weights.code_embedding)
+        rotations = self._rotations[:, rows.positions, None]
         for number, layer in enumerate(self._weights.layers):
-            q, k, v = self._project(x, layer, turns)
+            q, k, v = self._project(x, layer, rotations)
             keys, values = cache.keys[number], cache.values[number]
             keys[rows.index, :, rows.positions] = k
             values[rows.index, :, rows.positions] = v
             x = self._finish(x, self._attend(q, keys, values, rows), layer)
         return self._head(x)
 
-    def _compile(self) -> CpuStep | None:
+    def _native_step(self) -> NativeStep | None:
         """The C step, where it computes what this model needs."""
         known = isinstance(self._activation, GELUActivation)
         if self.device.type != "cpu" or self.dtype != torch.float32 or not known:
             return None
-        library = compiled_library()
+        library = native_library()
         if library is None:
             return None
         epsilon = self._config.rms_norm_eps
-        return CpuStep(library, self._weights, self._turns, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon)
+        return NativeStep(
+            library, self._weights, self._rotations, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon
+        )
 
     @property
     def _grouped(self) -> bool:
         return cast(bool, self._heads != self._kv_heads)
 
-    def _project(self, x: Tensor, layer: LayerWeights, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, layer: LayerWeights, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries and keys, and values: each [..., heads, head_dim]."""
         joined = linear(self._norm(x, layer.attention_norm), layer.qkv)
         heads = joined.view(*x.shape[:-1], -1, self._head_dim)
         turned, values = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=-2)
-        queries, keys = torch.split(rotate(turned, turns), [self._heads, self._kv_heads], dim=-2)
+        queries, keys = torch.split(rotate(turned, rotations), [self._heads, self._kv_heads], dim=-2)
         return queries, keys, values
 
     def _finish(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
@@ -231,7 +233,7 @@ class Decoder:
         return F.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
 
     @torch.no_grad()
-    def _rotations(self) -> Tensor:
+    def _rotation_table(self) -> Tensor:
         """Cosines and signed sines of every position, float32 [2, max_length, head_dim]; see `rotate`."""
         positions = torch.arange(self.max_length, device=self.device)[None]
         nothing = torch.zeros(1, device=self.device)
@@ -244,22 +246,22 @@ class Decoder:
 def _attention_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Rows], Tensor]:
     if device.type != "cuda":
         return attend
-    from model.attention_kernel import attend_filled  # Triton comes with PyTorch's CUDA builds only
+    from model.cuda.attention import attend_filled  # Triton comes with PyTorch's CUDA builds only
 
     return lambda queries, keys, values, rows: attend_filled(
         queries.contiguous(), keys, values, rows.index, rows.positions
     )
 
 
-def rotate(heads: Tensor, turns: Tensor) -> Tensor:
+def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021), each number paired with the one half a head away.
 
     Args:
         heads: [..., H, head_dim].
-        turns: cosines and sines [2, ..., 1, head_dim], the sines of the first half negated.
+        rotations: cosines and sines [2, ..., 1, head_dim], the sines of the first half negated.
     """
     numbers = heads.float()
-    turned = torch.addcmul(numbers * turns[0], numbers.roll(numbers.shape[-1] // 2, -1), turns[1])
+    turned = torch.addcmul(numbers * rotations[0], numbers.roll(numbers.shape[-1] // 2, -1), rotations[1])
     return turned.to(heads.dtype)
 
 

@@ -69,8 +69,8 @@ class DecoderWeights:
 
     layers: tuple[LayerWeights, ...]
     norm: Tensor  # [hidden]
-    words: Tensor  # [vocabulary, hidden]
-    inputs: Tensor
+    text_embedding: Tensor  # [vocabulary, hidden]
+    code_embedding: Tensor  # [V, hidden]
     head_in: Matrix
     head_in_bias: Tensor
     head_out: Matrix
@@ -87,7 +87,7 @@ class DecoderWeights:
 def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) -> DecoderWeights:
     """The weights of a network, which goes on with views of what is fused, so that nothing is held twice.
 
-    With `int8` its matrices become integers, and the network stays as it is (see `let_go`).
+    With `int8` its matrices become integers, and the network stays as it is (see `drop_matrices`).
     """
     model, head = network.model, network.model.generation_head
 
@@ -112,8 +112,8 @@ def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) 
     return DecoderWeights(
         layers=tuple(layers),
         norm=model.language_model.norm.weight.detach(),
-        words=model.language_model.embed_tokens.weight.detach(),
-        inputs=code_inputs(network),
+        text_embedding=model.language_model.embed_tokens.weight.detach(),
+        code_embedding=code_embeddings(network),
         head_in=matrix(head.proj_out),
         head_in_bias=head.proj_out.bias.detach(),
         head_out=matrix(head.vision_head),
@@ -121,13 +121,13 @@ def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) 
     )
 
 
-def let_go(network: JanusForConditionalGeneration) -> None:
+def drop_matrices(network: JanusForConditionalGeneration) -> None:
     """Free the matrices that a decoder has as integers; the network by itself computes nothing any more."""
     for module in _linears(network):
         module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
 
 
-def check_whole(network: JanusForConditionalGeneration) -> None:
+def check_complete(network: JanusForConditionalGeneration) -> None:
     """Refuse a network whose matrices were let go.
 
     Raises:
@@ -137,13 +137,6 @@ def check_whole(network: JanusForConditionalGeneration) -> None:
         raise CheckpointError("this model's weights are kept as int8 only: load it again without int8")
 
 
-@torch.no_grad()
-def round_to_int8(network: JanusForConditionalGeneration) -> None:
-    """Give a network the weights that a decoder of integers computes with, as floats."""
-    for module in _linears(network):
-        module.weight.copy_(Int8Matrix.of(module.weight).floats())
-
-
 def _linears(network: JanusForConditionalGeneration) -> Iterator[nn.Linear]:
     """The layers whose matrices `fuse_weights` takes."""
     for part in (network.model.language_model.layers, network.model.generation_head):
@@ -151,7 +144,7 @@ def _linears(network: JanusForConditionalGeneration) -> Iterator[nn.Linear]:
 
 
 @torch.no_grad()
-def code_inputs(network: JanusForConditionalGeneration) -> Tensor:
+def code_embeddings(network: JanusForConditionalGeneration) -> Tensor:
     """What each image code becomes for the decoder: [V, hidden]."""
     device = network.model.generation_embeddings.weight.device
     inputs: Tensor = network.prepare_embeddings_for_image_generation(

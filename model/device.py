@@ -1,9 +1,47 @@
-"""Numbers from the host to the device."""
+"""Devices and dtypes by name, and plain numbers from the host to a device."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from model.errors import CheckpointError
+from model.vector_math import settle_vector_math
+
+Device = Literal["auto", "cpu", "cuda", "mps"] | str
+DType = Literal["auto", "source", "float32", "bfloat16", "float16"]
+
+
+def choose_device(device: Device) -> torch.device:
+    """A device that is there, ready to compute; "auto" takes cuda, then mps, then cpu.
+
+    Raises:
+        CheckpointError: this machine does not have it.
+    """
+    settle_vector_math()
+    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if device == "auto":
+        return torch.device(next(kind for kind, count in here.items() if count))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:  # not a name that PyTorch knows
+        chosen = None
+    if chosen is None or (chosen.index or 0) >= here.get(chosen.type, 0):
+        raise CheckpointError(f"no device {device!r} here: give auto, or one of cpu, cuda and mps")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:
+    """The dtype of a name; `held` is what the files have. Raises CheckpointError for other names."""
+    if dtype == "source":
+        return held
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
+    if chosen is None:
+        raise CheckpointError(f"no dtype {dtype!r}: auto, float32, bfloat16 or float16")
+    return chosen
 
 
 def upload(values: Sequence[int] | Sequence[float] | Sequence[bool], device: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ def generate(
         prompts: N texts, or token ids in their frame; of any lengths.
         seeds: N, one for each image.
         negative_prompts: what an image is guided away from, in place of the unconditional row.
-        guidance_scale: this and the following: None means the checkpoint's recipe.
+        guidance_scale: this and the following: None means the checkpoint's own settings.
         on_token: called with the number of codes drawn so far and the codes [N, tokens] after each.
 
     Returns:
@@ -40,7 +40,7 @@ def generate(
         PromptError: a prompt is empty or too long.
         ValueError: a setting is out of range, or the lists differ in length.
     """
-    params = janus.recipe.override(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
+    params = janus.sampling.override(guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p)
     if not len(prompts) == len(seeds) == len(negative_prompts or prompts):
         raise ValueError(f"{len(prompts)} prompts, but {len(seeds)} seeds or another number of negative prompts")
     rows = [janus.encode(prompt) for prompt in prompts]

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from model.cpu_pixels import CpuPixels, planned_bytes
+from model.cpu.library import native_library
+from model.cpu.pixels import NativePixelDecoder, planned_bytes
 from model.janus import Janus
-from model.native import compiled_library
 
 # A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. On a CPU what a cache
 # holds is fastest: four of 64 × 64 for PyTorch, eight for C (docs/performance.md).
@@ -32,30 +32,30 @@ class ImageTokenizer:
 
     Args:
         janus: once its network's weights have changed, `load_weights` must be called.
-        compiled: whether convolutions may be C functions (`model.cpu_pixels`), where the machine has a compiler.
+        native: whether convolutions may be C functions (`model.cpu.pixels`), where the machine has a compiler.
     """
 
-    def __init__(self, janus: Janus, *, compiled: bool = True) -> None:
+    def __init__(self, janus: Janus, *, native: bool = True) -> None:
         self._janus = janus
         self._vq = janus.network.model.vqmodel
-        library = _library(janus.device, janus.dtype) if compiled else None
+        library = _library(janus.device, janus.dtype) if native else None
         self._at_once = _at_once(janus.image_size, janus.device, in_c=library is not None)
-        self._compiled = CpuPixels(library, self._vq, pictures=self._at_once) if library else None
+        self._native = NativePixelDecoder(library, self._vq, pictures=self._at_once) if library else None
 
     def load_weights(self) -> None:
         """After the network's weights have changed, bring up to date what follows from them."""
-        if self._compiled:
-            self._compiled.load_weights()
+        if self._native:
+            self._native.load_weights()
 
     @property
     def table_bytes(self) -> int:
         """What is held beside the network's weights."""
-        return self._compiled.nbytes if self._compiled else 0
+        return self._native.nbytes if self._native else 0
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """The VQ decoder's output for codes [N, tokens]: float32 [N, 3, H, W], about [−1, 1], not clipped."""
-        decode = self._compiled or self._vq.decode
+        decode = self._native or self._vq.decode
         parts = torch.split(codes.to(self._janus.device), self._at_once)
         return torch.cat([decode(part).float() for part in parts])
 
@@ -111,7 +111,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 def _library(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
     """The C functions, where they compute what a model on this device needs."""
-    return compiled_library() if device.type == "cpu" and dtype == torch.float32 else None
+    return native_library() if device.type == "cpu" and dtype == torch.float32 else None
 
 
 def _at_once(image_size: int, device: torch.device, *, in_c: bool) -> int:

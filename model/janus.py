@@ -24,7 +24,7 @@ class Janus:
     network: JanusForConditionalGeneration
     tokenizer: PreTrainedTokenizerBase | None
     ids: SpecialIds
-    recipe: SamplingParams = field(default_factory=SamplingParams)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     @property
     def device(self) -> torch.device:

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from model.native import addresses, compiled_library
-
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
@@ -52,15 +50,7 @@ def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
     Returns:
         float32 [N, V].
     """
-    library = compiled_library() if seeds.device.type == "cpu" else None
-    if library is not None:
-        # the default type may be another one while a model is being loaded in another thread
-        uniform = torch.empty(len(seeds), vocabulary, dtype=torch.float32)
-        seeds, positions = seeds.contiguous(), positions.contiguous()
-        places = addresses([seeds, positions, uniform])
-        library.uniform(len(seeds), *places[:2], vocabulary, places[2], torch.get_num_threads())
-    else:
-        uniform = _uniform(seeds, positions, vocabulary)
+    uniform = _uniform(seeds, positions, vocabulary)
     # the largest words round to 1, whose noise would be −∞, and equal to what a filter has dropped;
     # small numbers win the arg-max, and log1p keeps their precision
     exponential = uniform.neg_().log1p_().clamp_(min=-32).neg_()

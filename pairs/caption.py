@@ -58,7 +58,7 @@ class Wording:
     say_solid: bool = False
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, category: Category) -> "Wording":
+    def sample(cls, rng: np.random.Generator, category: Category) -> "Wording":
         """A random wording that names the factor its category is about."""
         return cls(
             lead=int(rng.integers(len(_LEADS))),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageFilter
+from rapidfuzz.distance import Levenshtein
 
 _WORD = re.compile(r"\w+|[^\w\s]+")
 _VEIL = (255, 255, 255, 185)  # over cells that are the same
@@ -21,10 +22,10 @@ class Span:
 
 
 def word_difference(first: str, second: str) -> tuple[list[Span], list[Span]]:
-    """The words of each text that the other does not have in their place; neighbouring words are one span.
+    """The words in which two texts differ, as spans of each; neighbouring words make one span.
 
-    Words are aligned by the fewest changes (Levenshtein 1966), so that "a cat and a dog" and "a dog and
-    a cat" differ in two words each. Case does not count; punctuation marks that stand together are a word.
+    Words are aligned with the fewest edits (Levenshtein 1966), so "a cat and a dog" and "a dog and a cat" differ in two
+    words each. Case is ignored. Neighbouring punctuation marks count as one word.
     """
     words = [list(_WORD.finditer(text)) for text in (first, second)]
     changed = _changed(*([word.group().casefold() for word in row] for row in words))
@@ -32,33 +33,16 @@ def word_difference(first: str, second: str) -> tuple[list[Span], list[Span]]:
 
 
 def _changed(first: list[str], second: list[str]) -> tuple[set[int], set[int]]:
-    """Places of the words that are replaced, left out or put in by the fewest changes."""
-    costs = [[i + j if i == 0 or j == 0 else 0 for j in range(len(second) + 1)] for i in range(len(first) + 1)]
-    for i, a in enumerate(first, start=1):
-        for j, b in enumerate(second, start=1):
-            costs[i][j] = min(costs[i - 1][j - 1] + (a != b), costs[i - 1][j] + 1, costs[i][j - 1] + 1)
-    i, j = len(first), len(second)
-    places: tuple[set[int], set[int]] = (set(), set())
-    while i or j:
-        if i and j and costs[i][j] == costs[i - 1][j - 1] + (first[i - 1] != second[j - 1]):
-            i, j = i - 1, j - 1
-            if first[i] != second[j]:
-                places[0].add(i)
-                places[1].add(j)
-        elif i and costs[i][j] == costs[i - 1][j] + 1:
-            i -= 1
-            places[0].add(i)
-        else:
-            j -= 1
-            places[1].add(j)
-    return places
+    """Indices of the words that are replaced, deleted or inserted by the fewest edits."""
+    edits = Levenshtein.editops(first, second)
+    return {e.src_pos for e in edits if e.tag != "insert"}, {e.dest_pos for e in edits if e.tag != "delete"}
 
 
-def _spans(words: list[re.Match[str]], places: set[int]) -> list[Span]:
+def _spans(words: list[re.Match[str]], changed: set[int]) -> list[Span]:
     spans: list[Span] = []
-    for place in sorted(places):
-        word = words[place]
-        if place - 1 in places:
+    for index in sorted(changed):
+        word = words[index]
+        if index - 1 in changed:
             spans[-1] = Span(spans[-1].start, word.end())
         else:
             spans.append(Span(word.start(), word.end()))

@@ -92,7 +92,7 @@ class World:
             first = self.sample(rng, category, split)
             second = change(first, category, rng)
             if self.allows(second, split):
-                return ScenePair(category, (first, second), Wording.draw(rng, category))
+                return ScenePair(category, (first, second), Wording.sample(rng, category))
 
 
 def sample_scene(rng: np.random.Generator, category: Category) -> Scene:

@@ -21,23 +21,23 @@ def serve(settings: Settings) -> None:
     # until the server handles it, it ends the process as SIGTERM does; an exception may get lost in somebody's import
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    from serve.process_backend import ProcessLoader
+    from serve.backends.loader import ProcessLoader
 
     loader = ProcessLoader(settings, on_death=lambda: server.die())
     loader.start_ahead(len(settings.sources))  # what they import, they import beside us
 
     import tempfile
 
-    from serve.context import set_up_logging
-    from serve.models import Models
+    from serve.backends.registry import Registry
+    from serve.http.store import Store
+    from serve.logs import set_up_logging
     from serve.server import Server, listen
-    from serve.store import Store
 
     set_up_logging(level=settings.log_level, format=settings.log_format)
     with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
         store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
-        models = Models(loader, aliases=settings.aliases, stop_loading=loader.stop)
-        server = Server(settings, models, store, socket)
+        registry = Registry(loader, aliases=settings.aliases, stop_loading=loader.stop)
+        server = Server(settings, registry, store, socket)
         server.serve_until_stopped()
     if server.failure is not None:
         raise server.failure

@@ -22,8 +22,8 @@ from pydantic_settings import (
 )
 
 from pairs.files import user_file
-from serve.schemas import MAX_IMAGES
 
+MAX_IMAGES = 10  # of one request; the queue must hold two such requests
 _PREFIX = "FOCUSDIFF_"
 
 
@@ -35,7 +35,7 @@ class ModelSource(BaseModel):
     """One model to serve: the name that clients use, and where it comes from.
 
     `source` is a folder, a hub id or the name of a shipped checkpoint; the rest is as in
-    `model.checkpoint.load`.
+    `model.checkpoints.load`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -4,29 +4,20 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.cli import add_model_arguments, add_sampling_arguments, one_line_errors
+from serve.prompts_file import Entry, read_prompts
 
 if TYPE_CHECKING:
     from model.janus import Janus
-    from serve.request import Job
+    from serve.engine.job import Job
 
-MAX_N = 1000
 MAX_GRID = 64  # pictures
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A prompt with how many pictures of it, and their seeds; `place` starts messages about it: "FILE, line 3: "."""
-
-    prompt: str
-    n: int
-    seed: int | list[int] | None
-    place: str = ""
+_SHEET_SIDE = 192  # of a picture in grid.png, about, in pixels
 
 
 @dataclass(frozen=True)
@@ -72,14 +63,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     from PIL import Image
 
-    from model.checkpoint import load_from
-    from serve.image import grid, write_png
+    from model.checkpoints.load import load_from
+    from pairs.contact_sheet import contact_sheet
+    from pairs.picture_file import write_png
 
     janus = load_from(arguments)
     wanted = plan(entries, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
     missing = [one for one in wanted if not _is_there(one)]
-    draw(janus, missing, images=arguments.batch, int8=arguments.int8)
+    draw_missing(janus, missing, slots=arguments.batch, int8=arguments.int8)
     if arguments.json:
         for one in wanted:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
@@ -87,68 +79,19 @@ def run(arguments: argparse.Namespace) -> None:
     images = [Image.open(one.path).convert("RGB") for one in shown]
     # each of several prompts has a line of its own, unless it is a line of one picture
     columns = arguments.n if len(entries) > 1 and arguments.n > 1 else max(4, round(len(shown) ** 0.5))
-    sheet = arguments.out / "grid.png"
-    write_png(sheet, grid(images, columns=min(len(images), columns)), {})
+    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
+    side = images[0].height * max(1, round(_SHEET_SIDE / images[0].height))
+    write_png(arguments.out / "grid.png", contact_sheet(rows, side=side), {})
     if len(wanted) > MAX_GRID:
         print(f"grid.png shows the first {MAX_GRID}", file=sys.stderr)
     print(f"{len(wanted)} pictures ({len(missing)} new) and grid.png in {arguments.out}", file=sys.stderr)
-
-
-def read_prompts(arguments: argparse.Namespace) -> list[Entry]:
-    """The prompts with their own n and seed; checked before any model is loaded."""
-    if (arguments.prompt is None) == (arguments.prompts is None):
-        raise ValueError("give either a prompt or --prompts FILE")
-    if arguments.batch < 1:
-        raise ValueError(f"--batch must be at least 1, not {arguments.batch}")
-    if not 1 <= arguments.n <= MAX_N:
-        raise ValueError(f"--n must be from 1 to {MAX_N}, not {arguments.n}")
-    if arguments.prompts is None:
-        return [Entry(arguments.prompt, arguments.n, arguments.seed)]
-    # a file must give the same pictures when the call is repeated
-    seed = 0 if arguments.seed is None else arguments.seed
-    entries = list(_read_entries(arguments.prompts, n=arguments.n, seed=seed))
-    if not entries:
-        raise ValueError(f"{arguments.prompts} has no prompts")
-    return entries
-
-
-def _read_entries(path: Path, *, n: int, seed: int) -> Iterator[Entry]:
-    """The entries of a prompts file; `n` and `seed` are for lines that give none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        place = f"{path}, line {number}: "
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{place}not JSON ({error})") from None
-        if not isinstance(line, dict) or not isinstance(line.get("prompt"), str):
-            raise ValueError(f'{place}must be an object with a text "prompt"')
-        unknown = set(line) - {"prompt", "n", "seed"}
-        if unknown:
-            raise ValueError(f"{place}unknown key {sorted(unknown)[0]!r}; known: prompt, n, seed")
-        given = {"n": n, "seed": seed} | {name: value for name, value in line.items() if value is not None}
-        if not _whole(given["n"]) or not 1 <= given["n"] <= MAX_N:
-            raise ValueError(f"{place}n must be a whole number from 1 to {MAX_N}, not {given['n']!r}")
-        seeds = given["seed"] if isinstance(given["seed"], list) else [given["seed"]]
-        if not all(map(_whole, seeds)):
-            raise ValueError(f"{place}seed must be a whole number or a list of them, not {given['seed']!r}")
-        yield Entry(**given, place=place)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus") -> list[Wanted]:
     """Every picture with its file name and settings; bad prompts and settings are refused here."""
     from model.params import resolve_seeds
 
-    params = janus.recipe.override(
+    params = janus.sampling.override(
         guidance_scale=arguments.guidance_scale,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
@@ -174,40 +117,36 @@ def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus"
     return wanted
 
 
-def draw(janus: "Janus", missing: Sequence[Wanted], *, images: int, int8: bool = False) -> None:
-    """Make and write pictures, so many at a time, with a progress bar of image rows.
+def draw_missing(janus: "Janus", missing: Sequence[Wanted], *, slots: int, int8: bool = False) -> None:
+    """Draw and write pictures with a progress bar, in rows of codes.
 
     Raises:
-        ValueError: some could not be made; all others are written.
+        ValueError: some could not be drawn; all others are written.
     """
     from tqdm import tqdm
 
-    from serve.engine import Engine
-    from serve.events import Failed, Finished
-    from serve.image import write_png
+    from pairs.picture_file import write_png
+    from serve.engine.draw import draw
+    from serve.engine.engine import Engine
+    from serve.engine.events import Failed, Finished
 
     failures = []
-    engine = Engine(janus, images=min(images, max(1, len(missing))), int8=int8)
-    wanted = {engine.submit(job(one, janus)): one for one in missing}
+    engine = Engine(janus, slots=max(1, min(slots, len(missing))), int8=int8)
+    wanted = {job_of(one, janus): one for one in missing}
     with tqdm(total=len(missing) * janus.grid, desc="drawing", unit="row", disable=None) as bar:
-        finished = 0
-        while not engine.idle:
-            for request, event in engine.step():
-                one = wanted[request]
-                if isinstance(event, Finished):
-                    write_png(one.path, event.picture, one.metadata)
-                elif isinstance(event, Failed):
-                    failures.append(f"{one.path}: {event.reason}")
-                finished += isinstance(event, Finished | Failed)
-            rows = finished * janus.grid + sum(slot.drawn // janus.grid for slot in engine.scheduler.running)
-            bar.update(rows - bar.n)
+        for job, event in draw(engine, wanted, on_step=lambda codes: bar.update(codes // janus.grid - bar.n)):
+            one = wanted[job]
+            if isinstance(event, Finished):
+                write_png(one.path, event.picture, one.metadata)
+            elif isinstance(event, Failed):
+                failures.append(f"{one.path}: {event.reason}")
     if failures:
         raise ValueError(f"{len(failures)} of {len(missing)} pictures could not be made; {failures[0]}")
 
 
-def job(one: Wanted, janus: "Janus") -> "Job":
-    """The engine's job that draws a picture."""
-    from serve.request import Job
+def job_of(one: Wanted, janus: "Janus") -> "Job":
+    """The job that draws a picture."""
+    from serve.engine.job import Job
 
     settings = one.metadata
     negative = settings.get("negative_prompt")
@@ -215,13 +154,13 @@ def job(one: Wanted, janus: "Janus") -> "Job":
         janus.encode(settings["prompt"]),
         None if negative is None else janus.encode(negative),
         (settings["seed"],),
-        janus.recipe.override(**{name: settings[name] for name in janus.recipe.as_dict()}),
+        janus.sampling.override(**{name: settings[name] for name in janus.sampling.as_dict()}),
     )
 
 
 def _is_there(one: Wanted) -> bool:
     """Whether the picture was made before, with just these settings."""
-    from serve.image import read_metadata
+    from pairs.picture_file import read_metadata
 
     if not one.path.exists():
         return False

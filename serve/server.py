@@ -9,12 +9,12 @@ from types import FrameType
 
 import uvicorn
 
-from serve.app import create_app
+from serve.backends.registry import Registry
+from serve.backends.watch import follow
 from serve.config import Settings
-from serve.metrics import Metrics
-from serve.models import Models
-from serve.store import Store
-from serve.watch import follow
+from serve.http.app import create_app
+from serve.http.metrics import Metrics
+from serve.http.store import Store
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05
@@ -51,10 +51,10 @@ class Server(uvicorn.Server):
     `failure` is why it never became ready, `died` whether an engine has failed.
     """
 
-    def __init__(self, settings: Settings, models: Models, store: Store, listener: socket.socket) -> None:
-        models.loading = True
-        self._metrics = Metrics(models)
-        app = create_app(settings, models, store, self._metrics, background=(self._load,))
+    def __init__(self, settings: Settings, registry: Registry, store: Store, listener: socket.socket) -> None:
+        registry.loading = True
+        self._metrics = Metrics(registry)
+        app = create_app(settings, registry, store, self._metrics, background=(self._load,))
         if settings.ui:
             from ui.mount import mount
 
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
             )
         )
         self._settings = settings
-        self._models = models
+        self._registry = registry
         self._listener = listener
         self._loop: asyncio.AbstractEventLoop | None = None
         self.failure: Exception | None = None
@@ -92,9 +92,9 @@ class Server(uvicorn.Server):
         """The first signal drains, the second stops."""
         if self._loop is None:
             self.should_exit = True  # nothing was accepted yet
-        elif self._models.state == "draining":
+        elif self._registry.state == "draining":
             self.should_exit = self.force_exit = True
-            self._models.kill()
+            self._registry.kill()
         else:
             asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
@@ -102,30 +102,30 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         try:
             for source in self._settings.sources:
-                await self._models.load(source)
-            self._models.loading = False
+                await self._registry.load(source)
+            self._registry.loading = False
         except Exception as error:
-            if self._models.state == "draining":
+            if self._registry.state == "draining":
                 return  # it was told to stop meanwhile
             if not isinstance(error, ValueError):
                 logger.exception("the models cannot be loaded")
             self.failure = error
             self.should_exit = True
             return
-        logger.info("%s: %s", ", ".join(self._models.served), _own_url(self._listener))
+        logger.info("%s: %s", ", ".join(self._registry.served), _own_url(self._listener))
         if self._settings.watch is not None:
-            await follow(self._models, self._settings.watch)
+            await follow(self._registry, self._settings.watch)
 
     async def _drain(self) -> None:
         """Wait until every answer is complete, but no longer than the limit."""
-        self._models.drain()
+        self._registry.drain()
         limit = self._settings.drain_seconds
         logger.info("stopping: finishing what was accepted, for at most %g seconds", limit)
         try:
             async with asyncio.timeout(limit):
-                while self._models.busy or self._metrics.open:
+                while self._registry.busy or self._metrics.open:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
             logger.warning("what is not finished after %g seconds is given up", limit)
-            self._models.give_up()
+            self._registry.abandon()
         self.should_exit = True

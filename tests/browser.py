@@ -5,22 +5,17 @@ import io
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from bench.startup import free_port
+from bench.speed.server_process import ServerProcess, free_port, running, serve_command
 from tests.tools import CHROMIUM
 from ui.examples import examples
 
@@ -29,25 +24,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-@contextmanager
-def server(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "serve.command", "--model", "tiny", "--model", "tiny-base", "--judge", "exact"]
-    process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu", *arguments])
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        yield process
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def server(port: int, *arguments: str) -> AbstractContextManager[ServerProcess]:
+    return running(serve_command(["tiny", "tiny-base"], port, "--judge", "exact", *arguments), port)
 
 
 @pytest.fixture(scope="module")

@@ -20,23 +20,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from model.checkpoint import load, save
+from model.checkpoints.load import load
+from model.checkpoints.save import save
 from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import special_ids
 from model.vector_math import settle_vector_math
 from pairs.world import World
-from serve.app import create_app
+from serve.backends.loader import ProcessLoader
+from serve.backends.registry import Registry
 from serve.config import ModelSource, Settings
-from serve.local_backend import LocalBackend
-from serve.metrics import Metrics
-from serve.models import Models
-from serve.process_backend import ProcessLoader
-from serve.store import Store
-from train.data import SceneSource
+from serve.http.app import create_app
+from serve.http.metrics import Metrics
+from serve.http.store import Store
+from tests.thread_backend import ThreadBackend
+from train.data.scenes import SceneSource
 from train.recipe import Recipe, load_recipe
-from train.tiny import build_network
-from train.tokenizer import train_text_tokenizer
+from train.tiny.network import build_network
+from train.tiny.text_tokenizer import train_text_tokenizer
 
 settle_vector_math()  # tests compute with networks that came from no checkpoint, too
 GOLDEN = Path(__file__).parent / "golden"
@@ -131,7 +132,7 @@ def golden_janus(request: pytest.FixtureRequest, deepseek: Janus, converted_fold
 class Served:
     """An application on a socket, in this process, from `with` to its end."""
 
-    def __init__(self, app: FastAPI, models: Models) -> None:
+    def __init__(self, app: FastAPI, models: Registry) -> None:
         self.models = models
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -156,13 +157,13 @@ class Served:
 
 
 @pytest.fixture
-def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Models]]:
+def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
     """An application over backends that are given, with settings; and its models."""
 
-    def make(*backends: LocalBackend, **settings: Any) -> tuple[FastAPI, Models]:
+    def make(*backends: ThreadBackend, **settings: Any) -> tuple[FastAPI, Registry]:
         sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
         chosen = Settings(models=tuple(sources), **settings)
-        models = Models(ProcessLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
+        models = Registry(ProcessLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
         for source, backend in zip(sources, backends, strict=True):
             models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)
@@ -172,14 +173,14 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Models]]:
 
 
 @pytest.fixture
-def serve_on_socket(make_app: Callable[..., tuple[FastAPI, Models]]) -> Callable[..., Served]:
+def serve_on_socket(make_app: Callable[..., tuple[FastAPI, Registry]]) -> Callable[..., Served]:
     """The same on a socket: `with serve_on_socket(backend, …) as served`; it closes the backends at the end."""
     return lambda *backends, **settings: Served(*make_app(*backends, **settings))
 
 
 @pytest.fixture
-def small_backend(small_folder: Path) -> Iterator[LocalBackend]:
+def small_backend(small_folder: Path) -> Iterator[ThreadBackend]:
     """A backend of the small checkpoint that draws 16 images at once."""
-    backend = LocalBackend(load(small_folder, device="cpu"))
+    backend = ThreadBackend(load(small_folder, device="cpu"))
     yield backend
     backend.close()

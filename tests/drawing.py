@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import nn
+from transformers import JanusForConditionalGeneration
+
+from model.decoder_weights import Int8Matrix
 from model.params import SamplingParams
-from serve.engine import Engine
-from serve.events import Event, Finished
-from serve.request import Job, Request
+from serve.engine.engine import Engine
+from serve.engine.events import Event, Finished
+from serve.engine.job import Job, JobState
 
 GREEDY = SamplingParams(guidance_scale=3, temperature=0)
 
@@ -25,7 +30,7 @@ class Clock:
 
 def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]]:
     """Submit jobs at given steps and run until nothing is left; the events of each job."""
-    heard: dict[Request, list[Event]] = {}
+    heard: dict[JobState, list[Event]] = {}
     waiting = sorted(arrivals, key=lambda arrival: arrival[0])
     step = 0
     while waiting or not engine.idle:
@@ -40,3 +45,12 @@ def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]
 
 def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
     return [e.codes for e in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.index)]
+
+
+@torch.no_grad()
+def round_to_int8(network: JanusForConditionalGeneration) -> None:
+    """Give a network the weights that a decoder of 8-bit integers computes with, as floats."""
+    for part in (network.model.language_model.layers, network.model.generation_head):
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.copy_(Int8Matrix.of(module.weight).floats())

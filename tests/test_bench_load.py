@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import Answer, Round, report
+from bench.speed.clients import Answer
+from bench.speed.load import Round, report
 
 
 def test_a_short_load_accounts_for_every_arrival(small_folder: Path) -> None:

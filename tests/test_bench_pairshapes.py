@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.pairshapes import Picture, Result, judge_pictures, table, unseen_cases
-from model.checkpoint import load
+from bench.quality.pairshapes import Picture, Result, judge_pictures, table, unseen_prompts
+from model.checkpoints.load import load
 from pairs.scene import CATEGORIES
 from pairs.world import World
 from train.recipe import load_recipe
@@ -15,21 +15,21 @@ WORLD = World(load_recipe("tiny").held_out)
 
 
 def test_prompts_are_unseen_and_a_good_third_is_held_out() -> None:
-    cases = unseen_cases(WORLD, 30)
-    assert len(cases) == 30 * len(CATEGORIES)
-    assert len({case.caption for case in cases}) == len(cases)
-    assert all(not WORLD.allows(case.scene, "train") for case in cases)
+    prompts = unseen_prompts(WORLD, 30)
+    assert len(prompts) == 30 * len(CATEGORIES)
+    assert len({prompt.caption for prompt in prompts}) == len(prompts)
+    assert all(not WORLD.allows(prompt.scene, "train") for prompt in prompts)
     for category in CATEGORIES:
-        chosen = [case for case in cases if case.category == category]
+        chosen = [prompt for prompt in prompts if prompt.category == category]
         assert len(chosen) == 30
-        assert sum(case.held_out for case in chosen) >= 10
-    assert [case.caption for case in unseen_cases(WORLD, 30)] == [case.caption for case in cases]
+        assert sum(prompt.held_out for prompt in chosen) >= 10
+    assert [prompt.caption for prompt in unseen_prompts(WORLD, 30)] == [prompt.caption for prompt in prompts]
 
 
 def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folder: Path) -> None:
     janus = load(small_folder, device="cpu")
-    cases = unseen_cases(WORLD, 1)
-    pictures = [Picture(case, scale, seed) for scale in (1.0, 2.0) for case in cases for seed in range(2)]
+    prompts = unseen_prompts(WORLD, 1)
+    pictures = [Picture(prompt, scale, seed) for scale in (1.0, 2.0) for prompt in prompts for seed in range(2)]
     results = tmp_path / "tiny.jsonl"
     whole = judge_pictures(janus, pictures, results, batch=8)
     lines = results.read_text().splitlines()
@@ -38,41 +38,41 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
     for left in ("\n".join(lines[:9]) + "\n" + lines[9][:17], lines[0][:30], ""):
         results.write_text(left)
         assert judge_pictures(janus, pictures, results, batch=5) == whole
-    more = [Picture(case, 1.0, 0) for case in unseen_cases(WORLD, 2)]  # other places in another list of prompts
+    more = [Picture(prompt, 1.0, 0) for prompt in unseen_prompts(WORLD, 2)]  # other places in another list of prompts
     again = judge_pictures(janus, more, results, batch=8)
     assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", batch=8) | whole
-    assert "overall" in table(cases, whole, [1.0, 2.0], range(2))
+    assert "overall" in table(prompts, whole, [1.0, 2.0], range(2))
     with pytest.raises(ValueError, match="another checkpoint"):
         judge_pictures(replace(janus, name="other"), pictures, results, batch=8)
 
 
 def test_table_of_known_results() -> None:
     """Means by hand: one category at 1 and 0.5, the others at 0; equal pictures are counted as such."""
-    cases = unseen_cases(WORLD, 2)
-    first = [case for case in cases if case.category == "appearance"]
-    results = {(case.caption, 2.0, seed): Result(0.0, f"{seed}") for case in cases for seed in range(2)}
+    prompts = unseen_prompts(WORLD, 2)
+    first = [prompt for prompt in prompts if prompt.category == "appearance"]
+    results = {(prompt.caption, 2.0, seed): Result(0.0, f"{seed}") for prompt in prompts for seed in range(2)}
     for seed in range(2):
         results[(first[0].caption, 2.0, seed)] = Result(1.0, f"{seed}")
         results[(first[1].caption, 2.0, seed)] = Result(0.5, "same")
-    rows = {line[:24].strip(): line[24:].split() for line in table(cases, results, [2.0], range(2)).splitlines()}
+    rows = {line[:24].strip(): line[24:].split() for line in table(prompts, results, [2.0], range(2)).splitlines()}
     assert rows["appearance"] == ["0.750", "±", "0.250"]
-    assert rows["overall"][0] == f"{1.5 / len(cases):.3f}"
+    assert rows["overall"][0] == f"{1.5 / len(prompts):.3f}"
     assert rows["worst category"] == ["0.000"]
-    assert rows["all 2 pictures differ"] == [str(len(cases) - 1), "of", str(len(cases))]
+    assert rows["all 2 pictures differ"] == [str(len(prompts) - 1), "of", str(len(prompts))]
 
 
 def test_gain_by_guidance_is_paired_by_prompt() -> None:
     """Prompts that differ a lot and all gain a tenth: the standard error of the gain is nothing."""
-    cases = unseen_cases(WORLD, 2)
+    prompts = unseen_prompts(WORLD, 2)
     results = {
-        (case.caption, scale, seed): Result(case.index / 20 + (0.1 if scale == 2 else 0), f"{seed}")
-        for case in cases
+        (prompt.caption, scale, seed): Result(prompt.index / 20 + (0.1 if scale == 2 else 0), f"{seed}")
+        for prompt in prompts
         for scale in (1.0, 2.0)
         for seed in range(2)
     }
     (line,) = (
         line
-        for line in table(cases, results, [1.0, 2.0], range(2)).splitlines()
+        for line in table(prompts, results, [1.0, 2.0], range(2)).splitlines()
         if line.startswith("gain over guidance 1")
     )
     assert line[24:].split() == ["0.000", "±", "0.000", "0.100", "±", "0.000"]

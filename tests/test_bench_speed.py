@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench.drawing_loops import with_a_growing_cache, with_transformers
-from bench.geometry import random_janus
-from bench.speed import Workload, poisson, profile, report
-from bench.stopwatch import Stopwatch
+from bench.speed.baselines import with_a_growing_cache, with_transformers
+from bench.speed.engine import Workload, poisson, profile
+from bench.speed.engine_report import report
+from bench.speed.geometry import random_janus
+from bench.speed.stopwatch import Stopwatch
+from model.cpu.library import native_library
 from model.generate import generate
 from model.janus import Janus
-from model.native import compiled_library
 from model.params import SamplingParams
 
 
@@ -77,7 +78,7 @@ def test_the_report_names_its_conditions(small_folder: object) -> None:
     *_, last = lines
     torch.set_num_threads(before)
     result = json.loads(last)
-    own = {"engine", "no compiler"} if compiled_library() is None else {"engine", "int8", "no compiler"}
+    own = {"engine", "no compiler"} if native_library() is None else {"engine", "int8", "no compiler"}
     assert set(result["together"]["1"]) == own | {"transformers", "growing cache"}
     assert set(result["together"]["2"]) == own
     assert result["previews"]["1"]["came"] == result["previews"]["1"]["asked"] == 3

@@ -1,41 +1,98 @@
-"""The imports between packages, read from the source, and where their names resolve."""
+"""The imports between packages and their rooms, read from the source, and where their names resolve."""
 
 import ast
 import importlib.util
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# a package or room: what it may import of ours beside itself; the longest name that fits a module counts
 ALLOWED = {
     "pairs": set(),
     "model": {"pairs"},
-    "train": {"model", "pairs"},
-    "serve": {"model", "pairs"},  # and, where it mounts the page, ui
+    "train": {"model", "pairs", "serve.engine"},
+    "serve.config": {"pairs"},
+    "serve.logs": set(),
+    "serve.engine": {"model", "pairs"},
+    "serve.backends": {"model", "pairs", "serve.engine", "serve.config", "serve.logs"},
+    "serve.http": {"model", "pairs", "serve.backends", "serve.engine", "serve.config", "serve.logs"},
+    # the page is mounted by the server, which imports it only when it is asked for
+    "serve.server": {"serve.http", "serve.backends", "serve.config", "ui"},
+    "serve.command": {"model", "serve.server", "serve.http", "serve.backends", "serve.config", "serve.logs"},
+    "serve": {"model", "pairs", "serve.engine"},
     "ui": {"pairs"},
-    "bench": {"model", "pairs", "serve", "train"},
+    "bench": {"model", "pairs", "serve.engine", "train"},
 }
-COMMANDS = ("serve.command", "serve.generate_command", "train.command", "bench.command", "model.convert", "ui.command")
+PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})
+COMMANDS = (
+    "serve.command",
+    "serve.generate_command",
+    "train.command",
+    "bench.command",
+    "model.checkpoints.convert",
+    "ui.command",
+)
 
 
-def imported_packages(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    return {name.split(".")[0] for name in names}
+def modules() -> dict[str, Path]:
+    """Our modules by name."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_packages_import_only_what_lies_below_them(package: str) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        allowed = ALLOWED[package] | ({"ui"} if path.name == "server.py" else set())
-        reached = imported_packages(path) & (set(ALLOWED) - {package})
-        assert reached <= allowed, f"{path.relative_to(ROOT)} imports {reached - allowed}"
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of ours that a module imports anywhere in it, except for types only."""
+    tree = ast.parse(modules()[module].read_text())
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found & modules().keys())
 
 
-@pytest.mark.parametrize("package", ALLOWED)
+def within(module: str, rooms: set[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
+    room = max((name for name in ALLOWED if within(module, {name})), key=len)
+    above = {other for other in imports(module) if not within(other, {room, *ALLOWED[room]})}
+    if room == "serve":  # modules of serve itself may import each other
+        above = {other for other in above if other.rpartition(".")[0] != "serve"}
+    assert not above, f"{module} imports {above}"
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in imports(module):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in modules():
+        visit(module, ())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_package_names_resolve_inside_the_repository(package: str) -> None:
     spec = importlib.util.find_spec(package)
     assert spec is not None
@@ -43,23 +100,34 @@ def test_package_names_resolve_inside_the_repository(package: str) -> None:
     assert Path(spec.origin).is_relative_to(ROOT)
 
 
+def run(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_answers_without_importing_anything_heavy(module: str) -> None:
-    code = (
+    result = run(
         f"import sys, runpy; sys.argv = ['x', '--help']\n"
         f"try: runpy.run_module({module!r}, run_name='__main__')\n"
         f"except SystemExit as end: assert end.code == 0\n"
         f"heavy = {{'torch', 'transformers', 'gradio', 'matplotlib'}} & set(sys.modules)\n"
         f"assert not heavy, heavy"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
     assert "usage:" in result.stdout
 
 
-@pytest.mark.parametrize("module", ["serve.server", "serve.process_backend", "ui.mount"])
+@pytest.mark.parametrize("module", ["serve.server", "serve.backends.loader", "ui.mount"])
 def test_the_process_that_answers_imports_no_torch(module: str) -> None:
     """Engines have processes of their own, and start seconds earlier while this one imports what it needs."""
-    code = f"import sys, {module}; assert 'torch' not in sys.modules"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    result = run(f"import sys, {module}; assert 'torch' not in sys.modules")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_process_of_an_engine_imports_nothing_of_http() -> None:
+    result = run(
+        "import sys, serve.backends.child\n"
+        "found = {'starlette', 'fastapi', 'uvicorn', 'prometheus_client', 'gradio'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
     assert result.returncode == 0, result.stderr

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from model.footprint import available_bytes, cgroup_room
+from model.checkpoints.footprint import available_bytes, cgroup_room
 
 GROUPS = {
     # in a container with a name space of its own
@@ -55,5 +55,5 @@ def test_what_control_groups_leave(tmp_path: Path, files: dict[str, str], room: 
 def test_no_more_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     free = available_bytes(torch.device("cpu"))
     assert 0 < free <= psutil.virtual_memory().total
-    monkeypatch.setattr("model.footprint.cgroup_room", lambda: 12345)
+    monkeypatch.setattr("model.checkpoints.footprint.cgroup_room", lambda: 12345)
     assert available_bytes(torch.device("cpu")) == 12345

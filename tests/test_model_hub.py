@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/small-janus"
@@ -78,7 +78,7 @@ def convert(
 ) -> "subprocess.CompletedProcess[str]":
     """`focusdiff-convert` with a hub and a cache of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "model.convert", str(out), *arguments],
+        [sys.executable, "-m", "model.checkpoints.convert", str(out), *arguments],
         env={
             **os.environ,
             "HF_ENDPOINT": hub,
@@ -106,7 +106,11 @@ def test_a_revision_is_downloaded_once_and_then_served_offline(hub: str, tmp_pat
     again = convert(nowhere, tmp_path / "home", tmp_path / "two", *arguments, HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
     name = subprocess.run(
-        [sys.executable, "-c", f"from model.checkpoint import load; print(load({REPOSITORY!r}, revision='v1').name)"],
+        [
+            sys.executable,
+            "-c",
+            f"from model.checkpoints.load import load; print(load({REPOSITORY!r}, revision='v1').name)",
+        ],
         env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,

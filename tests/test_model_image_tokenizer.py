@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from model.checkpoint import load
-from model.cpu_pixels import CpuPixels, planned_bytes
+from model.checkpoints.load import load
+from model.cpu.library import native_library
+from model.cpu.pixels import NativePixelDecoder, planned_bytes
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.native import compiled_library
 from tests.tools import needs_compiler
 
 pytestmark = needs_compiler
@@ -43,10 +43,10 @@ def image_tokenizer(grid: int, *, base: int = 32, multiplier: tuple[int, ...] = 
     return vq
 
 
-def compiled(vq: JanusVQVAE, pictures: int = 3) -> CpuPixels:
-    library = compiled_library()
+def native(vq: JanusVQVAE, pictures: int = 3) -> NativePixelDecoder:
+    library = native_library()
     assert library is not None
-    return CpuPixels(library, vq, pictures=pictures)
+    return NativePixelDecoder(library, vq, pictures=pictures)
 
 
 def some_codes(vq: JanusVQVAE, count: int, seed: int = 1) -> Tensor:
@@ -69,9 +69,9 @@ def reference(
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[CpuPixels, JanusVQVAE]:
+def parts() -> tuple[NativePixelDecoder, JanusVQVAE]:
     vq = image_tokenizer(24, multiplier=(1, 1, 2))
-    return compiled(vq), vq
+    return native(vq), vq
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_pictures_are_those_of_transformers(grid: int, multiplier: tuple[int, ..
     """Sides of 18, 20, 26 and 96 pixels: whole tiles and parts of them; channels that end within a vector or a block."""
     vq = image_tokenizer(grid, multiplier=multiplier, outputs=outputs)
     codes = some_codes(vq, 3)
-    pixels = compiled(vq)(codes)
+    pixels = native(vq)(codes)
     expected = vq.double().decode(codes)
     assert expected.std() > 0.02
     torch.testing.assert_close(pixels.double(), expected, atol=2e-5, rtol=0)
@@ -105,7 +105,7 @@ def test_pictures_are_those_of_transformers(grid: int, multiplier: tuple[int, ..
     seed=st.integers(0, 1000),
 )
 def test_a_convolution_is_pytorchs(
-    parts: tuple[CpuPixels, JanusVQVAE],
+    parts: tuple[NativePixelDecoder, JanusVQVAE],
     height: int,
     width: int,
     count: int,
@@ -140,7 +140,7 @@ def test_a_convolution_is_pytorchs(
 
 
 def test_c_computes_what_is_large_for_its_channels(
-    parts: tuple[CpuPixels, JanusVQVAE], monkeypatch: pytest.MonkeyPatch
+    parts: tuple[NativePixelDecoder, JanusVQVAE], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """24 × 24 pixels are not fewer than 9 · 64, so only the start, 1 × 1 convolutions and attention are PyTorch's."""
     pixels, vq = parts
@@ -158,7 +158,7 @@ def test_c_computes_what_is_large_for_its_channels(
     assert "decoder.conv_out" not in asked
 
 
-def test_numbers_beyond_all_bounds_come_out_as_pytorchs(parts: tuple[CpuPixels, JanusVQVAE]) -> None:
+def test_numbers_beyond_all_bounds_come_out_as_pytorchs(parts: tuple[NativePixelDecoder, JanusVQVAE]) -> None:
     """SiLU of ±10⁴, where e^x is no float; a picture of one colour, whose variance is 0; one far from 0."""
     pixels, vq = parts
     norm, convolution = nn.GroupNorm(32, 32, eps=1e-6).requires_grad_(False), vq.decoder.up[1].block[0].conv2
@@ -175,7 +175,7 @@ def test_numbers_beyond_all_bounds_come_out_as_pytorchs(parts: tuple[CpuPixels, 
 
 
 @pytest.mark.usefixtures("threads")
-def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[CpuPixels, JanusVQVAE]) -> None:
+def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[NativePixelDecoder, JanusVQVAE]) -> None:
     pixels, vq = parts
     block = vq.decoder.up[1].block[0]
     x = torch.randn(3, 64, 40, 28, generator=torch.Generator().manual_seed(4))
@@ -189,7 +189,7 @@ def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[CpuPixels, Jan
 
 def test_weights_that_changed_are_loaded() -> None:
     vq = image_tokenizer(9, multiplier=(1, 1))
-    pixels, codes = compiled(vq), some_codes(vq, 1)
+    pixels, codes = native(vq), some_codes(vq, 1)
     before = pixels(codes)
     with torch.no_grad():
         vq.decoder.up[1].block[1].conv2.weight.mul_(-1)
@@ -201,7 +201,7 @@ def test_weights_that_changed_are_loaded() -> None:
 
 def test_one_result_is_not_written_over_by_the_next() -> None:
     vq = image_tokenizer(9, multiplier=(1, 1))
-    pixels = compiled(vq)
+    pixels = native(vq)
     first = pixels(some_codes(vq, 1))
     kept = first.clone()
     pixels(some_codes(vq, 1, seed=2))
@@ -211,7 +211,7 @@ def test_one_result_is_not_written_over_by_the_next() -> None:
 def test_what_it_will_hold_is_known_before() -> None:
     with torch.device("meta"):
         planned = planned_bytes(image_tokenizer(13, multiplier=(1, 1)), pictures=2)
-    assert planned == compiled(image_tokenizer(13, multiplier=(1, 1)), pictures=2).nbytes > 0
+    assert planned == native(image_tokenizer(13, multiplier=(1, 1)), pictures=2).nbytes > 0
 
 
 def test_more_pictures_than_are_decoded_at_once() -> None:
@@ -222,4 +222,4 @@ def test_more_pictures_than_are_decoded_at_once() -> None:
     together = tokenizer.decode(codes)
     alone = torch.cat([tokenizer.decode(row[None]) for row in codes])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
-    torch.testing.assert_close(together, ImageTokenizer(tiny, compiled=False).decode(codes), atol=1e-4, rtol=0)
+    torch.testing.assert_close(together, ImageTokenizer(tiny, native=False).decode(codes), atol=1e-4, rtol=0)

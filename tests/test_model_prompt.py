@@ -18,7 +18,7 @@ from model.prompt import (
     special_ids,
     unconditional_row,
 )
-from train.tokenizer import train_text_tokenizer
+from train.tiny.text_tokenizer import train_text_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.tools import needs_compiler
 CPU = torch.device("cpu")
 SEEDS = [0, 2**32 - 1, 2**40 + 7, MAX_SEED, 2**32]
 ways = pytest.mark.parametrize(
-    "compiled",
+    "native",
     [
         pytest.param(True, marks=needs_compiler),
         False,
@@ -45,19 +45,19 @@ def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> li
     return chosen
 
 
-def drawn(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[SamplingParams]) -> list[list[int]]:
-    """Codes [steps][images] of images in slots from the last to the first."""
-    places = list(range(len(params)))[::-1]
-    draws = sampler.draws(places, [1 + one.guided for one in params], params, SEEDS[: len(params)], [0] * len(params))
-    sampler.begin(places)
+def sampled(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[SamplingParams]) -> list[list[int]]:
+    """Codes [steps][images] of images in rows from the last to the first."""
+    rows = list(range(len(params)))[::-1]
+    batch = sampler.batch(rows, [1 + one.guided for one in params], params, SEEDS[: len(params)], [0] * len(params))
+    sampler.begin(rows)
     for position, logits in enumerate(steps):
-        sampler.draw(logits, draws)
-        assert draws.fed.tolist() == [
+        sampler.sample(logits, batch)
+        assert batch.latest.tolist() == [
             code
-            for code, one in zip(sampler.codes(places)[:, position].tolist(), params, strict=True)
+            for code, one in zip(sampler.codes(rows)[:, position].tolist(), params, strict=True)
             for _ in range(1 + one.guided)
         ]
-    return sampler.codes(places)[:, : len(steps)].T.tolist()  # type: ignore[no-any-return]
+    return sampler.codes(rows)[:, : len(steps)].T.tolist()  # type: ignore[no-any-return]
 
 
 one_image = st.builds(
@@ -78,43 +78,43 @@ one_image = st.builds(
     step=st.sampled_from([0, 0, 0.5, 1, 4, 1000]),
 )
 def test_every_image_draws_what_it_would_alone(
-    compiled: bool, params: list[SamplingParams], vocabulary: int, seed: int, step: float
+    native: bool, params: list[SamplingParams], vocabulary: int, seed: int, step: float
 ) -> None:
-    sampler = Sampler(slots=6, tokens=4, vocabulary=vocabulary, device=CPU, compiled=compiled)
+    sampler = Sampler(rows=6, tokens=4, vocabulary=vocabulary, device=CPU, native=native)
     steps = [logits_of(params, vocabulary, seed=seed + position, step=step) for position in range(3)]
     expected = [alone(logits, params, position) for position, logits in enumerate(steps)]
-    assert drawn(sampler, steps, params) == expected
+    assert sampled(sampler, steps, params) == expected
 
 
 @ways
 @pytest.mark.parametrize("top_k", [0, 1, 4096, 16383])
 @pytest.mark.parametrize("top_p", [0.001, 0.9, 1.0])
-def test_of_16384_codes(compiled: bool, top_k: int, top_p: float) -> None:
+def test_of_16384_codes(native: bool, top_k: int, top_p: float) -> None:
     """Twenty positions, so that the noise made ahead runs out more than once."""
     params = [SamplingParams(guidance_scale=g, temperature=0.8, top_k=top_k, top_p=top_p) for g in (1, 5, 2)]
-    sampler = Sampler(slots=3, tokens=20, vocabulary=16384, device=CPU, compiled=compiled)
+    sampler = Sampler(rows=3, tokens=20, vocabulary=16384, device=CPU, native=native)
     steps = [logits_of(params, 16384, seed=position, step=0) for position in range(20)]
-    assert drawn(sampler, steps, params) == [alone(logits, params, position) for position, logits in enumerate(steps)]
+    assert sampled(sampler, steps, params) == [alone(logits, params, position) for position, logits in enumerate(steps)]
 
 
 @ways
 @pytest.mark.parametrize("planted", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("row", [0, 1])
-def test_what_is_not_finite_is_known_of_its_image_only(compiled: bool, planted: float, row: int) -> None:
+def test_what_is_not_finite_is_known_of_its_image_only(native: bool, planted: float, row: int) -> None:
     params = [SamplingParams(guidance_scale=3, top_k=4, top_p=0.9), SamplingParams(guidance_scale=3)]
-    sampler = Sampler(slots=2, tokens=2, vocabulary=40, device=CPU, compiled=compiled)
+    sampler = Sampler(rows=2, tokens=2, vocabulary=40, device=CPU, native=native)
     healthy = [logits_of(params, 40, seed=position, step=0) for position in range(2)]
     ill = [logits.clone() for logits in healthy]
     ill[0][row, 7] = planted
-    codes = drawn(sampler, ill, params)
-    assert sampler.finite([1, 0]) == [False, True]  # the first image is in the last slot
+    codes = sampled(sampler, ill, params)
+    assert sampler.finite([1, 0]) == [False, True]  # the first image is in the last row
     assert all(0 <= code < 40 for step in codes for code in step)
-    assert [step[1] for step in codes] == [step[1] for step in drawn(sampler, healthy, params)]
+    assert [step[1] for step in codes] == [step[1] for step in sampled(sampler, healthy, params)]
     assert sampler.finite([0, 1]) == [True, True]  # others have begun there
 
 
 @ways
-def test_guidance_rounds_twice(compiled: bool) -> None:
+def test_guidance_rounds_twice(native: bool) -> None:
     """A code with what another's guided logit rounds to ties with it, and the first wins; rounded once, half would not."""
     generator = torch.Generator().manual_seed(0)
     pairs = torch.randn(64, 2, generator=generator)
@@ -122,8 +122,8 @@ def test_guidance_rounds_twice(compiled: bool) -> None:
     codes = []
     for pair in pairs:
         rounded = guide(pair[0], pair[1], 3.3)
-        sampler = Sampler(slots=1, tokens=1, vocabulary=2, device=CPU, compiled=compiled)
-        codes += drawn(sampler, [torch.stack([pair, rounded.expand(2)], 1)], params)
+        sampler = Sampler(rows=1, tokens=1, vocabulary=2, device=CPU, native=native)
+        codes += sampled(sampler, [torch.stack([pair, rounded.expand(2)], 1)], params)
     assert codes == [[0]] * 64
 
 
@@ -140,15 +140,15 @@ def test_guidance_rounds_twice(compiled: bool) -> None:
         ([0.0, 1.0, 1.0, 1.0], SamplingParams(top_k=2, top_p=0.6), {1, 2}),  # a third each after top-k
     ],
 )
-def test_equal_logits(compiled: bool, logits: list[float], params: SamplingParams, kept: set[int]) -> None:
-    sampler = Sampler(slots=1, tokens=120, vocabulary=len(logits), device=CPU, compiled=compiled)
-    codes = drawn(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 120, [params])
+def test_equal_logits(native: bool, logits: list[float], params: SamplingParams, kept: set[int]) -> None:
+    sampler = Sampler(rows=1, tokens=120, vocabulary=len(logits), device=CPU, native=native)
+    codes = sampled(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 120, [params])
     assert {code for step in codes for code in step} == kept
 
 
 @ways
 @pytest.mark.parametrize("apart", [1e-6, 1e-5, 1e-4])
-def test_codes_that_are_as_good_as_equal_are_told_apart_as_the_reference_does(compiled: bool, apart: float) -> None:
+def test_codes_that_are_as_good_as_equal_are_told_apart_as_the_reference_does(native: bool, apart: float) -> None:
     """Of the codes with the most noise and the least, whose logits make up for it but for some millionths."""
     params, positions, vocabulary = [SamplingParams(guidance_scale=1, top_k=0)], 200, 16384
     noise = gumbel(torch.zeros(positions, dtype=torch.int64), torch.arange(positions), vocabulary)
@@ -156,7 +156,7 @@ def test_codes_that_are_as_good_as_equal_are_told_apart_as_the_reference_does(co
     nearly = torch.linspace(-apart, apart, positions)[:, None]
     logits = torch.full((positions, vocabulary), -50.0)
     logits.scatter_(1, most, -noise.gather(1, most)).scatter_(1, least, nearly - noise.gather(1, least))
-    sampler = Sampler(slots=1, tokens=positions, vocabulary=vocabulary, device=CPU, compiled=compiled)
+    sampler = Sampler(rows=1, tokens=positions, vocabulary=vocabulary, device=CPU, native=native)
     expected = [alone(logits[i : i + 1], params, i) for i in range(positions)]
     assert 0.2 < sum([code] == most[i].tolist() for i, (code,) in enumerate(expected)) / positions < 0.8
-    assert drawn(sampler, list(logits[:, None]), params) == expected
+    assert sampled(sampler, list(logits[:, None]), params) == expected

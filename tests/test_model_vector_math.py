@@ -10,7 +10,7 @@ _PROCESSES = 1500
 _SCRIPT = f"""
 import os
 import torch
-from model.checkpoint import choose_device
+from model.device import choose_device
 
 def differs():
     choose_device("cpu")

@@ -11,7 +11,7 @@ from pairs.layout import arrange, scatter
 from pairs.render import render
 from pairs.scene import CATEGORIES, COLOURS, FILLS, SHAPES, TONES, Category, Combination, Group, Scene, Sign
 from pairs.world import World, change, sample_look, sample_scene
-from train.data import SceneSource
+from train.data.scenes import SceneSource
 from train.recipe import load_recipe
 
 RECIPE = load_recipe("tiny")

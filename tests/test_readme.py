@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from serve.local_backend import LocalBackend
+from tests.thread_backend import ThreadBackend
 from tests.tools import needs_curl
 
 README = Path(__file__).parent.parent / "README.md"
@@ -16,7 +16,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 @needs_curl
 def test_its_curl_makes_a_picture(
-    small_backend: LocalBackend, serve_on_socket: Callable[..., Any], tmp_path: Path
+    small_backend: ThreadBackend, serve_on_socket: Callable[..., Any], tmp_path: Path
 ) -> None:
     (command,) = (
         block for block in re.findall(r"```sh\n(.*?)```", README.read_text(), re.S) if block.startswith("curl")
@@ -30,20 +30,32 @@ def test_its_curl_makes_a_picture(
 
 
 def test_its_tree_names_every_module_and_no_other() -> None:
+    """Lines hold names and then what they are; a folder with one line of names has them behind it."""
+    root = README.parent
+    packages = ("serve", "model", "pairs", "train", "ui", "bench")
     tree = README.read_text().split("## What is where")[1].split("```")[1]
     named: set[Path] = set()
-    folder = README.parent
+    folders: list[tuple[int, Path]] = [(-1, root)]
     for line in tree.strip().splitlines():
-        if not line.startswith(" "):
-            folder = README.parent / line.split("/")[0]
-            continue
-        for name in re.split(r" {2,}", line.strip())[:-1]:
-            named.add(folder / name.rstrip("/"))
-    packages = ("serve", "model", "pairs", "train", "ui", "bench")
-    there = {
-        path if path.is_dir() else path.with_suffix(path.suffix if path.suffix == ".css" else "")
-        for package in packages
-        for path in (README.parent / package).iterdir()
-        if not path.name.startswith("__")
+        indent = len(line) - len(line.lstrip())
+        while folders[-1][0] >= indent:
+            folders.pop()
+        *names, about = re.split(r" {2,}", line.strip())
+        for name in names:
+            path = folders[-1][1] / name.rstrip("/")
+            named.add(path)
+            if name.endswith("/"):
+                folders.append((indent, path))
+                named |= {path / one for one in re.split(r", ", about.rpartition(": ")[2])} & modules(path)
+    there = {path for package in packages for path in ({root / package} | modules(root / package, "**/*"))}
+    assert {path for path in named if path.relative_to(root).parts[0] in packages} == there
+
+
+def modules(folder: Path, pattern: str = "*") -> set[Path]:
+    """Modules (without suffix), other sources and folders, but for data."""
+    found = {path for path in folder.glob(pattern) if not any(part.startswith("__") for part in path.parts)}
+    return {
+        path.with_suffix("") if path.suffix in (".py", ".c", ".h", ".toml") else path
+        for path in found
+        if path.is_dir() or path.suffix in (".py", ".c", ".h", ".toml", ".css")
     }
-    assert named == there

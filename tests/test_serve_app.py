@@ -21,21 +21,21 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
 
-from bench.startup import free_port
-from model.checkpoint import load
+from bench.speed.server_process import free_port
+from model.checkpoints.load import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
+from pairs.picture_file import read_metadata
+from serve.backends.registry import Registry
 from serve.command import main
-from serve.image import read_metadata
-from serve.local_backend import LocalBackend
-from serve.models import Models
-from serve.planning import job_of
-from serve.schemas import ImageRequest
+from serve.http.planning import job_of
+from serve.http.schemas import ImageRequest
+from tests.thread_backend import ThreadBackend
 from tests.tools import needs_compiler
 
 IMAGES = "/v1/images/generations"
-MakeApp = Callable[..., tuple[FastAPI, Models]]
+MakeApp = Callable[..., tuple[FastAPI, Registry]]
 ServeOnSocket = Callable[..., Any]
 
 
@@ -45,14 +45,14 @@ def janus(small_folder: Path) -> Janus:
 
 
 @pytest.fixture(scope="module")
-def backend(janus: Janus) -> Iterator[LocalBackend]:
-    backend = LocalBackend(janus)
+def backend(janus: Janus) -> Iterator[ThreadBackend]:
+    backend = ThreadBackend(janus)
     yield backend
     backend.close()
 
 
 @pytest.fixture
-def client(backend: LocalBackend, make_app: MakeApp) -> TestClient:
+def client(backend: ThreadBackend, make_app: MakeApp) -> TestClient:
     return TestClient(make_app(backend)[0], raise_server_exceptions=False)
 
 
@@ -68,7 +68,7 @@ def test_pictures_are_those_of_the_reference_loop(client: TestClient, janus: Jan
         assert picture.tobytes() == pixels.tobytes()
         made_with = json.loads(picture.text["focusdiff"])  # type: ignore[attr-defined]
         prompt = {"prompt": "three red circles"}
-        assert made_with == {"model": "small", "seed": seed, **prompt, **janus.recipe.as_dict()}
+        assert made_with == {"model": "small", "seed": seed, **prompt, **janus.sampling.as_dict()}
     assert [row["seed"] for row in answer["data"]] == [5, 6]
     assert answer["usage"]["output_tokens"] == 2 * janus.image_tokens
     assert answer["size"] == "64x64"
@@ -94,7 +94,7 @@ def test_formats_carry_the_settings_that_made_them(client: TestClient, kind: str
 
 
 @pytest.mark.parametrize(("partials", "rows"), [(0, []), (1, [4]), (2, [3, 5]), (3, [2, 4, 6]), (7, [*range(1, 8)])])
-def test_previews_are_spread_evenly_over_the_rows(backend: LocalBackend, partials: int, rows: list[int]) -> None:
+def test_previews_are_spread_evenly_over_the_rows(backend: ThreadBackend, partials: int, rows: list[int]) -> None:
     """Of a picture of eight rows of codes."""
     request = ImageRequest(prompt="a star", stream=True, partial_images=partials)
     job = job_of(request, backend, {"prompt": "a star"}, (1,), deadline=0.0)
@@ -111,7 +111,7 @@ def test_compression_makes_files_smaller(client: TestClient) -> None:
     assert sizes[0] < sizes[2]
 
 
-def test_other_sizes_are_drawn_only_where_pictures_are_enlarged(backend: LocalBackend, make_app: MakeApp) -> None:
+def test_other_sizes_are_drawn_only_where_pictures_are_enlarged(backend: ThreadBackend, make_app: MakeApp) -> None:
     body = {"prompt": "a blue star", "seed": 5, "size": "1024x1024"}
     plain, enlarging = (TestClient(make_app(backend, upscale=how)[0]) for how in (None, "lanczos"))
     assert "enlarged" not in plain.post(IMAGES, json=body).json()["error"]["message"]
@@ -134,7 +134,7 @@ def test_random_seeds_come_back_and_reproduce(client: TestClient) -> None:
 
 @needs_compiler
 def test_pictures_of_int8_weights_say_so(small_folder: Path, make_app: MakeApp) -> None:
-    backend = LocalBackend(load(small_folder, device="cpu"), int8=True)
+    backend = ThreadBackend(load(small_folder, device="cpu"), int8=True)
     answer = TestClient(make_app(backend)[0]).post(IMAGES, json={"prompt": "a star", "seed": 1})
     settings = read_metadata(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
     assert settings is not None
@@ -143,7 +143,7 @@ def test_pictures_of_int8_weights_say_so(small_folder: Path, make_app: MakeApp) 
 
 
 def test_an_image_that_fails_is_named_and_the_next_request_works(
-    client: TestClient, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = backend.engine.decoder
     step = decoder.step
@@ -165,7 +165,7 @@ def test_an_image_that_fails_is_named_and_the_next_request_works(
 def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
     janus: Janus, serve_on_socket: ServeOnSocket
 ) -> None:
-    backend = LocalBackend(janus, images=1, queue_limit=10)
+    backend = ThreadBackend(janus, slots=1, queue_limit=10)
     with serve_on_socket(backend) as served, ThreadPoolExecutor(12) as pool:
         bodies = [{"prompt": "a blue star", "seed": seed, "n": 5} for seed in range(12)]
         answers = list(pool.map(lambda body: served.post(IMAGES, body), bodies))
@@ -184,7 +184,7 @@ def test_a_client_that_leaves_frees_its_slots(
     janus: Janus, serve_on_socket: ServeOnSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long before its pictures could be done, nothing is drawn or waits any more."""
-    backend = LocalBackend(janus, images=1)
+    backend = ThreadBackend(janus, slots=1)
     engine = backend.engine
     step, steps = engine.decoder.step, 0
 
@@ -262,7 +262,7 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(
     shutil.copytree(small_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     filled = [argument.format(small=small_folder, bare=bare) for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["focusdiff-serve", "--no-ui", *filled])
-    monkeypatch.setattr("serve.context.set_up_logging", lambda **_: None)  # it is this process's, not the server's
+    monkeypatch.setattr("serve.logs.set_up_logging", lambda **_: None)  # it is this process's, not the server's
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.errors import PromptError
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
-from serve.backend import Backend
+from serve.backends.errors import NotRunning, QueueFull
+from serve.backends.loader import ProcessLoader
+from serve.backends.protocol import Backend
 from serve.config import ModelSource, Settings
-from serve.dispatcher import NotRunning, QueueFull
-from serve.events import Event, Failed, Finished, Preview, Queued, Started
-from serve.local_backend import LocalBackend
-from serve.process_backend import ProcessLoader
-from serve.request import Job
+from serve.engine.events import Ended, Event, Finished, Preview, Queued, Started
+from serve.engine.job import Job
+from tests.thread_backend import ThreadBackend
 
 PARAMS = SamplingParams(guidance_scale=3, temperature=1, top_k=0)
 QUEUE_LIMIT = 6
@@ -30,11 +30,11 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-@pytest.fixture(params=["local", "process"])
+@pytest.fixture(params=["thread", "process"])
 def backend(request: pytest.FixtureRequest, janus: Janus, small_folder: Path) -> Iterator[Backend]:
     """A fresh backend that draws two images at once and lets six wait."""
     makers: dict[str, Callable[[], Backend]] = {
-        "local": lambda: LocalBackend(janus, images=2, queue_limit=QUEUE_LIMIT),
+        "thread": lambda: ThreadBackend(janus, slots=2, queue_limit=QUEUE_LIMIT),
         "process": lambda: ProcessLoader(settings(), on_death=lambda: None)(
             ModelSource(name="small", source=str(small_folder))
         ),
@@ -67,7 +67,7 @@ def wait(work: Awaitable[list[Event]]) -> list[Event]:
 
 def test_info(backend: Backend, janus: Janus) -> None:
     info = backend.info
-    assert (info.name, info.image_size, info.image_tokens, info.recipe) == ("small", 64, 64, janus.recipe)
+    assert (info.name, info.image_size, info.image_tokens, info.sampling) == ("small", 64, 64, janus.sampling)
     assert backend.state == "ready"
 
 
@@ -89,10 +89,11 @@ def test_pictures_are_those_of_the_reference(backend: Backend, janus: Janus) -> 
 
 
 def test_events_come_in_order(backend: Backend) -> None:
-    """Queued once and first; then each image starts, shows its previews by rows, and ends once."""
+    """Queued once and first; each image starts, shows its previews by rows, and ends once; then the job ends."""
     events = wait(events_of(backend, job(backend, "a blue star", 1, 2, 3, rows=(2, 5))))
     assert isinstance(events[0], Queued)
     assert sum(isinstance(event, Queued) for event in events) == 1
+    assert [event for event in events if isinstance(event, Ended)] == [events[-1]] == [Ended()]
     for index in range(3):
         mine = [event for event in events if getattr(event, "index", None) == index]
         assert [type(event) for event in mine] == [Started, Preview, Preview, Finished]
@@ -119,7 +120,7 @@ def test_a_full_queue_refuses_and_loses_nothing(backend: Backend) -> None:
     *finished, last = wait(crowd())
     assert isinstance(last, Queued)
     assert len(finished) == last.ahead
-    assert len(wait(events_of(backend, job(backend, "a blue star", 1)))) == 3  # there is room again
+    assert len(wait(events_of(backend, job(backend, "a blue star", 1)))) == 4  # there is room again
 
 
 def test_who_leaves_gives_its_place_back(backend: Backend) -> None:
@@ -142,16 +143,16 @@ def test_who_leaves_gives_its_place_back(backend: Backend) -> None:
     events = wait(leave())
     assert isinstance(events[0], Queued)
     assert events[0].ahead <= 4  # the four of the job just left that had not begun, at most
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-2], Finished)
 
 
 def test_a_deadline_that_passes_fails_the_whole_job(backend: Backend) -> None:
     late = job(backend, "a blue star", 1, 2, 3, deadline=time.monotonic() + 0.01)
     events = wait(events_of(backend, late))
     last = events[-1]
-    assert isinstance(last, Failed)
-    assert (last.index, last.cause) == (None, "deadline")
-    assert isinstance(wait(events_of(backend, job(backend, "a blue star", 1)))[-1], Finished)
+    assert isinstance(last, Ended)
+    assert last.cause == "deadline"
+    assert isinstance(wait(events_of(backend, job(backend, "a blue star", 1)))[-2], Finished)
 
 
 def test_closing_finishes_what_was_accepted_and_refuses_the_rest(backend: Backend) -> None:

@@ -18,17 +18,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from PIL import Image
 from torch import Tensor, nn
 
-from model.checkpoint import load, save
-from model.decoder_weights import let_go, round_to_int8
+from model.checkpoints.load import load
+from model.checkpoints.save import save
+from model.decoder_weights import drop_matrices
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
-from serve.engine import Engine
-from serve.events import Event, Failed, Finished, Started
-from serve.request import Job, Request, Slot
-from serve.scheduler import Scheduler
-from tests.drawing import GREEDY, Clock, codes_of, job, run
+from serve.engine.engine import Engine
+from serve.engine.events import Ended, Event, Failed, Finished, Started
+from serve.engine.job import Job, JobState
+from serve.engine.scheduler import Scheduler
+from serve.engine.slot import Slot
+from tests.drawing import GREEDY, Clock, codes_of, job, round_to_int8, run
 from tests.tools import needs_compiler
 
 SETTINGS = [
@@ -59,9 +61,9 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
     return [tuple(row) for row in codes.tolist()]
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int, compiled: bool) -> None:
+def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int, native: bool) -> None:
     """Mixed prompts, settings and negative prompts join at random steps, into too few slots."""
     rng = random.Random(seed)
     arrivals = []
@@ -70,7 +72,7 @@ def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int
         negative = rng.choice((None, None, prompts[rng.randrange(3)]))
         params = SETTINGS[(number + seed) % len(SETTINGS)]
         arrivals.append((9 * number, job(prompts[rng.randrange(3)], params, *seeds, negative=negative)))
-    engine = Engine(deepseek, images=3, compiled=compiled)
+    engine = Engine(deepseek, slots=3, native=native)
     for (_, one), events in zip(arrivals, run(engine, arrivals), strict=True):
         assert codes_of(events) == reference(deepseek, one), one
     assert not engine.scheduler.running
@@ -79,7 +81,7 @@ def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int
 def test_golden_codes(deepseek: Janus, golden: Mapping[str, Tensor], prompts: list[list[int]]) -> None:
     """Greedy codes of the original implementation, all prompts together."""
     params = SamplingParams(guidance_scale=5, temperature=0)
-    heard = run(Engine(deepseek, images=4), [(i, job(prompt, params, i)) for i, prompt in enumerate(prompts)])
+    heard = run(Engine(deepseek, slots=4), [(i, job(prompt, params, i)) for i, prompt in enumerate(prompts)])
     for i, events in enumerate(heard):
         assert codes_of(events)[0] == tuple(golden[f"prompt{i}.greedy_tokens"].tolist())
 
@@ -95,7 +97,7 @@ def watch_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[
 def test_images_of_one_request_begin_in_order_and_share_a_prefill(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(deepseek, images=2)
+    engine = Engine(deepseek, slots=2)
     read = watch_prefill(engine, monkeypatch)
     other = [prompts[0][0], *prompts[0][-2:0:-1], prompts[0][-1]]  # as long, so that its unconditional row is the same
     first, second = run(engine, [(0, job(prompts[0], GREEDY, 1, 2, 3, 4, 5)), (1, job(other, GREEDY, 6))])
@@ -109,15 +111,15 @@ def test_prompts_that_arrive_together_are_read_together(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four requests of three prompts: one pass over them and their unconditional rows, as far as its memory allows."""
-    engine = Engine(deepseek, images=4)
+    engine = Engine(deepseek, slots=4)
     read = watch_prefill(engine, monkeypatch)
     jobs = [job(prompts[i % 3], GREEDY, i) for i in range(4)]
     together = run(engine, [(0, one) for one in jobs])
     lengths = sorted(2 * [len(prompt) for prompt in prompts])
     assert read == [lengths]
     read.clear()
-    monkeypatch.setattr("serve.engine._PREFILL_TOKENS", 12)
-    engine._unconditional.clear()
+    monkeypatch.setattr("serve.engine.prefixes._PREFILL_TOKENS", 12)
+    engine._prefixes.clear()
     assert list(map(codes_of, run(engine, [(0, one) for one in jobs]))) == list(map(codes_of, together))
     assert [length for part in read for length in part] == lengths
     assert all(len(part) * max(part) <= 12 or len(part) == 1 for part in read)
@@ -126,12 +128,12 @@ def test_prompts_that_arrive_together_are_read_together(
 
 def test_nobody_overtakes(deepseek: Janus, prompts: list[list[int]]) -> None:
     """A single row is free, and an unguided image would fit; but a guided one came before it."""
-    engine = Engine(deepseek, images=1)
+    engine = Engine(deepseek, slots=1)
     order: list[int] = []
     unguided = SamplingParams(guidance_scale=1, temperature=0)
-    requests = [engine.submit(job(prompts[0], params, 0)) for params in (unguided, GREEDY, unguided)]
+    states = [engine.submit(job(prompts[0], params, 0)) for params in (unguided, GREEDY, unguided)]
     while not engine.idle:
-        order += [requests.index(request) for request, event in engine.step() if isinstance(event, Started)]
+        order += [states.index(state) for state, event in engine.step() if isinstance(event, Started)]
     assert order == [0, 1, 2]
 
 
@@ -139,7 +141,7 @@ def test_an_unguided_image_takes_a_row_whose_partner_is_taken() -> None:
     """So that two unguided images leave room for a guided one beside them."""
     scheduler = Scheduler(rows=4, tokens=16)
     for params in (SETTINGS[1], SETTINGS[1], GREEDY):
-        scheduler.submit(Request(job([1], params, 0)))
+        scheduler.submit(JobState(job([1], params, 0)))
     assert [slot.rows for slot in scheduler.admit()] == [(0,), (1,), (2, 3)]
     assert scheduler.free_rows == 0
 
@@ -148,8 +150,8 @@ def test_an_unguided_image_takes_a_row_whose_partner_is_taken() -> None:
 def test_int8_draws_what_a_network_with_such_weights_draws(deepseek_folder: Path, prompts: list[list[int]]) -> None:
     janus, rounded = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
     round_to_int8(rounded.network)
-    engine = Engine(janus, images=2, int8=True)
-    let_go(janus.network)
+    engine = Engine(janus, slots=2, int8=True)
+    drop_matrices(janus.network)
     jobs = [job(prompts[0], GREEDY, 1), job(prompts[1], SETTINGS[2], 7, 8), job(prompts[2], SETTINGS[4], 9)]
     drawn = run(engine, [(0, jobs[0]), (2, jobs[1]), (5, jobs[2])])
     assert [codes_of(events) for events in drawn] == [reference(rounded, one) for one in jobs]
@@ -159,16 +161,16 @@ def test_int8_draws_what_a_network_with_such_weights_draws(deepseek_folder: Path
 def test_the_wait_is_foretold_to_the_step(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
     """Guided images in random numbers at random times: each begins just when it was said that it would."""
     rng = random.Random(seed)
-    engine = Engine(deepseek, images=2)
-    foretold: dict[Request, int] = {}
-    began: dict[Request, int] = {}
+    engine = Engine(deepseek, slots=2)
+    foretold: dict[JobState, int] = {}
+    began: dict[JobState, int] = {}
     for step in range(400):
         if step < 150 and rng.random() < 0.08:
             wait = engine.scheduler.steps_to_wait
             foretold[engine.submit(job(prompts[0], GREEDY, *range(rng.choice((1, 1, 2, 3)))))] = step + wait
-        for request, event in engine.step():
+        for state, event in engine.step():
             if isinstance(event, Started) and event.index == 0:
-                began[request] = step
+                began[state] = step
     assert len(began) > 2
     assert began == {request: step for request, step in foretold.items() if request in began}
 
@@ -176,7 +178,7 @@ def test_the_wait_is_foretold_to_the_step(deepseek: Janus, prompts: list[list[in
 def test_a_logit_that_is_not_finite_fails_its_own_image(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(deepseek, images=3)
+    engine = Engine(deepseek, slots=3)
     step, jobs = engine.decoder.step, [job(prompt, SETTINGS[2], i) for i, prompt in enumerate(prompts)]
     poisoned = 0
 
@@ -200,11 +202,11 @@ def test_a_logit_that_is_not_finite_fails_its_own_image(
 
 
 def test_a_deadline_fails_the_request_and_frees_its_rows(deepseek: Janus, prompts: list[list[int]]) -> None:
-    engine = Engine(deepseek, images=1)
+    engine = Engine(deepseek, slots=1)
     late = engine.submit(Job(prompts[0], None, (1, 2), GREEDY, deadline=time.monotonic() - 1))
     engine.submit(job(prompts[1], GREEDY, 3))
     events = engine.step()
-    assert [type(e) for r, e in events if r is late] == [Failed]
+    assert [type(e) for r, e in events if r is late] == [Ended]
     assert late.status == "failed"
     assert [r for r, e in events if isinstance(e, Started)] != [late]
 
@@ -213,14 +215,14 @@ def test_a_deadline_that_passes_while_drawing_frees_the_rows_at_the_next_step(
     deepseek: Janus, prompts: list[list[int]]
 ) -> None:
     clock = Clock()
-    engine = Engine(deepseek, images=1, clock=clock)
+    engine = Engine(deepseek, slots=1, clock=clock)
     late = engine.submit(Job(prompts[0], None, (1,), GREEDY, deadline=10.0))
     next_one = engine.submit(job(prompts[1], GREEDY, 3))
     clock.now = 9.9
     assert [type(event) for _, event in engine.step()] == [Started]
     clock.now = 10.0
     events = engine.step()
-    assert [(request, type(event)) for request, event in events] == [(late, Failed), (next_one, Started)]
+    assert [(request, type(event)) for request, event in events] == [(late, Ended), (next_one, Started)]
     assert late.status == "failed"
 
 
@@ -230,7 +232,7 @@ def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]])
     with torch.no_grad():
         for parameter in others.network.parameters():
             parameter.mul_(0.9)
-    engine = Engine(janus, images=1)
+    engine = Engine(janus, slots=1)
     one = job(prompts[0], GREEDY, 1)
     before = codes_of(run(engine, [(0, one)])[0])
     engine.load_weights(others.network)
@@ -253,9 +255,9 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
 
     janus = load(deepseek_folder, device="cpu")
     before = held(janus.network)
-    first = Engine(janus, images=1).decoder
+    first = Engine(janus, slots=1).decoder
     assert held(janus.network) == before
-    second = Engine(janus, images=1).decoder
+    second = Engine(janus, slots=1).decoder
     fused = [[layer.qkv.data_ptr() for layer in decoder._weights.layers] for decoder in (first, second)]
     assert fused[0] == fused[1]
     attention = janus.network.model.language_model.layers[0].self_attn
@@ -264,7 +266,7 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
 
 def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_folder: Path) -> None:
     janus = load(deepseek_folder, device="cpu")
-    Engine(janus, images=1)
+    Engine(janus, slots=1)
     save(janus, tmp_path / "saved")
     saved = dict(load(tmp_path / "saved", device="cpu").network.named_parameters())
     for name, parameter in janus.network.named_parameters():
@@ -273,7 +275,7 @@ def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_fold
 
 def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:
     """After 500 more images of all kinds the process holds what it held; what comes out is let go."""
-    engine = Engine(deepseek, images=16)
+    engine = Engine(deepseek, slots=16)
     source = random.Random(0)
 
     def draw(images: int) -> int:
@@ -297,9 +299,9 @@ class Arrivals(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()  # a step takes a second: what happens must not depend on how busy the machine is
-        self.engine = Engine(self.janus, images=2, clock=self.clock)
-        self.open: dict[Request, list[Event]] = {}
-        self.closed: set[Request] = set()
+        self.engine = Engine(self.janus, slots=2, clock=self.clock)
+        self.open: dict[JobState, list[Event]] = {}
+        self.closed: set[JobState] = set()
 
     @rule(
         n=st.integers(1, 4),
@@ -324,14 +326,15 @@ class Arrivals(RuleBasedStateMachine):
     def steps(self, count: int) -> None:
         for _ in range(count):
             self.clock.now += 1
-            for request, event in self.engine.step():
-                assert request not in self.closed, event
-                events = self.open[request]
+            for state, event in self.engine.step():
+                assert state not in self.closed, event
+                events = self.open[state]
                 events.append(event)
-                ended = [e for e in events if isinstance(e, Finished | Failed)]
-                if len(ended) == request.images or (isinstance(event, Failed) and event.index is None):
-                    self.closed.add(request)
-                    del self.open[request]
+                if isinstance(event, Ended):
+                    images = [e for e in events if isinstance(e, Finished | Failed)]
+                    assert (len(images) == state.job.images) == (event.cause is None)
+                    self.closed.add(state)
+                    del self.open[state]
 
     @invariant()
     def rows_are_neither_lost_nor_shared(self) -> None:
@@ -340,15 +343,15 @@ class Arrivals(RuleBasedStateMachine):
         assert len(used) == len(set(used))
         assert len(used) + scheduler.free_rows == self.engine.cache.rows
         assert scheduler.steps_to_wait >= 0
-        assert scheduler.waiting_images == sum(one.images - one.admitted for one in scheduler.waiting)
+        assert scheduler.waiting_images == sum(one.job.images - one.admitted for one in scheduler.waiting)
         for slot in scheduler.running:
-            assert len(slot.rows) == (2 if slot.request.job.params.guided else 1)
-            assert slot.request in self.open
+            assert len(slot.rows) == (2 if slot.state.job.params.guided else 1)
+            assert slot.state in self.open
 
     @invariant()
     def every_open_request_waits_or_runs(self) -> None:
         scheduler = self.engine.scheduler
-        present = {slot.request for slot in scheduler.running} | set(scheduler.waiting)
+        present = {slot.state for slot in scheduler.running} | set(scheduler.waiting)
         assert present == set(self.open)
         for events in self.open.values():
             ended = [e.index for e in events if isinstance(e, Finished | Failed)]
@@ -369,7 +372,7 @@ def test_random_arrivals_cancellations_and_deadlines(deepseek: Janus, prompts: l
 
 def test_500_images_leave_nothing_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
     """Slots are allocated once: after 500 images there are as many tensors as after 100, and the process has not grown."""
-    engine = Engine(deepseek, images=16)
+    engine = Engine(deepseek, slots=16)
     allocated = engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()
 
     def draw(count: int) -> None:
@@ -382,7 +385,7 @@ def test_500_images_leave_nothing_behind(deepseek: Janus, prompts: list[list[int
 
     def alive() -> Counter[type]:
         gc.collect()
-        kinds = Tensor | Request | Slot | Image.Image
+        kinds = Tensor | JobState | Slot | Image.Image
         return Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
 
     def resident() -> int:

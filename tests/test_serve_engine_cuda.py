@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from model.attention import Rows
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.generate import generate
 from model.params import SamplingParams
-from serve.engine import Engine
-from serve.events import Finished
-from serve.request import Job, Request
+from serve.engine.engine import Engine
+from serve.engine.events import Finished
+from serve.engine.job import Job, JobState
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,8 +33,8 @@ def test_every_image_is_what_it_is_alone(deepseek_folder: Path, golden: Mapping[
     janus = load(deepseek_folder, device="cuda", dtype="float32")
     prompts = [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
     jobs = [Job(prompts[i % 3], None, (i, i + 50), SETTINGS[i % 4]) for i in range(9)]
-    engine = Engine(janus, images=5)
-    drawn: dict[Request, dict[int, tuple[int, ...]]] = {}
+    engine = Engine(janus, slots=5)
+    drawn: dict[JobState, dict[int, tuple[int, ...]]] = {}
     waiting, steps = list(jobs), 0
     while waiting or not engine.idle:
         if waiting and steps % 5 == 0:
@@ -52,7 +52,7 @@ def test_every_image_is_what_it_is_alone(deepseek_folder: Path, golden: Mapping[
 def test_a_graph_gives_what_the_step_gives(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
     """bfloat16, for every number of rows up to the cache's."""
     janus = load(deepseek_folder, device="cuda", dtype="bfloat16")
-    decoder = Engine(janus, images=1).decoder
+    decoder = Engine(janus, slots=1).decoder
     plain, captured = decoder.cache(12, 60), decoder.cache(13, 60)
     decoder.capture(captured)
     prefix = decoder.prefill([golden["prompt0.input_ids"].tolist()])[0]
@@ -71,7 +71,7 @@ def test_a_graph_gives_what_the_step_gives(deepseek_folder: Path, golden: Mappin
 def test_no_step_waits_for_the_device(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
     """PyTorch's own watch over synchronisation sees none between two arrivals."""
     janus = load(deepseek_folder, device="cuda")
-    engine = Engine(janus, images=4)
+    engine = Engine(janus, slots=4)
     engine.submit(Job(golden["prompt0.input_ids"].tolist(), None, (1, 2, 3), SETTINGS[2]))
     engine.step()
     torch.cuda.set_sync_debug_mode("error")

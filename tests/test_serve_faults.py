@@ -20,9 +20,9 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from PIL import Image
 from torch import Tensor
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.janus import Janus
-from serve.local_backend import LocalBackend
+from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"
 SEED_OF_THE_POISONED = 13
@@ -34,12 +34,12 @@ def janus(small_folder: Path) -> Janus:
 
 
 @pytest.fixture
-def backend(janus: Janus) -> LocalBackend:
-    return LocalBackend(janus, images=4, queue_limit=400)
+def backend(janus: Janus) -> ThreadBackend:
+    return ThreadBackend(janus, slots=4, queue_limit=400)
 
 
 @pytest.fixture
-def served(backend: LocalBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
+def served(backend: ThreadBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
     with serve_on_socket(backend, upscale="lanczos") as served:
         yield served
 
@@ -54,7 +54,7 @@ def send(served: Any, body: dict[str, Any]) -> socket.socket:
     return connection
 
 
-def until_idle(backend: LocalBackend) -> None:
+def until_idle(backend: ThreadBackend) -> None:
     deadline = time.monotonic() + 60
     while backend.stats.running or backend.stats.waiting:
         assert time.monotonic() < deadline
@@ -71,7 +71,7 @@ def like(one: httpx.Response, other: httpx.Response) -> bool:
 
 
 def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
-    served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    served: Any, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = backend.engine.decoder
     step, steps = decoder.step, 0
@@ -91,7 +91,7 @@ def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
     assert served.post(IMAGES, {"prompt": "a star"}).status_code == 200
 
 
-def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: LocalBackend) -> None:
+def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: ThreadBackend) -> None:
     """It reads nothing of its megabytes until everybody else has been answered, then finds all of its events."""
     body = {"prompt": "a star", "n": 10, "stream": True, "partial_images": 7, "size": "1024x1024", "seed": 1}
     with send(served, body) as slow:
@@ -107,10 +107,10 @@ def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: LocalBackend) 
 
 
 def test_a_stream_that_is_silent_for_long_says_that_it_lives(
-    served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    served: Any, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Comments, which clients skip; proxies close what is silent."""
-    monkeypatch.setattr("serve.streaming._KEEPALIVE_SECONDS", 0.02)
+    monkeypatch.setattr("serve.http.streaming._KEEPALIVE_SECONDS", 0.02)
     monkeypatch.setattr(backend.engine.decoder, "step", slowly(backend.engine.decoder.step))
     with httpx.stream("POST", served.url + IMAGES, json={"prompt": "a star", "stream": True}, timeout=60) as answer:
         text = "".join(answer.iter_text())
@@ -140,7 +140,7 @@ def test_two_hundred_connections_at_once_are_all_answered(served: Any) -> None:
         assert like(answer, answers[number % 20])
 
 
-def test_a_poisoned_request_fails_alone(served: Any, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_poisoned_request_fails_alone(served: Any, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of one seed's rows are not finite; its neighbours come as they would without it."""
     healthy = {seed: served.post(IMAGES, {"prompt": "a star", "seed": seed}) for seed in range(6)}
     engine = backend.engine

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
+from pairs.picture_file import read_metadata
 from serve.generate_command import main
-from serve.image import read_metadata
 
 
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":

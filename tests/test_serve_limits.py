@@ -12,11 +12,12 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from model.checkpoint import load
-from serve.auth import Caller, Keys, Limiter
-from serve.errors import Busy, InvalidRequest, NotFound, Unauthorized
-from serve.local_backend import LocalBackend
-from serve.store import Store, StoreError
+from model.checkpoints.load import load
+from serve.http.errors import Busy, InvalidRequest, NotFound, Unauthorized
+from serve.http.guards.keys import Caller, Keys
+from serve.http.guards.rates import Limiter
+from serve.http.store import Store, StoreError
+from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"
 
@@ -33,13 +34,13 @@ def test_only_known_keys_pass_and_callers_are_told_apart_without_naming_keys() -
 
 def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    monkeypatch.setattr("serve.auth.hmac.compare_digest", lambda a, b: compared.append(b) or a == b)  # type: ignore[func-returns-value]
+    monkeypatch.setattr("serve.http.guards.keys.hmac.compare_digest", lambda a, b: compared.append(b) or a == b)  # type: ignore[func-returns-value]
     Keys([SecretStr("a"), SecretStr("b"), SecretStr("c")]).check("a")
     assert len(compared) == 3
 
 
 def test_routes_that_draw_or_tell_need_a_key_and_health_does_not(
-    small_backend: LocalBackend, make_app: Callable[..., Any]
+    small_backend: ThreadBackend, make_app: Callable[..., Any]
 ) -> None:
     client = TestClient(make_app(small_backend, api_keys="right")[0])
     for method, path in (
@@ -76,7 +77,7 @@ def test_images_are_counted_against_each_callers_rate() -> None:
 
 
 def test_what_the_queue_refuses_costs_nothing_of_the_rate(small_folder: Path, make_app: Callable[..., Any]) -> None:
-    backend = LocalBackend(load(small_folder, device="cpu"), images=1, queue_limit=5)
+    backend = ThreadBackend(load(small_folder, device="cpu"), slots=1, queue_limit=5)
     client = TestClient(make_app(backend, rate_limit="10/hour")[0])
     for _ in range(3):
         assert client.post(IMAGES, json={"prompt": "a star", "n": 6}).json()["error"]["code"] == "queue_full"
@@ -84,7 +85,7 @@ def test_what_the_queue_refuses_costs_nothing_of_the_rate(small_folder: Path, ma
     backend.close()
 
 
-def test_a_spent_rate_is_a_429_with_retry_after(small_backend: LocalBackend, make_app: Callable[..., Any]) -> None:
+def test_a_spent_rate_is_a_429_with_retry_after(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
     client = TestClient(make_app(small_backend, rate_limit="2/minute")[0])
     assert client.post(IMAGES, json={"prompt": "a star", "n": 2}).status_code == 200
     answer = client.post(IMAGES, json={"prompt": "a star"})
@@ -95,7 +96,7 @@ def test_a_spent_rate_is_a_429_with_retry_after(small_backend: LocalBackend, mak
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_long_bodies_are_refused_whether_they_say_so_or_not(
-    small_backend: LocalBackend, make_app: Callable[..., Any], chunked: bool
+    small_backend: ThreadBackend, make_app: Callable[..., Any], chunked: bool
 ) -> None:
     client = TestClient(make_app(small_backend, max_body_mib=0.01)[0])
     body = b'{"prompt": "' + b"x" * 20_000 + b'"}'
@@ -106,7 +107,7 @@ def test_long_bodies_are_refused_whether_they_say_so_or_not(
 
 
 def test_pages_elsewhere_may_call_only_where_it_was_said(
-    small_backend: LocalBackend, make_app: Callable[..., Any]
+    small_backend: ThreadBackend, make_app: Callable[..., Any]
 ) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     closed = TestClient(make_app(small_backend)[0])

@@ -21,15 +21,16 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.checkpoint import load, save
+from model.checkpoints.footprint import measure
+from model.checkpoints.load import load
+from model.checkpoints.save import save
 from model.errors import CheckpointError, NoRoom
-from model.footprint import measure
 from model.janus import Janus
+from serve.backends.loader import ProcessLoader
+from serve.backends.registry import Registry
+from serve.backends.watch import follow, newest_checkpoint
 from serve.config import ModelSource, Settings
-from serve.local_backend import LocalBackend
-from serve.models import Models
-from serve.process_backend import ProcessLoader
-from serve.watch import follow, newest_checkpoint
+from tests.thread_backend import ThreadBackend
 from tests.tools import needs_compiler
 
 IMAGES = "/v1/images/generations"
@@ -45,13 +46,13 @@ def janus(small_folder: Path) -> Janus:
 def other_folder(janus: Janus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small checkpoint with another recipe: the same seed draws something else."""
     folder = tmp_path_factory.mktemp("other") / "other"
-    save(replace(janus, name="other", recipe=janus.recipe.override(guidance_scale=1)), folder)
+    save(replace(janus, name="other", sampling=janus.sampling.override(guidance_scale=1)), folder)
     return folder
 
 
 @pytest.fixture
 def served(janus: Janus, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
-    with serve_on_socket(LocalBackend(janus, images=2), admin_key="admin", api_keys="client") as served:
+    with serve_on_socket(ThreadBackend(janus, slots=2), admin_key="admin", api_keys="client") as served:
         yield served
 
 
@@ -111,7 +112,7 @@ def test_the_admin_routes_have_a_key_of_their_own(served: Any, janus: Janus, mak
     for headers in ({}, {"Authorization": "Bearer client"}):
         answer = httpx.post(f"{served.url}/admin/models", json={"source": "x"}, headers=headers)
         assert answer.status_code == 401
-    backend = LocalBackend(janus)
+    backend = ThreadBackend(janus)
     assert TestClient(make_app(backend)[0]).post("/admin/models", json={"source": "x"}).status_code == 404
     backend.close()
 
@@ -159,7 +160,7 @@ def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, sma
 
 def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
-    backend = LocalBackend(janus, images=3)
+    backend = ThreadBackend(janus, slots=3)
     decoder = backend.engine.decoder
     image_tokenizer = backend.engine.image_tokenizer
     tables = decoder._weights.inputs.nbytes + decoder._turns.nbytes + image_tokenizer.table_bytes
@@ -179,10 +180,10 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
 @needs_compiler
 def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small_folder: Path) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu")).total(2)
-    backend = LocalBackend(load(small_folder, device="cpu"), images=2)
+    backend = ThreadBackend(load(small_folder, device="cpu"), slots=2)
     assert backend.held_bytes == needs
     backend.close()
-    backend = LocalBackend(load(small_folder, device="cpu"), images=2, int8=True)
+    backend = ThreadBackend(load(small_folder, device="cpu"), slots=2, int8=True)
     network = backend.engine.janus.network
     freed = sum(p.numel() for p in network.parameters() if p.device.type == "meta")
     outputs = sum(len(p) for p in network.parameters() if p.device.type == "meta")
@@ -216,7 +217,7 @@ def test_a_checkpoint_without_room_is_served_once_there_is_some(
     other = loader(ModelSource(name="other", source=str(small_folder)))
 
     async def watched() -> None:
-        models = Models(loader)
+        models = Registry(loader)
         following = asyncio.create_task(follow(models, tmp_path / "run", seconds=0.02))
         async with asyncio.timeout(60):
             while "is not served" not in caplog.text:
@@ -242,14 +243,14 @@ def test_a_checkpoint_without_room_that_goes_away_changes_nothing(
     reasons = iter([NoRoom("too large"), NoRoom("too large"), CheckpointError("damaged")])
     local = ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None)
 
-    def loader(source: ModelSource) -> LocalBackend:
+    def loader(source: ModelSource) -> ThreadBackend:
         loads.append(Path(source.source).name)
         if loads[-1] == "step-2":
             raise next(reasons)
         return local(source)
 
     async def watched() -> None:
-        models = Models(loader)
+        models = Registry(loader)
         following = asyncio.create_task(follow(models, run, seconds=0.02))
         async with asyncio.timeout(60):
             while "run" not in models.served:
@@ -279,16 +280,16 @@ def test_a_training_run_is_followed_past_a_damaged_checkpoint(
         os.utime(run / f".{name}" / "config.json")
         os.rename(run / f".{name}", run / name)
 
-    async def until(models: Models, scale: float) -> None:
+    async def until(models: Registry, scale: float) -> None:
         async with asyncio.timeout(60):
-            while "grpo" not in models.served or models.find("grpo").info.recipe.guidance_scale != scale:
+            while "grpo" not in models.served or models.find("grpo").info.sampling.guidance_scale != scale:
                 await asyncio.sleep(0.02)
 
     async def watched() -> None:
-        models = Models(ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
+        models = Registry(ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None))
         following = asyncio.create_task(follow(models, run, seconds=0.05))
         finish(small_folder, "step-1")
-        await until(models, load(small_folder, device="cpu").recipe.guidance_scale)
+        await until(models, load(small_folder, device="cpu").sampling.guidance_scale)
         finish(small_folder, "step-2")
         (run / "step-2" / "config.json").write_text("{}")  # written after it was finished
         while "step-2 is not served" not in caplog.text:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.janus import Janus
-from serve.image import read_metadata
-from serve.local_backend import LocalBackend
+from pairs.picture_file import read_metadata
+from tests.thread_backend import ThreadBackend
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def janus(small_folder: Path) -> Janus:
 
 
 @pytest.fixture
-def backend(janus: Janus) -> LocalBackend:
-    return LocalBackend(janus, images=4, queue_limit=10)
+def backend(janus: Janus) -> ThreadBackend:
+    return ThreadBackend(janus, slots=4, queue_limit=10)
 
 
 @pytest.fixture
-def served(backend: LocalBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
+def served(backend: ThreadBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
     settings = {"api_keys": "sk-right", "aliases": {"gpt-image-1": "small"}, "max_body_mib": 0.1, "upscale": "lanczos"}
     with serve_on_socket(backend, **settings) as served:
         yield served
@@ -166,7 +166,7 @@ def test_the_client_retries_what_a_full_queue_refuses(client: openai.OpenAI, ser
 
 
 def test_a_picture_that_breaks_during_a_stream_is_an_error_of_the_client(
-    client: openai.OpenAI, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    client: openai.OpenAI, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = backend.engine.decoder
     step = decoder.step

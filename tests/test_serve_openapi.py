@@ -8,13 +8,13 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from model.checkpoint import load
-from serve.local_backend import LocalBackend
+from model.checkpoints.load import load
+from tests.thread_backend import ThreadBackend
 
 
 def test_schemathesis_finds_nothing(small_folder: Path, serve_on_socket: Callable[..., Any], tmp_path: Path) -> None:
     """No answer 5xx, and none with an undocumented status, type or shape."""
-    backend = LocalBackend(load(small_folder, device="cpu"), queue_limit=10_000)
+    backend = ThreadBackend(load(small_folder, device="cpu"), queue_limit=10_000)
     with serve_on_socket(backend, judge="exact", admin_key="admin") as served:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json"]
         command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
@@ -27,7 +27,7 @@ def test_schemathesis_finds_nothing(small_folder: Path, serve_on_socket: Callabl
 
 
 def test_every_route_has_an_example_that_works(small_folder: Path, make_app: Callable[..., Any]) -> None:
-    backend = LocalBackend(load(small_folder, device="cpu"))
+    backend = ThreadBackend(load(small_folder, device="cpu"))
     app, _ = make_app(backend, judge="exact")
     client = TestClient(app)
     schema = client.get("/openapi.json").json()

@@ -21,8 +21,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.startup import free_port
-from serve.local_backend import LocalBackend
+from bench.speed.server_process import free_port
+from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"
 Server = "subprocess.Popen[str]"
@@ -193,7 +193,7 @@ def test_an_engine_that_is_killed_ends_all_that_it_had_with_an_error(small_folde
 
 def test_an_engine_that_hangs_does_not_keep_the_server(small_folder: Path) -> None:
     """Told to stop, it is given up after a while; told twice, at once."""
-    short = "import serve.dispatcher\nserve.dispatcher._HANGING_SECONDS = 0.5"
+    short = "import serve.backends.engine_backend\nserve.backends.engine_backend._HANGING_SECONDS = 0.5"
     for signals in (1, 2):
         drain = ("--drain-seconds", "0.1" if signals == 1 else "60")
         with (
@@ -242,7 +242,7 @@ def test_an_interrupt_while_it_starts_is_not_lost_in_an_import(small_folder: Pat
         "    print('here', flush=True)\n"
         "    try: time.sleep(60)\n"
         "    except BaseException: time.sleep(60)\n"
-        "serve.store.Store = store"
+        "serve.http.store.Store = store"
     )
     with server(small_folder, planted=swallow) as (_, process):
         assert process.stdout is not None
@@ -355,7 +355,7 @@ def test_logs_are_json_with_request_ids_and_without_prompts_or_keys(small_folder
 
 
 def test_prompts_are_logged_when_asked_for(
-    small_backend: LocalBackend, make_app: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    small_backend: ThreadBackend, make_app: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     client = TestClient(make_app(small_backend, log_prompts=True)[0])
@@ -371,7 +371,7 @@ def sample(text: str, name: str, **labels: str) -> float | None:
     return None
 
 
-def test_metrics_count_what_happened(small_backend: LocalBackend, make_app: Callable[..., Any]) -> None:
+def test_metrics_count_what_happened(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
     client = TestClient(make_app(small_backend)[0])
     client.post(IMAGES, json={"prompt": "a star", "n": 3})
     client.post(IMAGES, json={"prompt": "a star", "stream": True, "partial_images": 2})

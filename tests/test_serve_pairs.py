@@ -16,13 +16,13 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from pairs.render import render
 from pairs.scene import Group, Scene
-from serve.local_backend import LocalBackend
+from tests.thread_backend import ThreadBackend
 
 PROMPTS = ["three red circles", "four red circles"]
 
@@ -33,17 +33,17 @@ def janus(small_folder: Path) -> Janus:
 
 
 @pytest.fixture(scope="module")
-def backends(janus: Janus, small_folder: Path) -> Iterator[tuple[LocalBackend, LocalBackend]]:
+def backends(janus: Janus, small_folder: Path) -> Iterator[tuple[ThreadBackend, ThreadBackend]]:
     """A model, and another with another recipe."""
-    other = replace(load(small_folder, device="cpu"), name="other", recipe=janus.recipe.override(guidance_scale=1))
-    both = LocalBackend(janus), LocalBackend(other)
+    other = replace(load(small_folder, device="cpu"), name="other", sampling=janus.sampling.override(guidance_scale=1))
+    both = ThreadBackend(janus), ThreadBackend(other)
     yield both
     for backend in both:
         backend.close()
 
 
 @pytest.fixture
-def client(backends: tuple[LocalBackend, LocalBackend], make_app: Callable[..., Any]) -> TestClient:
+def client(backends: tuple[ThreadBackend, ThreadBackend], make_app: Callable[..., Any]) -> TestClient:
     return TestClient(make_app(*backends, judge="exact")[0], raise_server_exceptions=False)
 
 
@@ -144,7 +144,7 @@ def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status
 
 def test_all_jobs_of_a_pair_are_accepted_or_none(janus: Janus, make_app: Callable[..., Any]) -> None:
     """Where only one of the two prompts fits into the queue, the first one's place is free again."""
-    backend = LocalBackend(janus, images=1, queue_limit=15)
+    backend = ThreadBackend(janus, slots=1, queue_limit=15)
     client = TestClient(make_app(backend)[0])
     assert client.post("/v1/images/pairs", json={"prompts": PROMPTS, "n": 10}).status_code == 429
     deadline = time.monotonic() + 60
@@ -201,7 +201,7 @@ def test_what_is_no_picture_is_named(client: TestClient, image: str) -> None:
     assert "images[0][1]" in answer.json()["error"]["message"]
 
 
-def test_judgements_need_a_judge(backends: tuple[LocalBackend, LocalBackend], make_app: Callable[..., Any]) -> None:
+def test_judgements_need_a_judge(backends: tuple[ThreadBackend, ThreadBackend], make_app: Callable[..., Any]) -> None:
     plain = TestClient(make_app(*backends)[0])
     answer = plain.post("/v1/judgements", json={"prompts": ["a"], "images": [[]]})
     assert answer.status_code == 400

@@ -7,9 +7,9 @@ import pytest
 from torch import Tensor
 
 from model.janus import Janus
-from serve.engine import Engine
-from serve.events import Finished, Preview
-from serve.request import Job
+from serve.engine.engine import Engine
+from serve.engine.events import Finished, Preview
+from serve.engine.job import Job
 from tests.drawing import GREEDY, Clock, run
 
 
@@ -19,7 +19,7 @@ def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
 
 
 def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
-    engine = Engine(deepseek, images=2)
+    engine = Engine(deepseek, slots=2)
     rows = frozenset(range(1, deepseek.grid))
     engine.submit(Job(prompts[0], None, (1, 2), GREEDY, preview_rows=rows))
     events = [event for _ in range(1000) if not engine.idle for _, event in engine.step()]
@@ -34,7 +34,7 @@ def test_previews_take_a_small_share_of_others_time(
 ) -> None:
     """A step takes 1 s and a preview 4 s: alone, every preview comes; beside others, about one in 80 steps."""
     clock, made = Clock(), []
-    engine = Engine(deepseek, images=2, clock=clock)
+    engine = Engine(deepseek, slots=2, clock=clock)
     step, previews = engine.decoder.step, engine.image_tokenizer.previews
 
     def slow_step(*arguments: object) -> Tensor:
@@ -54,7 +54,7 @@ def test_previews_take_a_small_share_of_others_time(
     made.clear()
     began = clock.now
     run(engine, [(0, wish), (0, wish)] * 4)
-    saved = engine._preview_seconds or 0.0  # of what was not used before; one preview more may go beyond it
+    saved = engine._preview_budget._each or 0.0  # of what was not used before; one preview more may go beyond it
     assert 0 < 4 * len(made) <= 0.05 * (clock.now - began) + saved + 4
 
 
@@ -64,7 +64,7 @@ def test_of_many_that_reach_a_row_together_some_are_previewed(
     """A preview of 4 s costs more than the share of all steps so far: one of six. Cheap ones come all, once that is known."""
     for seconds, expected in ((4.0, [1]), (0.01, [1, 6])):
         clock = Clock()
-        engine = Engine(deepseek, images=6, clock=clock)
+        engine = Engine(deepseek, slots=6, clock=clock)
         step = engine.decoder.step
         made: list[int] = []
 

@@ -9,24 +9,24 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.params import MAX_SEED
-from serve.local_backend import LocalBackend
-from serve.models import Models
+from serve.backends.registry import Registry
+from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"
-MakeApp = Callable[..., tuple[FastAPI, Models]]
+MakeApp = Callable[..., tuple[FastAPI, Registry]]
 
 
 @pytest.fixture(scope="module")
-def backend(small_folder: Path) -> Iterator[LocalBackend]:
-    backend = LocalBackend(load(small_folder, device="cpu"))
+def backend(small_folder: Path) -> Iterator[ThreadBackend]:
+    backend = ThreadBackend(load(small_folder, device="cpu"))
     yield backend
     backend.close()
 
 
 @pytest.fixture
-def client(backend: LocalBackend, make_app: MakeApp) -> TestClient:
+def client(backend: ThreadBackend, make_app: MakeApp) -> TestClient:
     return TestClient(make_app(backend)[0], raise_server_exceptions=False)
 
 
@@ -114,7 +114,7 @@ def test_unknown_paths_answer_in_the_same_shape(client: TestClient) -> None:
     ],
 )
 def test_the_page_at_the_root_answers_for_no_route_of_the_api(
-    backend: LocalBackend, make_app: MakeApp, method: str, path: str, status: int, said: str
+    backend: ThreadBackend, make_app: MakeApp, method: str, path: str, status: int, said: str
 ) -> None:
     app = make_app(backend)[0]
     app.mount("/", PlainTextResponse("the page"))
@@ -133,7 +133,7 @@ def test_whole_numbers_may_have_a_point(client: TestClient) -> None:
         assert client.post(IMAGES, json={"prompt": "a star", **wrong}).status_code == 400
 
 
-def test_openapi_asks_for_a_key_where_the_server_does(backend: LocalBackend, make_app: MakeApp) -> None:
+def test_openapi_asks_for_a_key_where_the_server_does(backend: ThreadBackend, make_app: MakeApp) -> None:
     for settings, asked in (({}, False), ({"api_keys": "secret"}, True)):
         schema = TestClient(make_app(backend, **settings)[0]).get("/openapi.json").json()
         assert ("security" in schema["paths"][IMAGES]["post"]) is asked

@@ -18,13 +18,13 @@ import httpx
 import pytest
 from torch import Tensor
 
-from model.checkpoint import load
+from model.checkpoints.load import load
 from model.janus import Janus
+from serve.backends.registry import Registry
 from serve.config import ModelSource, Settings
-from serve.local_backend import LocalBackend
-from serve.models import Models
+from serve.http.store import Store
 from serve.server import Server, listen
-from serve.store import Store
+from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"
 
@@ -32,10 +32,10 @@ IMAGES = "/v1/images/generations"
 class Running:
     """A whole `Server` in this process; signals are handed to it by hand."""
 
-    def __init__(self, tmp_path: Path, **backends: LocalBackend) -> None:
+    def __init__(self, tmp_path: Path, **backends: ThreadBackend) -> None:
         sources = tuple(ModelSource(name=name, source=name) for name in backends)
         settings = Settings(models=sources, drain_seconds=60, ui=False)
-        self.models = Models(lambda source: backends[source.name])
+        self.models = Registry(lambda source: backends[source.name])
         self._listening = listen("127.0.0.1", 0)
         listener = self._listening.__enter__()
         store = Store(str(tmp_path), seconds=60, limit=2**20)
@@ -64,7 +64,7 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-def slowly(backend: LocalBackend, seconds: float) -> LocalBackend:
+def slowly(backend: ThreadBackend, seconds: float) -> ThreadBackend:
     """Its steps take at least so long."""
     decoder = backend.engine.decoder
     step = decoder.step
@@ -81,8 +81,8 @@ def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
     janus: Janus, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(load(small_folder, device="cpu"), name="other")
-    dying = LocalBackend(janus, images=2, on_death=lambda: running.server.die())
-    healthy = slowly(LocalBackend(other, images=2), 0.01)
+    dying = ThreadBackend(janus, slots=2, on_death=lambda: running.server.die())
+    healthy = slowly(ThreadBackend(other, slots=2), 0.01)
     running = Running(tmp_path, small=dying, other=healthy)
     with ThreadPoolExecutor(2) as pool:
         long = running.ask(pool, model="other", n=4)
@@ -101,9 +101,9 @@ def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
 
 
 def test_draining_waits_for_a_model_that_was_replaced(janus: Janus, small_folder: Path, tmp_path: Path) -> None:
-    old = slowly(LocalBackend(janus, images=1), 0.01)
+    old = slowly(ThreadBackend(janus, slots=1), 0.01)
     running = Running(tmp_path, small=old)
-    new = LocalBackend(replace(load(small_folder, device="cpu"), name="small"))
+    new = ThreadBackend(replace(load(small_folder, device="cpu"), name="small"))
     with ThreadPoolExecutor(1) as pool:
         long = running.ask(pool, n=3)
         running.until_running("small")
@@ -120,7 +120,7 @@ def test_draining_waits_for_a_model_that_was_replaced(janus: Janus, small_folder
 
 
 def test_a_second_signal_stops_at_once(janus: Janus, tmp_path: Path) -> None:
-    running = Running(tmp_path, small=slowly(LocalBackend(janus, images=1), 0.02))
+    running = Running(tmp_path, small=slowly(ThreadBackend(janus, slots=1), 0.02))
     with ThreadPoolExecutor(1) as pool:
         long = running.ask(pool, n=10)  # over ten seconds
         running.until_running("small")
@@ -136,7 +136,7 @@ def test_a_second_signal_stops_at_once(janus: Janus, tmp_path: Path) -> None:
 
 
 def test_what_breaks_in_a_stream_is_an_error_event_and_logged(
-    small_backend: LocalBackend, serve_on_socket: Callable[..., Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+    small_backend: ThreadBackend, serve_on_socket: Callable[..., Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """The disk is full while the picture is being kept: in a stream, and in a whole answer."""
     store = tmp_path / "store"
@@ -181,7 +181,7 @@ def test_traces_go_where_the_environment_says(small_folder: Path, collector: tup
     import subprocess
     import sys
 
-    from bench.startup import free_port
+    from bench.speed.server_process import free_port
 
     url, received = collector
     port = free_port()

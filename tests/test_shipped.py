@@ -9,20 +9,20 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 
-from bench.pairshapes import unseen_cases
-from bench.reconstruction import reconstruction_scores
-from model.checkpoint import load
+from bench.quality.pairshapes import unseen_prompts
+from bench.quality.reconstruction import reconstruction_scores
+from model.checkpoints.load import load
+from model.checkpoints.shipped import SHIPPED, shipped_names
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.names import SHIPPED, shipped_names
 from model.prompt import encode_prompt
 from pairs.exact_judge import ExactJudge
 from pairs.scores import mean
 from pairs.world import World
 from train.recipe import load_recipe
 
-CASES = unseen_cases(World(load_recipe("tiny").held_out), 8)
+PROMPTS = unseen_prompts(World(load_recipe("tiny").held_out), 8)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def tiny() -> Janus:
 
 
 def score(janus: Janus) -> float:
-    """Judge mean over unseen prompts at the checkpoint's recipe, one picture each."""
-    captions = [case.caption for case in CASES]
+    """Judge mean over unseen prompts at the checkpoint's own settings, one picture each."""
+    captions = [prompt.caption for prompt in PROMPTS]
     codes = generate(janus, captions, seeds=list(range(len(captions))))
     pictures = [Image.fromarray(picture) for picture in ImageTokenizer(janus).images(codes).numpy()]
     judgements = ExactJudge()(pictures, captions)
@@ -56,8 +56,8 @@ def test_both_are_stages_of_one_training() -> None:
 
 
 def test_the_recipe_guides(tiny: Janus) -> None:
-    assert tiny.recipe.guidance_scale >= 2
-    assert tiny.recipe.temperature == 1
+    assert tiny.sampling.guidance_scale >= 2
+    assert tiny.sampling.temperature == 1
 
 
 def test_unseen_prompts_are_followed_and_better_than_by_the_base(tiny: Janus) -> None:
@@ -67,7 +67,7 @@ def test_unseen_prompts_are_followed_and_better_than_by_the_base(tiny: Janus) ->
 
 
 def test_the_image_tokenizer_keeps_what_is_judged(tiny: Janus) -> None:
-    assert mean(reconstruction_scores(tiny, CASES)).value >= 0.95
+    assert mean(reconstruction_scores(tiny, PROMPTS)).value >= 0.95
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-base"])

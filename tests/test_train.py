@@ -15,18 +15,21 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 import train.run
-import train.vq_trainer
-from model.checkpoint import load
+import train.tiny.image_tokenizer
+from model.checkpoints.load import load
 from model.generate import generate
 from pairs.world import World
-from train.data import SceneSource
+from train.data.scenes import SceneSource
 from train.muon import Muon, orthogonalise
-from train.recipe import Recipe, RecipeError, claim, load_recipe
+from train.recipe import Recipe, RecipeError, SFTRecipe, claim, load_recipe
 from train.schedule import warmup_cosine
-from train.sft import Average, Batch, Batches, SFTSettings, code_loss, train_sft
-from train.tiny import build_network, train_tiny
-from train.tokenizer import train_text_tokenizer
-from train.vq_trainer import SphericalCodebook, VQSettings, nearest_codes, to_pixels, train_tokenizer, transplant
+from train.sft import Average, Batch, Batches, code_loss, train_sft
+from train.tiny.codebook import SphericalCodebook, nearest_codes
+from train.tiny.image_tokenizer import to_pixels, train_image_tokenizer
+from train.tiny.network import build_network
+from train.tiny.pipeline import train_tiny
+from train.tiny.text_tokenizer import train_text_tokenizer
+from train.tiny.transplant import transplant
 
 SMALL_RECIPE = (Path(__file__).parent / "small.toml").read_text()
 
@@ -176,25 +179,25 @@ def test_average_lags_a_ramp_by_an_eleventh() -> None:
     average = Average({"p": parameter})
     for value in range(1, 2001):
         parameter.data.fill_(value)
-        average.update({"p": parameter})
+        average.update()
         if value == 1:
             assert float(average.tensors["p"]) == 1
     assert float(average.tensors["p"]) == pytest.approx(2000 * 10 / 11, rel=0.01)
 
 
-def settings(**changes: float) -> SFTSettings:
+def sft_recipe(**changes: float) -> SFTRecipe:
     base = {
         "steps": 10, "batch_size": 4, "learning_rate": 1e-3, "matrix_learning_rate": 1e-3, "warmup": 1,
         "weight_decay": 0.0, "drop_prompt": 0.25, "unconditional_smoothing": 0.1, "base_at": 0.5,
     }  # fmt: skip
-    return SFTSettings(**(base | changes))  # type: ignore[arg-type]
+    return SFTRecipe(**(base | changes))  # type: ignore[arg-type]
 
 
 def test_batches_depend_on_the_step_alone_and_cover_an_epoch_once() -> None:
     source = SceneSource(World(), 0, 64)
     tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(200)), 400)
     codes = torch.arange(64)[:, None].expand(64, 5).to(torch.int16)
-    first, second = (Batches(source, codes, tokenizer, settings()) for _ in range(2))
+    first, second = (Batches(source, codes, tokenizer, sft_recipe(), seed=0) for _ in range(2))
     ahead = second[17]
     assert torch.equal(first[17].ids, ahead.ids)
     rows = torch.cat([first[step].codes[:, 0] for step in range(16)])
@@ -272,7 +275,7 @@ def test_sft_goes_on_as_if_it_had_not_been_stopped(
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # after every step
     source = SceneSource(World(), 0, 64)
     codes = torch.randint(64, (40, 64), generator=torch.Generator().manual_seed(1)).to(torch.int16)
-    chosen = settings(steps=12)
+    chosen = sft_recipe(steps=12)
 
     def sft(folder: Path, stop_at: int | None = None) -> dict[str, torch.Tensor]:
         network = build_network(small_recipe, small_tokenizer)
@@ -283,7 +286,7 @@ def test_sft_goes_on_as_if_it_had_not_been_stopped(
                     raise Killed
                 return super().__getitem__(step)
 
-        train_sft(network, Stopping(source, codes, small_tokenizer, chosen), folder, chosen)
+        train_sft(network, Stopping(source, codes, small_tokenizer, chosen, seed=0), folder, chosen, seed=0)
         return load_file(folder / "final.safetensors") | load_file(folder / "base.safetensors")
 
     whole = sft(tmp_path / "whole")
@@ -303,8 +306,8 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
     source = SceneSource(World(), 0, 64)
     images = np.stack([source.image(i) for i in range(32)])
-    recipe = small_recipe.vq_training.model_dump(exclude={"images"})
-    chosen = VQSettings(**recipe | {"steps": 9, "continuous_steps": 3, "thin_at_step": 5})
+    changes = {"steps": 9, "continuous_steps": 3, "thin_at_step": 5}
+    chosen = small_recipe.vq_training.model_copy(update=changes)
     count = 0
 
     def tokenizer(folder: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
@@ -319,8 +322,8 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
                 raise Killed
             return to_pixels(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(train.vq_trainer, "to_pixels", pixels)
-        train_tokenizer(vq, images, folder, chosen)
+        monkeypatch.setattr(train.tiny.image_tokenizer, "to_pixels", pixels)
+        train_image_tokenizer(vq, images, folder, chosen, seed=0)
         return dict(vq.state_dict())
 
     whole = tokenizer(tmp_path / "whole")

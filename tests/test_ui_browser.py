@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect
 
-from bench.startup import free_port
+from bench.speed.server_process import free_port
 from tests.browser import (
     SECONDS,
     browser,

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from model.native import compiled_library
+from model.cpu.library import native_library
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -16,5 +16,5 @@ def _needs(program: object, reason: str) -> pytest.MarkDecorator:
 
 
 needs_browser = _needs(CHROMIUM, "no Chromium on this machine (Debian: apt-get install chromium)")
-needs_compiler = _needs(compiled_library(), "no C compiler on this machine (Debian: apt-get install gcc libc6-dev)")
+needs_compiler = _needs(native_library(), "no C compiler on this machine (Debian: apt-get install gcc libc6-dev)")
 needs_curl = _needs(shutil.which("curl"), "no curl on this machine (Debian: apt-get install curl)")

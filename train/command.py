@@ -28,8 +28,8 @@ def train(arguments: argparse.Namespace) -> None:
     if find_spec("matplotlib") is None:
         raise ValueError("training draws its curves with matplotlib: pip install 'focusdiff[train]', or make train")
 
-    from model.checkpoint import choose_device
-    from train.tiny import train_tiny
+    from model.device import choose_device
+    from train.tiny.pipeline import train_tiny
 
     for name, folder in train_tiny(recipe, arguments.out, choose_device(arguments.device)).items():
         print(f"{name}: {folder}")

@@ -41,7 +41,18 @@ class VQRecipe(_Part):
 
 
 class VQTrainingRecipe(_Part):
-    """See `train.vq_trainer.VQSettings`; `images` is how many pictures without captions are drawn for it."""
+    """How the image tokenizer is trained.
+
+    images: pictures without captions to train on.
+    continuous_steps: steps before there are codes.
+    scaffold_embeddings: codes of the scaffold codebook, which learns until `thin_at_step`; then the network takes its
+        own codes from it.
+    learning_rate, own_learning_rate: before and after `thin_at_step`; each falls to nothing.
+    edge_weight, commitment, locality: weights of the parts of the loss.
+    codebook_decay: share of their running mean that codes keep each step.
+    restart_below, separation: a code of the scaffold that is used less than `restart_below` times a batch, or lies
+        within the squared distance `separation` of a busier one, is moved.
+    """
 
     images: int = Field(gt=0)
     steps: int = Field(gt=0)
@@ -78,7 +89,14 @@ class LanguageRecipe(_Part):
 
 
 class SFTRecipe(_Part):
-    """See `train.sft.SFTSettings`; `base_at` is the share of the steps at which `tiny-base` is kept."""
+    """How the decoder is trained.
+
+    learning_rate: AdamW's, for everything but the matrices of the decoder's blocks.
+    matrix_learning_rate: Muon's, for those.
+    drop_prompt: share of the prompts that are replaced by the unconditional row.
+    unconditional_smoothing: probability that the labels of unconditional rows spread evenly over all codes.
+    base_at: share of the steps after which `tiny-base` is kept.
+    """
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)

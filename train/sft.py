@@ -11,40 +11,22 @@ alone needs (docs/tiny.md). What is kept is a running average of the weights.
 from dataclasses import dataclass, fields
 from math import gcd
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 
+from model.likelihood import image_logits
 from model.prompt import encode_prompt, special_ids, unconditional_row
 from pairs.files import write_atomically
-from train.data import SceneSource
+from train.data.scenes import SceneSource
 from train.muon import Muon
+from train.recipe import SFTRecipe
 from train.run import Run
 from train.schedule import warmup_cosine
-
-
-@dataclass(frozen=True)
-class SFTSettings:
-    """How the decoder is trained; `base_at` is the share of steps after which `tiny-base` is kept.
-
-    `matrix_learning_rate` is Muon's, for the matrices of the decoder's blocks; `learning_rate` is
-    AdamW's. `drop_prompt` is the share of unconditional rows, `unconditional_smoothing` the
-    probability that their labels spread evenly over all codes.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    matrix_learning_rate: float
-    warmup: int
-    weight_decay: float
-    drop_prompt: float
-    unconditional_smoothing: float
-    base_at: float
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,18 +51,25 @@ class Batches:
     """
 
     def __init__(
-        self, source: SceneSource, codes: Tensor, tokenizer: PreTrainedTokenizerBase, settings: SFTSettings
+        self,
+        source: SceneSource,
+        codes: Tensor,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: SFTRecipe,
+        *,
+        seed: int,
     ) -> None:
         self._source = source
         self._codes = codes
         self._tokenizer = tokenizer
         self._ids = special_ids(tokenizer)
-        self._settings = settings
+        self._recipe = recipe
+        self._seed = seed
 
     def __getitem__(self, step: int) -> Batch:
-        size = self._settings.batch_size
-        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + step)
-        dropped = torch.rand(size, generator=generator) < self._settings.drop_prompt
+        size = self._recipe.batch_size
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        dropped = torch.rand(size, generator=generator) < self._recipe.drop_prompt
         rows, indices = [], []
         for place in range(size):
             epoch, offset = divmod(step * size + place, len(self._codes))
@@ -103,21 +92,6 @@ class Batches:
         while gcd(stride, count) != 1:
             stride += 2
         return (offset * stride + epoch * 104_729) % count
-
-
-def image_logits(network: JanusForConditionalGeneration, batch: Batch) -> Tensor:
-    """Logits of every image position with the true codes before it: [B, tokens, V] float32."""
-    text = network.model.language_model.embed_tokens(batch.ids)
-    image = network.prepare_embeddings_for_image_generation(batch.codes[:, :-1])
-    mask = F.pad(batch.mask, (0, image.shape[1]), value=1)
-    hidden = network.model.language_model(
-        inputs_embeds=torch.cat([text, image], dim=1),
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        use_cache=False,
-    ).last_hidden_state
-    logits: Tensor = network.model.generation_head(hidden[:, batch.ids.shape[1] - 1 :]).float()
-    return logits
 
 
 def code_loss(logits: Tensor, batch: Batch, *, unconditional_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -145,76 +119,81 @@ def decoder_parameters(network: JanusForConditionalGeneration) -> dict[str, nn.P
     return {name: p for name, p in network.named_parameters() if not name.startswith(frozen)}
 
 
-class Average(nn.Module):
-    """Running average of parameters over about the last tenth of all updates so far."""
+class Average:
+    """A running average of parameters over about the last tenth of all updates (`torch.optim.swa_utils`)."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
-        super().__init__()
         self._names = list(parameters)
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.values = nn.ParameterList(
-            [nn.Parameter(p.detach().clone(), requires_grad=False) for p in parameters.values()]
+        self._present = nn.ParameterList(parameters.values())
+        self._average = AveragedModel(
+            self._present, avg_fn=lambda old, new, updates: old.lerp(new, 10 / (updates + 10))
         )
 
-    @torch.no_grad()
-    def update(self, parameters: dict[str, nn.Parameter]) -> None:
+    def update(self) -> None:
         """Move towards the present values."""
-        self.updates += 1
-        weight = min(1.0, 10 / (int(self.updates) + 9))
-        for average, present in zip(self.values, parameters.values(), strict=True):
-            average.lerp_(present, weight)
+        self._average.update_parameters(self._present)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The averages by parameter name."""
-        return {name: value.detach().contiguous() for name, value in zip(self._names, self.values, strict=True)}
+        averages = self._average.module.parameters()
+        return {name: value.detach().contiguous() for name, value in zip(self._names, averages, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._average.load_state_dict(state)
 
 
-def train_sft(network: JanusForConditionalGeneration, batches: Batches, folder: Path, settings: SFTSettings) -> None:
+def train_sft(
+    network: JanusForConditionalGeneration, batches: Batches, folder: Path, recipe: SFTRecipe, *, seed: int
+) -> None:
     """Train the decoder, resuming from `folder` where it holds an earlier part.
 
     Leaves `base.safetensors` (average weights at `base_at`) and `final.safetensors` in the folder.
     """
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     network.model.language_model.embed_tokens.padding_idx = None  # the unconditional row is made of pads
     network.train()
     network.requires_grad_(False)
     trained = decoder_parameters(network)
     for parameter in trained.values():
         parameter.requires_grad_(True)
-    muon, adamw = _optimizers(trained, settings)
+    muon, adamw = _optimizers(trained, recipe)
     average = Average(trained)
-    run = Run(folder, settings.steps)
-    base_step = int(settings.steps * settings.base_at)
+    run = Run(folder, recipe.steps)
+    base_step = int(recipe.steps * recipe.base_at)
     for step in run.steps({"network": network, "muon": muon, "adamw": adamw, "average": average}):
-        pace = warmup_cosine(step, total=settings.steps, warmup=settings.warmup, peak=1.0, floor=0.02)
-        for optimizer, rate in ((muon, settings.matrix_learning_rate), (adamw, settings.learning_rate)):
+        pace = warmup_cosine(step, total=recipe.steps, warmup=recipe.warmup, peak=1.0, floor=0.02)
+        for optimizer, rate in ((muon, recipe.matrix_learning_rate), (adamw, recipe.learning_rate)):
             for group in optimizer.param_groups:
                 group["lr"] = pace * rate
         batch = batches[step].to(network.device)
         objective, loss = code_loss(
-            image_logits(network, batch), batch, unconditional_smoothing=settings.unconditional_smoothing
+            image_logits(network, batch.ids, batch.mask, batch.codes),
+            batch,
+            unconditional_smoothing=recipe.unconditional_smoothing,
         )
         network.zero_grad()
         torch.autograd.backward(objective)
         norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
         muon.step()
         adamw.step()
-        average.update(trained)
+        average.update()
         run.log(step, loss=loss.item(), gradient_norm=norm)
         if step + 1 == base_step:
             _save_tensors(average.tensors, folder / "base.safetensors")
     _save_tensors(average.tensors, folder / "final.safetensors")
 
 
-def _optimizers(trained: dict[str, nn.Parameter], settings: SFTSettings) -> tuple[Muon, torch.optim.AdamW]:
+def _optimizers(trained: dict[str, nn.Parameter], recipe: SFTRecipe) -> tuple[Muon, torch.optim.AdamW]:
     blocks = {name: p for name, p in trained.items() if p.ndim == 2 and ".layers." in name}
     others = {name: p for name, p in trained.items() if name not in blocks}
     plain = [p for name, p in others.items() if p.ndim == 1 or "embed" in name]
     decayed = [p for name, p in others.items() if p.ndim > 1 and "embed" not in name]
-    muon = Muon(blocks.values(), weight_decay=settings.weight_decay)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    muon = Muon(blocks.values(), weight_decay=recipe.weight_decay)
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     return muon, adamw
 

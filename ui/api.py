@@ -16,7 +16,7 @@ class ApiFailure(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the server; `rows` of codes make a picture, `sampling` is its own recipe."""
+    """A model of the server; `rows` of codes make a picture, `sampling` is its own settings."""
 
     name: str
     image_size: int

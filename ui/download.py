@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from pairs.contact_sheet import contact_sheet
 from ui.board import Board
 from ui.settings import Comparison
 
@@ -26,13 +27,8 @@ def save_grid(boards: Sequence[Board]) -> str:
         for image in range(len(board.seeds))
     ]
     side = max(_SIDE, max(picture.width for row in rows for picture in row))
-    sheet = Image.new("RGB", (2 * side + _GAP, len(rows) * (side + _GAP) - _GAP), "white")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            enlarged = picture.resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(enlarged, (x * (side + _GAP), y * (side + _GAP)))
     path = _folder() / "pictures.png"
-    sheet.save(path)
+    contact_sheet(rows, side=side, gap=_GAP).save(path)
     return str(path)
 
 

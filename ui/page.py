@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_UPDATES = 0.08  # a browser draws no faster
 _LARGE = 128  # pixels along a side, from which on pictures travel as WebP
 _RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
 _NONE = "none"
-_RECIPE = ("guidance_scale", "temperature", "top_k", "top_p")
+_SAMPLING = ("guidance_scale", "temperature", "top_k", "top_p")
 
 
 def theme() -> gr.themes.Base:
@@ -65,7 +65,7 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
             with gr.Row():
                 count = gr.Slider(1, MAX_IMAGES, value=2, step=1, label="Pictures of each prompt", elem_id="count")
                 seed = gr.Textbox("", label="Seed", placeholder="random", elem_id="seed")
-                recipe = [
+                sampling = [
                     gr.Textbox("", label=label, elem_id=name)
                     for label, name in (
                         ("Guidance (1 to 20)", "guidance"),
@@ -94,7 +94,7 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
                 json_file = gr.DownloadButton("Settings (JSON)", elem_id="json")
         links = gr.State([])
         link = gr.Textbox(visible="hidden", elem_id="link")
-        settings = [count, seed, *recipe, negative]
+        settings = [count, seed, *sampling, negative]
         chosen = [first, second, above, below, *settings, key]
         build_blind(url, votes, _drawn_by, _comparison, chosen)
         shown = [status, board, links, history, grid_file, json_file]
@@ -114,14 +114,14 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
         # only then: an update that was on its way would be written over it
         stopped.then(lambda: "<p>Stopped.</p>", None, status, show_progress="hidden", queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
-        named = [above, below, *recipe, status]
+        named = [above, below, *sampling, status]
         page.load(drawing.greet, None, named)
         # only a visit that came by a link has its prompts and settings set: somebody may be typing already
         page.load(None, None, link, js="() => location.search")
         link.change(_linked, link, [first, second, *settings], show_progress="hidden", queue=False)
         key.submit(drawing.name_models, [key], named)
         for model in (above, below):
-            model.change(drawing.show_recipes, [above, below, key], recipe, show_progress="hidden", queue=False)
+            model.change(drawing.show_sampling, [above, below, key], sampling, show_progress="hidden", queue=False)
     return page
 
 
@@ -144,14 +144,14 @@ class _Drawing:
         try:
             models = await Api(self._url, key or None).models()
         except ApiFailure as failure:
-            return [*[gr.skip()] * (2 + len(_RECIPE)), _error(failure)]
+            return [*[gr.skip()] * (2 + len(_SAMPLING)), _error(failure)]
         names = list(models)
         known = [name for name in chosen if name in names] or ([names[-1], names[0]] if len(names) > 1 else names)
         above, below = known if len(known) == 2 else (_NONE, known[0])
         lists = [gr.update(choices=[_NONE, *names], value=above), gr.update(choices=names, value=below)]
         return [*lists, *_placeholders([models[name] for name in (above, below) if name in models]), ""]
 
-    async def show_recipes(self, above: str, below: str, key: str | None) -> list[Any]:
+    async def show_sampling(self, above: str, below: str, key: str | None) -> list[Any]:
         """What the models take for settings that are left empty."""
         try:
             models = await Api(self._url, key or None).models()
@@ -209,10 +209,10 @@ async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> A
     models = [known[name] for name in comparison.models if name in known] or list(known.values())[:1]
     rows = min(model.rows for model in models)
     large = max(model.image_size for model in models) > _LARGE
-    look = {"output_format": "webp", "output_compression": 90} if large else {}
+    format = {"output_format": "webp", "output_compression": 90} if large else {}
     board: Board | None = None
     updated = 0.0
-    async for event in api.pairs({**comparison.request, **look, "partial_images": min(_PREVIEWS, rows - 1)}):
+    async for event in api.pairs({**comparison.request, **format, "partial_images": min(_PREVIEWS, rows - 1)}):
         if board is None:
             board = Board.begin(event, rows)
         else:
@@ -250,15 +250,15 @@ def _linked(link: str) -> list[Any]:
     """Prompts and settings of a link; nothing changes where there is none."""
     linked = Comparison.from_query(dict(parse_qsl(link.removeprefix("?"))))
     if linked is None:
-        return [gr.skip()] * (5 + len(_RECIPE))
-    numbers = [linked.seed, *(getattr(linked, name) for name in _RECIPE)]
+        return [gr.skip()] * (5 + len(_SAMPLING))
+    numbers = [linked.seed, *(getattr(linked, name) for name in _SAMPLING)]
     texts = ["" if number is None else f"{number}" for number in numbers]
     return [linked.first, linked.second, linked.n, *texts, linked.negative_prompt or ""]
 
 
 def _placeholders(models: Sequence[Model]) -> list[Any]:
     """What is taken for each empty setting, by the model above and the one below where they differ."""
-    texts = (dict.fromkeys(f"{model.sampling[name]:g}" for model in models) for name in _RECIPE)
+    texts = (dict.fromkeys(f"{model.sampling[name]:g}" for model in models) for name in _SAMPLING)
     return [gr.update(placeholder=" / ".join(text)) for text in texts]
 
 

@@ -16,7 +16,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that decides the pictures; None is the model's own recipe."""
+    """Everything that decides the pictures; None is the model's own settings."""
 
     first: str
     second: str

@@ -1,0 +1,182 @@
+"""How well a checkpoint follows unseen prompts of the procedural world, by category and guidance.
+
+    prompts → draw → judge → results.jsonl → table
+
+Every judged picture is one line of the results file, so a run that was stopped goes on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model.janus import Janus
+from pairs.caption import Wording, describe
+from pairs.exact_judge import ExactJudge
+from pairs.files import write_atomically
+from pairs.scene import CATEGORIES, Category, Scene
+from pairs.scores import Mean, mean
+from pairs.world import World
+from serve.engine.draw import draw
+from serve.engine.engine import Engine
+from serve.engine.events import Finished
+from serve.engine.job import Job
+
+_STREAM = 20_250_605  # of random numbers; training draws from another
+
+
+@dataclass(frozen=True)
+class UnseenPrompt:
+    """One test prompt; `held_out` says whether it contains a combination kept out of training."""
+
+    index: int
+    category: Category
+    scene: Scene
+    caption: str
+    held_out: bool
+
+
+Key = tuple[str, float, int]  # prompt, guidance scale, seed
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to make and judge."""
+
+    prompt: UnseenPrompt
+    guidance_scale: float
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the others in the results file."""
+        return self.prompt.caption, self.guidance_scale, self.seed
+
+
+@dataclass(frozen=True)
+class Result:
+    """A picture's score (None where its prompt cannot be judged) and a digest of its codes."""
+
+    score: float | None
+    digest: str
+
+
+def unseen_prompts(world: World, per_category: int) -> list[UnseenPrompt]:
+    """Unseen prompts, the same for every checkpoint: scenes of the test split, 40 % held-out combinations."""
+    prompts: list[UnseenPrompt] = []
+    captions: set[str] = set()
+    for number, category in enumerate(CATEGORIES):
+        rng = np.random.default_rng([_STREAM, number])
+        before = len(prompts)
+        while len(prompts) < before + per_category:
+            held_out = (len(prompts) - before) % 5 < 2
+            scene = world.sample_held_out(rng, category) if held_out else world.sample(rng, category, "test")
+            caption = describe(scene, Wording.sample(rng, category))
+            if caption not in captions:
+                captions.add(caption)
+                prompts.append(UnseenPrompt(len(prompts), category, scene, caption, world.is_held_out(scene)))
+    return prompts
+
+
+def judge_pictures(
+    janus: Janus, pictures: Sequence[Picture], results: Path, *, slots: int, int8: bool = False
+) -> dict[Key, Result]:
+    """Draw and judge pictures; those already in `results` are not drawn again.
+
+    Args:
+        janus: the model.
+        pictures: what is wanted.
+        results: JSON lines; a picture is added as soon as it is judged.
+        slots: guided pictures drawn at once.
+        int8: as `serve.engine.engine.Engine` takes it.
+
+    Returns:
+        Results by key.
+
+    Raises:
+        ValueError: the file belongs to another checkpoint, or a picture cannot be drawn.
+    """
+    done = _resume(results, {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.sampling.as_dict()})
+    judge, engine = ExactJudge(), Engine(janus, slots=slots, int8=int8)
+    missing = {_job(picture, janus): picture for picture in pictures if picture.key not in done}
+    with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
+        for job, event in draw(engine, missing):
+            picture = missing[job]
+            if not isinstance(event, Finished):
+                raise ValueError(f"{janus.name} cannot draw {picture.prompt.caption!r}, seed {picture.seed}: {event}")
+            (judgement,) = judge([event.picture], [picture.prompt.caption])
+            digest = sha256(np.array(event.codes).tobytes()).hexdigest()[:16]
+            done[picture.key] = result = Result(None if judgement is None else judgement.score, digest)
+            factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
+            key = dict(zip(("prompt", "guidance_scale", "seed"), picture.key, strict=True))
+            file.write(json.dumps(key | asdict(result) | {"factors": factors}) + "\n")
+            file.flush()
+            bar.update()
+    return done
+
+
+def _job(picture: Picture, janus: Janus) -> Job:
+    params = janus.sampling.override(guidance_scale=picture.guidance_scale)
+    return Job(janus.encode(picture.prompt.caption), None, (picture.seed,), params)
+
+
+def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
+    """What a results file holds already; a new one, or one that was killed, is made ready to be added to."""
+    lines = results.read_text().split("\n") if results.exists() else [""]
+    whole = lines[:-1]  # what a kill cut short stands after the last line's end
+    if not whole:
+        whole = [json.dumps(identity)]
+    elif whole[0] != json.dumps(identity):
+        raise ValueError(f"{results} belongs to another checkpoint or other settings; choose another --out")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(results, lambda partial: partial.write_text("".join(line + "\n" for line in whole)))
+    rows = [json.loads(line) for line in whole[1:]]
+    return {(row["prompt"], row["guidance_scale"], row["seed"]): Result(row["score"], row["digest"]) for row in rows}
+
+
+def fingerprint(janus: Janus) -> float:
+    """A number that changes with the weights."""
+    return float(sum(parameter.double().abs().sum() for parameter in janus.network.parameters()))
+
+
+def table(prompts: Sequence[UnseenPrompt], results: Mapping[Key, Result], scales: Sequence[float], seeds: range) -> str:
+    """Mean score per category, of held-out and other prompts, and overall; a column for each guidance scale."""
+
+    def cell(chosen: Sequence[UnseenPrompt], scale: float) -> Mean:
+        # a prompt's pictures are alike: the standard error is over prompts, not over pictures
+        return mean(mean(results[(prompt.caption, scale, seed)].score for seed in seeds).value for prompt in chosen)
+
+    def gain(scale: float) -> Mean:
+        # by prompt: its pictures at two scales have the same noise, and much else in common
+        return mean(cell([prompt], scale).value - cell([prompt], scales[0]).value for prompt in prompts)
+
+    def different(scale: float) -> int:
+        """Prompts whose pictures differ from each other in at least one code."""
+        return sum(
+            len({results[(prompt.caption, scale, seed)].digest for seed in seeds}) == len(seeds) for prompt in prompts
+        )
+
+    rows: list[tuple[str, Sequence[UnseenPrompt]]] = [
+        (c, [prompt for prompt in prompts if prompt.category == c]) for c in CATEGORIES
+    ]
+    rows.append(("held-out combinations", [prompt for prompt in prompts if prompt.held_out]))
+    rows.append(("other unseen scenes", [prompt for prompt in prompts if not prompt.held_out]))
+    rows.append(("overall", prompts))
+    lines = [f"{'judge mean ± s.e.':24s}" + "".join(f"  guidance {scale:<6g}" for scale in scales)]
+    for name, chosen in rows:
+        if chosen:
+            lines.append(f"{name:24s}" + "".join(f"  {cell(chosen, scale)!s:15s}" for scale in scales))
+    if len(scales) > 1:
+        lines.append(
+            f"{f'gain over guidance {scales[0]:g}':24s}" + "".join(f"  {gain(scale)!s:15s}" for scale in scales)
+        )
+    worst = {scale: min(cell(chosen, scale).value for _, chosen in rows[: len(CATEGORIES)]) for scale in scales}
+    lines.append(f"{'worst category':24s}" + "".join(f"  {worst[scale]:<15.3f}" for scale in scales))
+    counts = "".join(f"  {f'{different(scale)} of {len(prompts)}':15s}" for scale in scales)
+    lines.append(f"{f'all {len(seeds)} pictures differ':24s}{counts}")
+    return "\n".join(lines)

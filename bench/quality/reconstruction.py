@@ -1,0 +1,30 @@
+"""What the image tokenizer loses: scenes through its codes and back, judged."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.quality.pairshapes import UnseenPrompt
+from model.image_tokenizer import ImageTokenizer
+from model.janus import Janus
+from pairs.exact_judge import ExactJudge
+from pairs.render import render
+
+
+def reconstruct(janus: Janus, pictures: NDArray[np.uint8], *, batch: int = 64) -> list[Image.Image]:
+    """Pictures [N, H, W, 3] uint8 through the VQ tokenizer."""
+    images, image_tokenizer = [], ImageTokenizer(janus)
+    for part in torch.split(torch.from_numpy(pictures), batch):
+        codes = image_tokenizer.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        images += [Image.fromarray(image) for image in image_tokenizer.images(codes).numpy()]
+    return images
+
+
+def reconstruction_scores(janus: Janus, prompts: Sequence[UnseenPrompt]) -> list[float | None]:
+    """Judged reconstructions of one rendered picture of each prompt."""
+    pictures = np.stack([render(prompt.scene, 1_000_000 + prompt.index, janus.image_size) for prompt in prompts])
+    judgements = ExactJudge()(reconstruct(janus, pictures), [prompt.caption for prompt in prompts])
+    return [None if judgement is None else judgement.score for judgement in judgements]

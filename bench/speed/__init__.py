@@ -1,0 +1,1 @@
+"""How fast: the engine beside other loops, and a serving process under load."""

@@ -1,0 +1,200 @@
+"""Timings of the engine, and of other loops over the same weights.
+
+All are timed in turn, round after round, so that other load on the machine disturbs all alike. Seconds are wall time.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.speed.baselines import with_a_growing_cache, with_transformers
+from bench.speed.stopwatch import Stopwatch
+from model.image_tokenizer import ImageTokenizer
+from model.janus import Janus
+from model.params import SamplingParams
+from pairs.picture_file import encode
+from serve.engine.draw import draw
+from serve.engine.engine import Engine
+from serve.engine.events import Finished, Preview
+from serve.engine.job import Job, JobState
+from serve.engine.previews import preview_rows
+
+_PROMPT = "three red circles and a blue star"
+_PROMPT_IDS = list(range(100, 126))  # where a model has no tokenizer
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured: a model, a prompt as token ids, and settings that every way of drawing has."""
+
+    janus: Janus
+    prompt: list[int]
+    params: SamplingParams
+
+    @classmethod
+    def of(cls, janus: Janus) -> "Workload":
+        """At the checkpoint's guidance, without top-k and top-p, which the published loop lacks."""
+        ids = [janus.ids.bos, *_PROMPT_IDS, janus.ids.begin_of_image]
+        prompt = janus.encode(_PROMPT) if janus.tokenizer else ids
+        return cls(janus, prompt, janus.sampling.override(temperature=1.0, top_k=0, top_p=1.0))
+
+    def job(self, seeds: Sequence[int], *, previews: int = 0) -> Job:
+        """One job of several images, with `previews` previews of each."""
+        rows = preview_rows(previews, self.janus.grid)
+        return Job(self.prompt, None, tuple(seeds), self.params, preview_rows=rows)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one batch of pictures: drawing their codes, and turning codes into pixels."""
+
+    codes: float
+    pixels: float
+
+    @property
+    def whole(self) -> float:
+        """From prompt to pixels."""
+        return self.codes + self.pixels
+
+
+def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Seconds:
+    """A loop that returns codes, then transformers' own image tokenizer."""
+    image_tokenizer = ImageTokenizer(work.janus, native=False)
+    _settle(work.janus)
+    started = time.perf_counter()
+    codes = draw(work.janus, work.prompt, range(images), work.params)
+    _settle(work.janus)
+    middle = time.perf_counter()
+    image_tokenizer.images(codes)
+    return Seconds(middle - started, time.perf_counter() - middle)
+
+
+def time_engine(engine: Engine, work: Workload, images: int) -> Seconds:
+    """One request for so many images through the engine."""
+    stopwatch = Stopwatch()
+    _settle(work.janus)
+    started = time.perf_counter()
+    with stopwatch.over(pixels=(engine.image_tokenizer, "images")):
+        list(draw(engine, [work.job(range(images))]))
+    whole = time.perf_counter() - started
+    return Seconds(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
+
+
+def _settle(janus: Janus) -> None:
+    if janus.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Seconds]:
+    """Medians of the engine and, unless it is `alone`, of the other loops, for images that arrive together.
+
+    The engine with PyTorch's operations only is what machines without a C compiler have.
+    """
+    engine, plain = (Engine(work.janus, slots=images, native=native) for native in (True, False))
+    ways: dict[str, Callable[[], Seconds]] = {"engine": lambda: time_engine(engine, work, images)}
+    if engine.decoder.is_native:
+        small = Engine(work.janus, slots=images, int8=True)
+        ways["int8"] = lambda: time_engine(small, work, images)
+    if work.janus.device.type == "cpu":
+        ways["no compiler"] = lambda: time_engine(plain, work, images)
+    if not alone:
+        ways["transformers"] = lambda: time_loop(with_transformers, work, images)
+        ways["growing cache"] = lambda: time_loop(with_a_growing_cache, work, images)
+    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            taken[name].append(way())
+    kept = {name: times[1:] or times for name, times in taken.items()}  # the first round warms up
+    return {
+        name: Seconds(statistics.median(t.codes for t in times), statistics.median(t.pixels for t in times))
+        for name, times in kept.items()
+    }
+
+
+@dataclass(frozen=True)
+class Load:
+    """Images that arrived at random: how many a second came, and how long each took from its arrival."""
+
+    rate: float
+    p50: float
+    p95: float
+
+
+def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> Load:
+    """Single images at exponential intervals; the same ones for every number of slots."""
+    gaps = np.random.default_rng(0).exponential(1 / per_second, arrivals)
+    due = np.cumsum(gaps) - gaps[0]
+    engine = Engine(work.janus, slots=slots)
+    arrived: dict[JobState, float] = {}
+    took: list[float] = []
+    seed = 0
+    started = time.perf_counter()
+    while len(took) < arrivals:
+        now = time.perf_counter() - started
+        while seed < arrivals and due[seed] <= now:
+            arrived[engine.submit(work.job([seed]))] = float(due[seed])
+            seed += 1
+        if engine.idle:
+            time.sleep(max(0.0, due[seed] - (time.perf_counter() - started)))
+            continue
+        for state, event in engine.step():
+            if isinstance(event, Finished):
+                took.append(time.perf_counter() - started - arrived[state])
+    whole = time.perf_counter() - started
+    return Load(arrivals / whole, float(np.percentile(took, 50)), float(np.percentile(took, 95)))
+
+
+@dataclass(frozen=True)
+class PreviewCost:
+    """Of previews of images that came one by one and are drawn together: wall seconds with and without them."""
+
+    came: int
+    asked: int
+    seconds: float
+    seconds_without: float
+
+
+def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> PreviewCost:
+    """Medians with and without previews, in turn."""
+    engine = Engine(work.janus, slots=images)
+    taken: dict[int, list[float]] = {0: [], each: []}
+    came = 0
+    for _ in range(rounds):
+        for previews, times in taken.items():
+            _settle(work.janus)
+            started = time.perf_counter()
+            jobs = [work.job([seed], previews=previews) for seed in range(images)]
+            events = [event for _, event in draw(engine, jobs)]
+            times.append(time.perf_counter() - started)
+            if previews:
+                came = sum(isinstance(event, Preview) for event in events)
+    with_, without = (statistics.median(taken[n][1:] or taken[n]) for n in (each, 0))
+    return PreviewCost(came, each * images, with_, without)
+
+
+def profile(work: Workload, images: int) -> dict[str, float]:
+    """Seconds of the engine's parts for images that arrive together; "own" is what the engine itself adds."""
+    engine = Engine(work.janus, slots=images)
+    list(draw(engine, [work.job(range(images))]))  # warms up
+    stopwatch = Stopwatch()
+    started = time.perf_counter()
+    with stopwatch.over(
+        prefill=(engine.decoder, "prefill"),
+        step=(engine.decoder, "step"),
+        sample=(engine, "_sample"),
+        pixels=(engine.image_tokenizer, "images"),
+    ):
+        drawn = list(draw(engine, [work.job(range(images))]))
+    whole = time.perf_counter() - started
+    parts = dict(stopwatch.seconds)
+    parts["own"] = whole - sum(parts.values())
+    started = time.perf_counter()
+    for _, event in drawn:
+        assert isinstance(event, Finished)
+        encode(event.picture, {})
+    return parts | {"png": time.perf_counter() - started}

@@ -1,0 +1,104 @@
+"""Images a second that an engine draws without a server, in a process of its own."""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from typing import Self
+
+import torch
+
+from model.checkpoints.load import load
+from serve.engine.engine import Engine
+from serve.engine.events import Finished
+from serve.engine.job import Job, JobState
+from serve.engine.previews import preview_rows
+
+
+def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
+    """Throughput with single images, each with one preview, while as many wait as there are slots.
+
+    Images start evenly spread over the steps of one image, as those of `bench.speed.clients.saturate` do. Counting
+    starts when twice as many images as slots are complete.
+
+    Args:
+        engine: idle, and idle again in the end.
+        prompt: of all images.
+        seconds: of counting.
+    """
+    janus, slots = engine.janus, engine.slots
+    ids = janus.encode(prompt)
+    rows = preview_rows(1, janus.grid)
+    states: list[JobState] = []
+    ended = counted = steps = 0
+    begun: float | None = None
+    while begun is None or time.perf_counter() - begun < seconds:
+        clients = 2 * slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
+        while len(states) < clients + ended:  # each asks again as soon as it has its picture
+            states.append(engine.submit(Job(ids, None, (len(states),), janus.sampling, preview_rows=rows)))
+        steps += 1
+        came = sum(isinstance(event, Finished) for _, event in engine.step())
+        ended += came
+        if begun is not None:
+            counted += came
+        elif ended >= 2 * slots:
+            begun = time.perf_counter()
+    rate = counted / (time.perf_counter() - begun)
+    for state in states:
+        engine.cancel(state)
+    return rate
+
+
+class EngineAlone:
+    """A process that runs this module, asked for one slice of time after another."""
+
+    def __init__(self, model: str, prompt: str, *, slots: int, threads: int) -> None:
+        command = [sys.executable, "-m", "bench.speed.engine_alone", model, prompt]
+        command += ["--slots", str(slots), "--threads", str(threads)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def saturate(self, seconds: float) -> float:
+        """Images a second, over `seconds` seconds.
+
+        Raises:
+            ChildProcessError: it has ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(seconds, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"the engine alone ended with code {self._process.wait()}")
+        return float(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate()
+
+
+def main() -> None:
+    """Read seconds, a line each; print the images a second of each slice."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("prompt")
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    engine = Engine(load(arguments.model, device="cpu"), slots=arguments.slots)
+    for line in sys.stdin:
+        rate = images_per_second(engine, arguments.prompt, seconds=float(line))
+        print(rate, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""A server under load: arrivals that do not wait for answers, at shares of what it can do, and what HTTP costs.
+
+Capacity is what the server draws while more clients wait than it has slots. Then images arrive at
+random (Poisson) at each factor of it, whether or not the earlier ones are done, as they would from
+people; each arrival is one streamed request with one preview. The engine alone, in a process of its
+own with as many threads, says what HTTP and encoding cost; both are measured in turn, several times
+with new processes: on the same code one is some three per cent faster than another, as long as it lives.
+"""
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from bench.provenance import provenance
+from bench.speed.clients import PATIENCE, PROMPT, Answer, arrive, saturate
+from bench.speed.engine_alone import EngineAlone
+from bench.speed.server_process import ServerProcess, free_port, running, serve_command
+from pairs.scores import mean
+
+_TIMES = 6  # new servers and new engines that are compared
+
+
+@dataclass
+class Round:
+    """All requests at one rate; `memory` is the server's, in bytes, before and after."""
+
+    factor: float
+    rate: float
+    seconds: float = 0.0
+    answers: list[Answer] = field(default_factory=list)
+    memory: tuple[int, int] = (0, 0)
+
+    def share(self, status: int) -> int:
+        """Arrivals with this status."""
+        return sum(answer.status == status for answer in self.answers)
+
+    @property
+    def drawn_per_second(self) -> float:
+        """Images that came, over the time until the last did."""
+        return self.share(200) / self.seconds
+
+    def percentiles(self, values: Sequence[float]) -> list[float]:
+        """p50, p95 and p99; NaN where there is nothing to rank."""
+        if len(values) < 2:
+            return [float("nan")] * 3
+        cuts = statistics.quantiles(values, n=100, method="inclusive")
+        return [cuts[49], cuts[94], cuts[98]]
+
+
+def report(model: str, *, threads: int, slots: int, seconds: float, factors: Sequence[float]) -> Iterator[str]:
+    """Lines of a table as they come, then one JSON line.
+
+    Raises:
+        ValueError: a number that cannot be used.
+    """
+    for name, value in (
+        ("threads", threads),
+        ("slots", slots),
+        ("seconds", seconds),
+        *(("factors", f) for f in factors),
+    ):
+        if value <= 0:
+            raise ValueError(f"--{name} must be above 0, not {value:g}")
+    place = provenance(device="cpu", dtype="float32") | {"threads": threads}
+    yield f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
+    capacities, alone = [], []
+    for _ in range(_TIMES):
+        with (
+            _server(model, slots=slots, threads=threads) as server,
+            EngineAlone(model, PROMPT, slots=slots, threads=threads) as engine,
+        ):
+            over_http, of_engine = _side_by_side(server.url, engine, slots, seconds / (2 * _TIMES))
+        capacities.append(over_http)
+        alone.append(of_engine)
+    capacity, share = statistics.mean(capacities), mean(h / e for h, e in zip(capacities, alone, strict=True))
+    yield (
+        f"capacity over HTTP {capacity:.2f} images/s, engine alone {statistics.mean(alone):.2f}: "
+        f"{share} of it, {share.count} times with new processes"
+    )
+    yield (
+        "   load  arrive/s  arrived     200     429   lost  images/s    p50    p95    p99 "
+        " preview p50    p95    p99  memory MiB"
+    )
+    rounds = []
+    with _server(model, slots=slots, threads=threads) as server:
+        for factor in factors:
+            one = Round(factor, factor * capacity)
+            before, started = server.memory_bytes, time.perf_counter()
+            one.answers = asyncio.run(arrive(server.url, rate=one.rate, seconds=seconds))
+            one.seconds = time.perf_counter() - started
+            one.memory = before, server.memory_bytes
+            rounds.append(one)
+            yield _line(one)
+    yield json.dumps(
+        {"model": model, "slots": slots, **place, "capacity": capacities, "engine_alone": alone, "share": share.value}
+        | {
+            "rounds": [
+                {
+                    "factor": one.factor,
+                    "arrived": len(one.answers),
+                    "answered": {str(s): one.share(s) for s in sorted({a.status for a in one.answers})},
+                    "images_per_second": one.drawn_per_second,
+                    "latency": one.percentiles([a.latency for a in one.answers if a.status == 200]),
+                    "preview": one.percentiles([a.preview for a in one.answers if a.preview is not None]),
+                    "memory": one.memory,
+                }
+                for one in rounds
+            ]
+        }
+    )
+
+
+def _line(one: Round) -> str:
+    latency = one.percentiles([answer.latency for answer in one.answers if answer.status == 200])
+    preview = one.percentiles([answer.preview for answer in one.answers if answer.preview is not None])
+    lost = len(one.answers) - one.share(200) - one.share(429)
+    before, after = (bytes / 2**20 for bytes in one.memory)
+    return (
+        f"{one.factor:6.2f}× {one.rate:9.2f} {len(one.answers):8d} {one.share(200):7d} {one.share(429):7d} {lost:6d}"
+        f" {one.drawn_per_second:9.2f} {latency[0]:6.2f} {latency[1]:6.2f} {latency[2]:6.2f}"
+        f" {preview[0]:12.2f} {preview[1]:6.2f} {preview[2]:6.2f}  {before:.0f} → {after:.0f}"
+    )
+
+
+def _server(model: str, *, slots: int, threads: int) -> AbstractContextManager[ServerProcess]:
+    port = free_port()
+    more = ("--slots", str(slots), "--queue", str(max(20, 4 * slots)), "--log-level", "warning", "--no-ui")
+    command = serve_command([model], port, *more)
+    return running(command, port, patience=PATIENCE, environment={"OMP_NUM_THREADS": str(threads)})
+
+
+def _side_by_side(url: str, engine: EngineAlone, slots: int, seconds: float) -> tuple[float, float]:
+    """Images a second over HTTP and of the engine alone: two slices of time each, in turn, each once first."""
+    over_http, alone = [], []
+    for http in (True, False, False, True):
+        if http:
+            over_http.append(asyncio.run(saturate(url, slots, seconds)))
+        else:
+            alone.append(engine.saturate(seconds))
+    return statistics.mean(over_http), statistics.mean(alone)

@@ -1,0 +1,91 @@
+"""A server in a process of its own, from its start to its end."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx
+import psutil
+
+_STOP_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A ready server. `started` is the `time.perf_counter` at which its process was started."""
+
+    url: str
+    pid: int
+    started: float
+    ready_seconds: float
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident memory of the server and its engines; on Linux, what they share is counted once."""
+        total = 0
+        for process in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss
+        return total
+
+
+def serve_command(models: Sequence[str], port: int, *more: str) -> list[str]:
+    """The command line of `focusdiff-serve` on the CPU, in this interpreter."""
+    named = [word for model in models for word in ("--model", model)]
+    return [sys.executable, "-m", "serve.command", *named, "--port", str(port), "--device", "cpu", *more]
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], port: int, *, patience: float = 180, environment: Mapping[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """Start a server, wait until it is ready, and stop it at the end.
+
+    Args:
+        command: starts a server, directly or through make.
+        port: it listens on.
+        patience: seconds until it must be ready.
+        environment: variables in addition to this process's.
+
+    Raises:
+        ChildProcessError: it ended.
+        TimeoutError: it was not ready in time.
+    """
+    started = time.perf_counter()
+    # a process group of its own: make does not forward signals to the server
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | dict(environment or {})
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(url, process, started + patience)
+        yield ServerProcess(url, process.pid, started, time.perf_counter() - started)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(_STOP_SECONDS)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait(url: str, process: "subprocess.Popen[bytes]", deadline: float) -> None:
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            raise ChildProcessError(f"the server ended with code {process.returncode}")
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health/ready", timeout=5).status_code == 200:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"the server at {url} was not ready in time")

@@ -1,0 +1,74 @@
+"""A server: from its start to readiness and to its first picture, and its memory."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from bench.provenance import provenance
+from bench.speed.server_process import free_port, running, serve_command
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Seconds from the start of a server to readiness and to its first picture, and its memory in bytes after pictures."""
+
+    ready_seconds: float
+    first_picture_seconds: float
+    memory_bytes: int
+
+
+def measure_serving(model: str, *, threads: int, pictures: int = 8) -> Serving:
+    """Start `focusdiff-serve` on the CPU, draw pictures, stop it."""
+    port = free_port()
+    command = serve_command([model], port, "--log-level", "warning")
+    return _measure(command, port, pictures=pictures, patience=120, environment={"OMP_NUM_THREADS": str(threads)})
+
+
+def measure_fresh_machine(model: str) -> Serving:
+    """`make serve` in a new clone of this repository, with no virtual environment and no cache of packages."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(__file__).resolve().parents[2]
+        subprocess.run(["git", "clone", "--quiet", str(here), folder], check=True)
+        where = Path(model).resolve() if Path(model).exists() else model  # make runs in another folder
+        command = ["make", "-C", folder, "serve", f"MODEL={where}", f"PORT={port}", f"PYTHON={sys.executable}"]
+        return _measure(command, port, pictures=1, patience=1800, environment={"PIP_NO_CACHE_DIR": "1"})
+
+
+def _measure(
+    command: Sequence[str], port: int, *, pictures: int, patience: float, environment: Mapping[str, str]
+) -> Serving:
+    with running(command, port, patience=patience, environment=environment) as server:
+        first, held = 0.0, 0
+        for seed in range(pictures):
+            body = {"prompt": "four red circles", "seed": seed}
+            httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=120).raise_for_status()
+            first = first or time.perf_counter() - server.started
+            held = max(held, server.memory_bytes)
+        return Serving(server.ready_seconds, first, held)
+
+
+def report(model: str, *, threads: int, fresh: bool) -> str:
+    """A table for people and one JSON line for machines; with `fresh`, `make serve` in a new clone as well."""
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, not {threads}")
+    serving = measure_serving(model, threads=threads)
+    place = provenance(device="cpu", dtype="float32") | {"threads": threads}
+    lines = [
+        f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}",
+        f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
+        f"server's memory                    {serving.memory_bytes / 2**20:7.0f} MiB",
+    ]
+    result = {"model": model, **place, "serving": asdict(serving)}
+    if fresh:
+        setup = measure_fresh_machine(model)
+        lines.append(f"make serve, new clone to picture    {setup.first_picture_seconds:7.1f} s")
+        result["fresh"] = {"first_picture_seconds": setup.first_picture_seconds}
+    return "\n".join([*lines, json.dumps(result)])

@@ -1,0 +1,1 @@
+"""Checkpoints in and out: DeepSeek's and transformers' layouts in, transformers' layout out."""

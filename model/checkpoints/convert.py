@@ -1,0 +1,32 @@
+"""`focusdiff-convert`: any checkpoint that loads, written in transformers' layout."""
+
+import argparse
+from pathlib import Path
+
+from model.cli import add_model_arguments, one_line_errors
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    parser = argparse.ArgumentParser(
+        prog="focusdiff-convert",
+        description="Write a Janus checkpoint (DeepSeek's or transformers' layout) in transformers' layout.",
+    )
+    parser.add_argument("out", type=Path, help="new folder to write")
+    add_model_arguments(parser, device="cpu", dtype="source")
+    arguments = parser.parse_args()
+    one_line_errors(lambda: convert(arguments))
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Load and save."""
+    from model.checkpoints.load import load_from
+    from model.checkpoints.save import check_new, save
+
+    check_new(arguments.out)
+    save(load_from(arguments), arguments.out)
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How much memory a checkpoint takes, found out before it is loaded."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from model.architecture import parameter_shapes
+from model.checkpoints.config import read_config
+from model.checkpoints.hub import find_folder
+from model.device import choose_dtype
+from model.image_tokenizer import planned_table_bytes
+from model.prompt import MAX_PROMPT_TOKENS
+
+_FREED = ("inactive_file", "active_file", "slab_reclaimable")  # of memory.stat
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of the weights, and of keys and values for each guided image that is drawn at once."""
+
+    weights: int
+    per_image: int
+
+    def total(self, images: int) -> int:
+        """Bytes with room for so many images."""
+        return self.weights + images * self.per_image
+
+
+def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: str | None = None) -> Footprint:
+    """What a checkpoint will take, from its configuration alone.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its configuration does not fit.
+    """
+    config = read_config(find_folder(path_or_name, revision)[1])
+    chosen = choose_dtype(dtype, device, torch.bfloat16)
+    size = chosen.itemsize
+    numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
+    text = config.text_config
+    head = text.head_dim or text.hidden_size // text.num_attention_heads
+    # what is made of them: the table of code inputs, the rotations of all positions, the image tokenizer's tables
+    tables = config.vq_config.num_embeddings * text.hidden_size * size + 2 * 4 * text.max_position_embeddings * head
+    tokens = min(MAX_PROMPT_TOKENS + config.vq_config.num_patches**2, text.max_position_embeddings)
+    row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens
+    with torch.device("meta"):
+        image_tokenizer = JanusVQVAE(config.vq_config)
+    tables += planned_table_bytes(image_tokenizer, device, chosen)
+    return Footprint(numbers * size + tables, 2 * row * size)
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory of a device that nobody has; of a container's or a service's own, where it may not take all."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(min(psutil.virtual_memory().available, cgroup_room()))
+
+
+def cgroup_room(root: Path = Path("/")) -> int | float:
+    """Bytes that Linux's control groups, versions 1 and 2, leave to this process; infinite where nothing bounds it.
+
+    Pages of files, which the kernel gives back when memory is short, count as free.
+
+    Args:
+        root: where /proc and /sys are.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    room = math.inf
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        prefix = ""
+        if controllers == "":
+            top, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            limit, usage, prefix = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+        else:
+            continue
+        group = top / own.lstrip("/")
+        # every group above bounds it as well; in a container the own one may be what is mounted on top
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                room = min(room, _room_of(folder, limit, usage, prefix))
+    return room
+
+
+def _room_of(group: Path, limit: str, usage: str, prefix: str) -> int | float:
+    try:
+        most, taken = (group / limit).read_text().strip(), int((group / usage).read_text())
+        details = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        freed = sum(int(details.get(prefix + name, 0)) for name in _FREED)
+        return math.inf if most == "max" else max(0, int(most) - taken + freed)
+    except (OSError, ValueError):  # no such group in sight, or none with bounds
+        return math.inf

@@ -1,0 +1,59 @@
+"""Where a checkpoint is: a shipped name, a folder, or a repository of the hub."""
+
+from pathlib import Path
+
+from model.checkpoints.shipped import SHIPPED, shipped_names
+from model.errors import CheckpointError, first_line
+
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer*"]
+
+
+def find_folder(name: str, revision: str | None) -> tuple[str, Path]:
+    """What a model is called, and where it is."""
+    if name in shipped_names():
+        return name, SHIPPED / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
+        return name, _download(name, revision)
+    if path.exists():
+        raise CheckpointError(
+            f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)"
+        )
+    raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name){_shipped()}")
+
+
+def _shipped() -> str:
+    return "".join(f", or {known}" for known in shipped_names()) or " (make a small one: make train)"
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise CheckpointError(
+            f"{name}: neither a folder here nor to be had from the hub ({first_line(error)})"
+        ) from None
+    except GatedRepoError:
+        raise CheckpointError(f"{name}: is gated; accept its terms on the hub and set HF_TOKEN") from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name}: no such repository on the hub, or a private one (set HF_TOKEN); give a folder, a hub id{_shipped()}"
+        ) from None
+    except RevisionNotFoundError:
+        raise CheckpointError(f"{name}: no revision {revision!r} on the hub") from None
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise CheckpointError(f"{name}: the hub refused ({first_line(error)})") from None
+    except Exception as error:  # a full disk, and whatever else the hub's several transports raise
+        raise CheckpointError(f"{name}: cannot be downloaded ({first_line(error)})") from None

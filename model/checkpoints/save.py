@@ -1,0 +1,60 @@
+"""Checkpoints out: transformers' layout, with tokenizer, generation settings and sampling settings."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from model.checkpoints.sampling_file import generation_config, write_sampling
+from model.decoder_weights import check_complete
+from model.errors import CheckpointError, first_line
+from model.janus import Janus
+
+
+def save(janus: Janus, folder: Path) -> None:
+    """Write a checkpoint in transformers' layout, with tokenizer, generation and sampling settings.
+
+    The folder appears complete or not at all; an existing one is refused.
+
+    Raises:
+        CheckpointError: the folder exists, or cannot be written (no room, no rights), or the model is int8 only.
+    """
+    check_complete(janus.network)
+    check_new(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _write(janus, partial)
+            os.rename(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written: {first_line(error)}") from None
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that is there already.
+
+    Raises:
+        CheckpointError: it exists.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists; choose a new folder")
+
+
+def _write(janus: Janus, folder: Path) -> None:
+    folder.chmod(0o755)
+    logging.disable_progress_bar()
+    janus.network.generation_config = generation_config(janus.network.config, janus.ids, janus.sampling)
+    janus.network.save_pretrained(folder)
+    if janus.tokenizer is not None:
+        janus.tokenizer.save_pretrained(folder)
+    write_sampling(folder, janus.sampling)
+    for path in folder.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())

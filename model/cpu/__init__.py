@@ -1,0 +1,1 @@
+"""C functions for the CPU, and the classes that call them."""

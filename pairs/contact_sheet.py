@@ -1,0 +1,35 @@
+"""Contact sheets: pictures in rows on white, with captions above them where given."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+_CAPTION_HEIGHT = 26  # pixels
+_FONT_SIZE = 13
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int = 4, captions: Sequence[Sequence[str]] | None = None
+) -> Image.Image:
+    """Pictures in rows, resized to `side` × `side` pixels, `gap` pixels apart.
+
+    Args:
+        rows: one picture at least; rows may differ in length.
+        side: of each picture, in pixels.
+        gap: between pictures, in pixels.
+        captions: for each row one text a picture; a caption may run over the next picture's place, so that several
+            pictures can share one.
+    """
+    above = _CAPTION_HEIGHT if captions else 0
+    columns = max(map(len, rows))
+    size = columns * (side + gap) - gap, len(rows) * (above + side + gap) - gap
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    for row, pictures in enumerate(rows):
+        y = row * (above + side + gap)
+        for column, picture in enumerate(pictures):
+            x = column * (side + gap)
+            if captions and captions[row][column]:
+                pen.text((x + 1, y + 6), captions[row][column], fill="black", font=font)
+            sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y + above))
+    return sheet

@@ -1,0 +1,53 @@
+"""Pictures as files: PNG, JPEG and WebP that carry the settings they were drawn with."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+from pairs.files import write_atomically
+
+METADATA_KEY = "focusdiff"
+Format = Literal["png", "jpeg", "webp"]
+
+
+def encode(image: Image.Image, metadata: Mapping[str, Any], *, format: Format = "png", quality: int = 100) -> bytes:
+    """A file that carries the metadata as JSON: in the text chunk `focusdiff` of a PNG, else as EXIF description.
+
+    Args:
+        image: RGB.
+        metadata: what made the picture.
+        format: of the file.
+        quality: 0–100, of JPEG and WebP; PNG loses nothing.
+    """
+    text = json.dumps(metadata, ensure_ascii=format != "png")
+    buffer = io.BytesIO()
+    if format == "png":
+        info = PngInfo()
+        info.add_itxt(METADATA_KEY, text)
+        image.save(buffer, format="PNG", pnginfo=info)
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = text
+        image.save(buffer, format=format.upper(), quality=quality, exif=exif)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Image.Image, metadata: Mapping[str, Any]) -> None:
+    """Write a PNG with its metadata, whole or not at all."""
+    content = encode(image, metadata)
+    write_atomically(path, lambda partial: partial.write_bytes(content))
+
+
+def read_metadata(file: Path | io.BytesIO) -> dict[str, Any] | None:
+    """The settings in a picture written by `encode`; None where there are none."""
+    with Image.open(file) as image:
+        text = getattr(image, "text", {}).get(METADATA_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
+    if text is None:
+        return None
+    content: dict[str, Any] = json.loads(text)
+    return content

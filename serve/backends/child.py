@@ -1,0 +1,122 @@
+"""The process of one engine: load a model, run the engine's loop, end with the server."""
+
+import os
+import threading
+import traceback
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+
+from model.checkpoints.footprint import available_bytes, measure
+from model.checkpoints.load import load
+from model.decoder_weights import drop_matrices
+from model.device import choose_device
+from model.errors import CheckpointError, NoRoom
+from model.janus import Janus
+from serve.backends.loop import EngineLoop
+from serve.backends.messages import Command, Died, Loaded, LoadModel, Report
+from serve.backends.model_info import ModelInfo
+from serve.engine.engine import Engine
+from serve.logs import set_up_logging
+
+_GIB = 2**30
+
+
+def run(connection: "Connection[object, object]") -> None:
+    """Everything the process does; see `serve.backends.messages` for what it receives and sends."""
+    try:
+        order = connection.recv()
+    except (EOFError, OSError):
+        return  # no model was wanted
+    assert isinstance(order, LoadModel)
+    set_up_logging(level=order.log_level, format=order.log_format)
+    commands: SimpleQueue[Command] = SimpleQueue()
+    threading.Thread(target=_listen, args=(connection, commands), name="commands", daemon=True).start()
+    try:
+        engine = load_engine(order)
+    except (ValueError, OSError) as error:
+        connection.send(error)
+        return
+    except Exception as error:
+        readable = RuntimeError(f"{type(error).__name__}: {error}")  # the server may not know the class, without torch
+        readable.add_note(traceback.format_exc())
+        connection.send(readable)
+        return
+    connection.send(describe(engine, int8=order.int8))
+    messages: SimpleQueue[Report | Died | None] = SimpleQueue()
+    sender = threading.Thread(target=_send, args=(connection, messages), name="reports", daemon=True)
+    sender.start()
+    EngineLoop(engine, commands, messages.put).run()
+    messages.put(None)
+    sender.join()
+
+
+def _listen(connection: "Connection[object, object]", commands: "SimpleQueue[Command]") -> None:
+    while True:
+        try:
+            commands.put(connection.recv())  # type: ignore[arg-type]
+        except (EOFError, OSError):
+            os._exit(0)  # the server is gone
+
+
+def _send(connection: "Connection[object, object]", messages: "SimpleQueue[Report | Died | None]") -> None:
+    while True:
+        message = messages.get()
+        connection.send(message)
+        if message is None:
+            return
+
+
+def load_engine(order: LoadModel) -> Engine:
+    """A model and an engine for it.
+
+    Raises:
+        NoRoom: it needs more memory than there is.
+        CheckpointError: it cannot be loaded, or has no tokenizer.
+    """
+    source = order.source
+    _check_room(order)
+    janus = load(
+        source.source,
+        device=order.device,
+        dtype=order.dtype,  # type: ignore[arg-type]  # checked by load
+        tokenizer=source.tokenizer,
+        overlay=source.weights,
+        revision=source.revision,
+    )
+    if janus.tokenizer is None:
+        raise CheckpointError(f"{source.name} has no tokenizer; name one with --tokenizer")
+    return make_engine(replace(janus, name=source.name), slots=order.slots, int8=order.int8)
+
+
+def make_engine(janus: Janus, *, slots: int, int8: bool) -> Engine:
+    """An engine; with `int8` the model's float matrices are freed."""
+    engine = Engine(janus, slots=slots, int8=int8)
+    if int8:
+        drop_matrices(janus.network)
+    return engine
+
+
+def describe(engine: Engine, *, int8: bool) -> Loaded:
+    """What a backend needs to know of an engine and its model."""
+    janus = engine.janus
+    info = ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.sampling, int8)
+    return Loaded(info, janus.tokenizer, janus.max_prompt_tokens, engine.slots, engine.held_bytes)
+
+
+def _check_room(order: LoadModel) -> None:
+    """Refuse a model that would not fit beside those already loaded."""
+    device = choose_device(order.device)
+    needs = measure(order.source.source, dtype=order.dtype, device=device, revision=order.source.revision)
+    if order.int8:  # floats and integers are both there while the integers are made
+        needs = replace(needs, weights=needs.weights * 5 // 4)
+    room = available_bytes(device)
+    if order.room is not None:
+        room = min(room, order.room)
+    wanted = needs.total(order.slots)
+    if wanted > room:
+        raise NoRoom(
+            f"{order.source.name} needs {wanted / _GIB:.2f} GiB ({needs.weights / _GIB:.2f} of weights and "
+            f"{needs.per_image / _GIB:.3f} for each of {order.slots} images), and there are "
+            f"{max(0, room) / _GIB:.2f} left: give fewer --slots or unload another model"
+        )

@@ -1,0 +1,52 @@
+"""The offline entrance: pictures of many jobs, without a server."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from serve.engine.engine import Engine
+from serve.engine.events import Ended, Failed, Finished, Preview
+from serve.engine.job import Job, JobState
+
+
+def draw(
+    engine: Engine, jobs: Iterable[Job], *, on_step: Callable[[int], object] = lambda codes: None
+) -> Iterator[tuple[Job, Preview | Finished | Failed]]:
+    """Draw jobs and yield each image as soon as it is complete, in the order of completion.
+
+    Jobs are taken from the iterable as slots become free, so it may be long, or endless. Closing the iterator, or
+    leaving it by an exception, cancels what is not complete.
+
+    Args:
+        engine: idle; used by nobody else meanwhile.
+        jobs: what to draw; their deadlines count.
+        on_step: called after each step with the number of codes sampled so far, of unfinished images too.
+
+    Yields:
+        The job, and `Finished` with picture and codes, or `Failed`; before it, `Preview` where the job asks for any.
+
+    Raises:
+        TimeoutError: the deadline of a job passed.
+    """
+    left = iter(jobs)
+    more = True
+    open_jobs: set[JobState] = set()
+    complete = 0  # images
+    try:
+        while more or not engine.idle:
+            while more and engine.scheduler.waiting_images < engine.slots:
+                if (job := next(left, None)) is None:
+                    more = False
+                else:
+                    open_jobs.add(engine.submit(job))
+            for state, event in engine.step():
+                if isinstance(event, Ended):
+                    open_jobs.discard(state)
+                    if event.cause is not None:
+                        raise TimeoutError(event.reason)
+                elif isinstance(event, Preview | Finished | Failed):
+                    complete += not isinstance(event, Preview)
+                    yield state.job, event
+            running = sum(slot.sampled for slot in engine.scheduler.running)
+            on_step(complete * engine.janus.image_tokens + running)
+    finally:
+        for state in open_jobs:
+            engine.cancel(state)

@@ -1,0 +1,225 @@
+"""The engine: every step samples one code of every running image.
+
+drop overdue → admit → prefill ┐
+              decode ──────────┴→ guide, filter, sample → previews, finished pictures
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import JanusForConditionalGeneration
+
+from model.decoder import Decoder
+from model.image_tokenizer import ImageTokenizer
+from model.janus import Janus
+from model.sampler import Sampler
+from serve.engine.batch import Batch, first_rows
+from serve.engine.deadlines import Deadlines
+from serve.engine.events import Ended, Event, Failed, Finished, Preview, Started
+from serve.engine.job import Job, JobState, Status
+from serve.engine.prefixes import PrefixReader
+from serve.engine.previews import PreviewBudget
+from serve.engine.scheduler import Scheduler
+from serve.engine.slot import Slot
+from serve.engine.step_times import StepTimes
+
+
+class Engine:
+    """One model on one device, and everything that is being drawn with it. Not thread-safe: one thread owns it.
+
+    Args:
+        janus: the model.
+        slots: guided images drawn at once; twice as many unguided ones.
+        native: whether C functions may be used (`model.decoder.Decoder`, `model.image_tokenizer.ImageTokenizer`,
+            `model.sampler.Sampler`).
+        int8: whether the decoder's matrices are 8-bit integers (`model.decoder.Decoder`).
+        clock: seconds; the deadlines of jobs are times of this clock.
+    """
+
+    def __init__(
+        self,
+        janus: Janus,
+        *,
+        slots: int = 16,
+        native: bool = True,
+        int8: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.janus = janus
+        self._clock = clock
+        self.decoder = Decoder(janus, native=native, int8=int8)
+        self.image_tokenizer = ImageTokenizer(janus, native=native)
+        spare = janus.device.type == "cuda"  # a row that captured steps write to when their batch is not full
+        self.cache = self.decoder.cache(2 * slots + spare, janus.max_prompt_tokens + janus.image_tokens)
+        if spare:
+            self.decoder.capture(self.cache)
+        self.scheduler = Scheduler(rows=2 * slots, tokens=janus.image_tokens)
+        self._sampler = Sampler(
+            rows=2 * slots,
+            tokens=janus.image_tokens,
+            vocabulary=janus.codebook_size,
+            device=janus.device,
+            native=native,
+        )
+        self._prefixes = PrefixReader(self.decoder, janus.ids)
+        self._deadlines = Deadlines()
+        self._times = StepTimes(clock)
+        self._preview_budget = PreviewBudget(janus.image_tokens)
+        self._batch = Batch.of([], self._sampler, janus.device)
+
+    @property
+    def slots(self) -> int:
+        """Guided images drawn at once."""
+        return self.scheduler.rows // 2
+
+    @property
+    def wait_seconds(self) -> float:
+        """Estimated wait of a job submitted now, from recent step times."""
+        return self._times.estimate(self.scheduler.steps_to_wait, images=self.scheduler.waiting_images)
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self.scheduler.waiting and not self.scheduler.running
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of weights, tables computed from them and the KV cache, in bytes."""
+        return self.decoder.weight_bytes + self.image_tokenizer.table_bytes + self.cache.nbytes
+
+    def load_weights(self, network: JanusForConditionalGeneration) -> None:
+        """Draw with other weights of the same shapes from the next step on.
+
+        Raises:
+            RuntimeError: jobs are waiting or running.
+        """
+        if not self.idle:
+            raise RuntimeError("weights can be changed only while nothing is being drawn")
+        self.decoder.load_weights(network)
+        self.image_tokenizer.load_weights()
+        self._prefixes.clear()
+
+    def submit(self, job: Job) -> JobState:
+        """Put a job at the end of the queue."""
+        state = JobState(job)
+        self.scheduler.submit(state)
+        self._deadlines.add(state)
+        return state
+
+    def cancel(self, state: JobState) -> None:
+        """Drop a job: its slots are free from now on, and no event of it follows."""
+        if state.live:
+            self._drop(state, "cancelled")
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[JobState, Event]]:
+        """Sample the next code of every running image; start waiting images while there is room."""
+        with self._times.step():
+            events = self._fail_overdue()
+            logits = self._decode()
+            if entering := self.scheduler.admit():
+                logits = torch.cat([logits, self._prefill(entering)])
+                events += [(slot.state, Started(slot.index)) for slot in entering]
+            if self._batch.slots:
+                self._sample(logits)
+                events += self._previews() + self._collect()
+        self._preview_budget.earn(self._times.latest, self._times.decoding)
+        return events
+
+    def _fail_overdue(self) -> list[tuple[JobState, Event]]:
+        """End the jobs whose deadline has passed, waiting or running."""
+        overdue = self._deadlines.pop_due(self._clock())
+        for state in overdue:
+            self._drop(state, "failed")
+        return [(state, Ended("deadline", "the deadline passed")) for state in overdue]
+
+    def _decode(self) -> Tensor:
+        """Logits of the running rows' next codes: [R, V]."""
+        batch = self._batch
+        if not batch.slots:
+            return torch.zeros(0, self.janus.codebook_size, dtype=torch.float32, device=self.janus.device)
+        return self.decoder.step(batch.sampler.latest, batch.rows, self.cache)
+
+    def _prefill(self, entering: Sequence[Slot]) -> Tensor:
+        """Fill the rows of new slots; logits of their first codes: [rows, V]."""
+        with self._times.starting(len(entering)):
+            self._prefixes.read({slot.state for slot in entering if slot.state.prefixes is None})
+            logits = []
+            for slot in entering:
+                prefixes = slot.state.prefixes
+                assert prefixes is not None
+                slot.prompt_lengths = tuple(prefix.length for prefix in prefixes)
+                for row, prefix in zip(slot.rows, prefixes, strict=True):
+                    self.cache.begin(row, prefix)
+                    logits.append(prefix.logits)
+                if slot.index + 1 == slot.state.job.images:
+                    slot.state.prefixes = None
+            self._sampler.begin(first_rows(entering))
+            self._rebuild_batch()
+            self._batch.rows.advance()  # to where the codes of this step will go
+            return torch.stack(logits)
+
+    def _sample(self, logits: Tensor) -> None:
+        """One code for every running image; logits [R, V]."""
+        self._sampler.sample(logits, self._batch.sampler)
+        for slot in self._batch.slots:
+            slot.sampled += 1
+
+    def _previews(self) -> list[tuple[JobState, Event]]:
+        """Pictures of the rows sampled so far, where they were asked for and the budget allows."""
+        grid = self.janus.grid
+        due = [
+            slot
+            for slot in self._batch.previewed
+            if slot.sampled % grid == 0 and slot.sampled // grid in slot.state.job.preview_rows
+        ]
+        if not due:
+            return []
+        alone = len({slot.state for slot in self._batch.slots}.union(self.scheduler.waiting)) == 1
+        chosen = self._preview_budget.choose(due, alone=alone)
+        if not chosen:
+            return []
+        begun = self._clock()
+        rows = [slot.sampled // grid for slot in chosen]
+        pictures = self.image_tokenizer.previews(self._sampler.codes(first_rows(chosen)), rows).numpy()
+        self._preview_budget.spend(self._clock() - begun, len(chosen), alone=alone)
+        for slot in chosen:
+            slot.previews += 1
+        return [
+            (slot.state, Preview(slot.index, count, Image.fromarray(picture)))
+            for slot, count, picture in zip(chosen, rows, pictures, strict=True)
+        ]
+
+    def _collect(self) -> list[tuple[JobState, Event]]:
+        """Pictures of the images that are complete; their slots are free from now on."""
+        complete = [slot for slot in self._batch.slots if slot.sampled == self.janus.image_tokens]
+        if not complete:
+            return []
+        with self._times.ending(len(complete)):
+            rows = first_rows(complete)
+            codes, finite = self._sampler.codes(rows), self._sampler.finite(rows)
+            pictures = self.image_tokenizer.images(codes).numpy()
+            events: list[tuple[JobState, Event]] = []
+            for slot, own, picture, sound in zip(complete, codes.tolist(), pictures, finite, strict=True):
+                if sound:
+                    events.append((slot.state, Finished(slot.index, Image.fromarray(picture), tuple(own))))
+                else:
+                    reason = "the model gave a logit that is not a finite number"
+                    events.append((slot.state, Failed(slot.index, reason)))
+                self.scheduler.release(slot)
+                if slot.state.end_image():
+                    events.append((slot.state, Ended()))
+            self._rebuild_batch()
+            return events
+
+    def _drop(self, state: JobState, status: Status) -> None:
+        state.status = status
+        state.prefixes = None
+        self.scheduler.drop(state)
+        self._rebuild_batch()
+
+    def _rebuild_batch(self) -> None:
+        self._batch = Batch.of(self.scheduler.running, self._sampler, self.janus.device)

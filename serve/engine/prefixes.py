@@ -1,0 +1,61 @@
+"""Prefill: prompts become keys and values, each text once."""
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+from model.decoder import Decoder
+from model.kv_cache import Prefix
+from model.prompt import SpecialIds, unconditional_row
+from serve.engine.job import Job, JobState
+
+_UNCONDITIONAL_KEPT = 64  # one for each prompt length
+_PREFILL_TOKENS = 4096  # of one call: many new jobs must not need much memory at once
+
+
+class PrefixReader:
+    """Reads the prompts of jobs. Prefixes of unconditional rows are kept by length, the latest used ones.
+
+    Args:
+        decoder: reads them.
+        ids: special tokens, of which unconditional rows are made.
+    """
+
+    def __init__(self, decoder: Decoder, ids: SpecialIds) -> None:
+        self._decoder = decoder
+        self._ids = ids
+        self._unconditional: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+
+    def clear(self) -> None:
+        """Forget what was read with other weights."""
+        self._unconditional.clear()
+
+    def read(self, states: Collection[JobState]) -> None:
+        """Set the prefixes of jobs; a text that several of them share is read once."""
+        wanted = {state: self._prompts(state.job) for state in states}
+        known = {
+            row: self._unconditional[row] for rows in wanted.values() for row in rows if row in self._unconditional
+        }
+        unread = sorted({row for rows in wanted.values() for row in rows} - set(known), key=len)
+        while unread:
+            # a call pads its prompts to the longest of them, which is the last
+            take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= _PREFILL_TOKENS)
+            part, unread = unread[:take], unread[take:]
+            known.update(zip(part, self._decoder.prefill(part), strict=True))
+        for state, rows in wanted.items():
+            state.prefixes = tuple(known[row] for row in rows)
+            if state.job.params.guided and state.job.negative_prompt is None:
+                self._keep(rows[1], known[rows[1]])
+
+    def _prompts(self, job: Job) -> tuple[tuple[int, ...], ...]:
+        """Token ids of the job's prompt and, when guided, of its negative prompt or unconditional row."""
+        prompt = tuple(job.prompt)
+        if not job.params.guided:
+            return (prompt,)
+        away = job.negative_prompt or unconditional_row(len(prompt), self._ids)
+        return prompt, tuple(away)
+
+    def _keep(self, row: tuple[int, ...], prefix: Prefix) -> None:
+        self._unconditional[row] = prefix
+        self._unconditional.move_to_end(row)
+        if len(self._unconditional) > _UNCONDITIONAL_KEPT:
+            self._unconditional.popitem(last=False)

@@ -1,0 +1,79 @@
+"""What steps take, for estimates of queue waits."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+_WINDOW = 64  # latest measurements of a kind
+_KEPT_SHARE = 15 / 16  # of them are averaged: all but the slowest
+
+
+class RecentSeconds:
+    """The mean of the latest 64 measurements without the slowest sixteenth, at least one.
+
+    A step in which the machine stood still must not change an estimate, but a machine that is slower from now on must.
+    Up to four outliers among 64, however large, leave the mean between the smallest and the largest of the others.
+    """
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque(maxlen=_WINDOW)
+
+    def add(self, seconds: float) -> None:
+        self._latest.append(seconds)
+
+    @property
+    def mean(self) -> float:
+        """Seconds; 0 before anything was measured."""
+        kept = sorted(self._latest)[: max(1, int(_KEPT_SHARE * len(self._latest)))]
+        return sum(kept) / len(kept) if kept else 0.0
+
+
+class StepTimes:
+    """Seconds that a step takes to decode, and that each image adds where it starts (prefill) and ends (pixels).
+
+    They are measured apart because starting and ending can take a hundred times as long as decoding.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._decoding = RecentSeconds()
+        self._starting = RecentSeconds()
+        self._ending = RecentSeconds()
+        self._apart = 0.0  # of the present step: seconds that were not decoding
+        self.latest = 0.0  # seconds of the latest step, everything included
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Measure a whole step."""
+        begun, self._apart = self._clock(), 0.0
+        yield
+        self.latest = self._clock() - begun
+        self._decoding.add(self.latest - self._apart)
+
+    def starting(self, images: int) -> AbstractContextManager[None]:
+        """Measure, within a step, the prefill of `images` images."""
+        return self._part(self._starting, images)
+
+    def ending(self, images: int) -> AbstractContextManager[None]:
+        """Measure, within a step, the pixels of `images` images."""
+        return self._part(self._ending, images)
+
+    @contextmanager
+    def _part(self, of: RecentSeconds, images: int) -> Iterator[None]:
+        begun = self._clock()
+        yield
+        seconds = self._clock() - begun
+        self._apart += seconds
+        of.add(seconds / images)
+
+    @property
+    def decoding(self) -> float:
+        """Seconds of a step in which no image starts or ends."""
+        return self._decoding.mean
+
+    def estimate(self, steps: int, *, images: int) -> float:
+        """Seconds of `steps` steps in which `images` images start and as many end."""
+        return steps * self._decoding.mean + images * (self._starting.mean + self._ending.mean)

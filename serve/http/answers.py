@@ -1,0 +1,42 @@
+"""Pictures as answers: files in the requested format, with the settings that reproduce them."""
+
+import asyncio
+import base64
+from typing import Any
+
+from PIL import Image
+
+from pairs.picture_file import encode
+from serve.backends.generation import Generation
+from serve.http.planning import PictureFormat
+from serve.http.schemas import PictureRequest, Usage
+
+
+async def picture_file(image: Image.Image, format: PictureFormat, metadata: dict[str, Any] | None = None) -> bytes:
+    """A picture's file; encoded in a thread, since others are being served."""
+    return await asyncio.to_thread(_encode, image, format, metadata or {})
+
+
+def metadata(generation: Generation, index: int, request: PictureRequest, prompt: str) -> dict[str, Any]:
+    """The settings in a picture's file: with them the same model draws it again."""
+    negative = {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
+    weights = {"weights": "int8"} if generation.info.int8 else {}
+    job = generation.job
+    known = {"model": generation.info.name, "prompt": prompt, "seed": job.seeds[index]}
+    return {**known, **job.params.as_dict(), **weights, **negative}
+
+
+def usage(generation: Generation, images: int) -> Usage:
+    """Tokens read and codes drawn for `images` images of a job."""
+    return Usage.of(read=len(generation.job.prompt), drawn=generation.info.image_tokens * images)
+
+
+def as_base64(content: bytes) -> str:
+    """A file as text in JSON."""
+    return base64.b64encode(content).decode()
+
+
+def _encode(image: Image.Image, format: PictureFormat, metadata: dict[str, Any]) -> bytes:
+    if image.width != format.size:
+        image = image.resize((format.size, format.size), Image.Resampling.LANCZOS)
+    return encode(image, metadata, format=format.name, quality=format.quality)

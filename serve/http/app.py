@@ -1,0 +1,146 @@
+"""The HTTP application: routes, guards, and how errors are answered."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Scope
+
+from pairs.exact_judge import ExactJudge
+from pairs.judge import Judge
+from pairs.vlm_judge import VlmJudge
+from serve.backends.registry import Registry
+from serve.config import Settings
+from serve.http.connection import ClientGone
+from serve.http.errors import ApiError, InvalidRequest, NotFound, TooLarge
+from serve.http.guards.body_limit import BodyLimit
+from serve.http.guards.keys import KeyGuard, Keys
+from serve.http.guards.rates import Limiter
+from serve.http.guards.request_context import RequestContext
+from serve.http.guards.unmatched import Unmatched
+from serve.http.metrics import Metrics
+from serve.http.routes.images import images_router
+from serve.http.routes.judgements import judgements_router
+from serve.http.routes.models import admin_router, models_router
+from serve.http.routes.operation import operation_router
+from serve.http.routes.pairs import pairs_router
+from serve.http.service import Service, keys_of
+from serve.http.store import Store
+
+logger = logging.getLogger("focusdiff")
+Task = Callable[[], Coroutine[Any, Any, None]]
+
+
+def create_app(
+    settings: Settings, registry: Registry, store: Store, metrics: Metrics, *, background: tuple[Task, ...] = ()
+) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: of the server.
+        registry: the models; closed when the application stops.
+        store: keeps pictures that answers link to.
+        metrics: counts what happens.
+        background: coroutines that run from start to stop.
+    """
+    service = Service(
+        registry=registry,
+        metrics=metrics,
+        keys=Keys(settings.keys),
+        admin=keys_of(settings.admin_key),
+        limiter=Limiter(settings.rate_limit),
+        store=store,
+        judge=_judge(settings),
+        judge_name="exact" if settings.judge == "exact" else settings.judge_model,
+        request_seconds=settings.request_seconds,
+        upscale=settings.upscale is not None,
+        public_url=str(settings.public_url) if settings.public_url else None,
+        log_prompts=settings.log_prompts,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(task()) for task in (store.sweep, *background)]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await registry.close()
+
+    app: FastAPI = FastAPIOffline(
+        redoc_url=None,
+        title="FocusDiff",
+        summary="Autoregressive text-to-image models over OpenAI's Images API.",
+        lifespan=lifespan,
+        # traces go where OTEL_EXPORTER_OTLP_ENDPOINT says, if anywhere; metrics and logs have routes of their own
+        telemetry={"auto_configure": True, "metrics": False, "logs": False, "exclude": _is_probe},
+    )
+    routers = [
+        make(service) for make in (images_router, pairs_router, judgements_router, models_router, operation_router)
+    ]
+    if service.admin.needed:
+        routers.append(admin_router(service))
+    for router in routers:
+        app.include_router(router)
+    own = [route for route in app.routes if hasattr(route, "path")]
+    unmatched = Unmatched([*own, *(route for router in routers for route in router.routes)])
+    for path in ("/v1", "/admin", "/health", "/metrics", "/docs", "/openapi.json"):
+        app.router.routes += [Route(path, unmatched), Route(path + "/{rest:path}", unmatched)]
+    app.add_middleware(KeyGuard, keys=service.keys, admin=service.admin)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", "x-request-id"],
+        )
+    app.add_middleware(BodyLimit, mib=settings.max_body_mib)
+    app.add_middleware(RequestContext, metrics=metrics)
+    _answer_errors(app)
+    return app
+
+
+def _judge(settings: Settings) -> Judge | None:
+    if settings.judge is None or settings.judge == "exact":
+        return ExactJudge() if settings.judge else None
+    return VlmJudge(settings.judge, settings.judge_model, key=settings.judge_key.get_secret_value())
+
+
+def _is_probe(scope: Scope) -> bool:
+    return str(scope.get("path")).startswith(("/health", "/metrics"))
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(ClientGone)
+    async def client_gone(_: Request, __: ClientGone) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
+        return _response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        # after the field's name come list indices and members of unions
+        param = next((part for part in first["loc"] if isinstance(part, str) and part != "body"), None)
+        return _response(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param))
+
+    @app.exception_handler(HTTPException)
+    async def refused_by_framework(_: Request, error: HTTPException) -> JSONResponse:
+        kind = {404: NotFound, 413: TooLarge}.get(error.status_code, InvalidRequest)
+        return JSONResponse(kind(str(error.detail)).body.model_dump(), error.status_code, headers=error.headers)
+
+
+def _response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body.model_dump(), error.status, headers=error.headers)

@@ -1,0 +1,47 @@
+"""A generation seen from HTTP: its events are counted, and images that will not come become errors."""
+
+from collections.abc import AsyncIterator
+
+from opentelemetry import trace
+
+from serve.backends.generation import Generation
+from serve.engine.events import Ended, Event, Failed, Finished, Preview
+from serve.engine.job import Job
+from serve.http.errors import ApiError, DeadlinePassed, GenerationFailed, Unavailable
+from serve.http.metrics import Metrics
+
+
+async def counted(generation: Generation, metrics: Metrics) -> AsyncIterator[Event]:
+    """The events of a job up to its last image.
+
+    Raises:
+        ApiError: an image will not come.
+    """
+    model = generation.info.name
+    previewed: set[int] = set()
+    async for event in generation:
+        metrics.count(model, event, generation.seconds)
+        trace.get_current_span().add_event(type(event).__name__, {"model": model})
+        if isinstance(event, Preview) and event.index not in previewed:
+            previewed.add(event.index)
+            metrics.first_preview(model, generation.seconds)
+        if error := _error(event, generation.job):
+            raise error
+        yield event
+
+
+async def finished(generation: Generation, metrics: Metrics) -> list[Finished]:
+    """All images of a job in the order of its seeds; raises as `counted` does."""
+    images = {event.index: event async for event in counted(generation, metrics) if isinstance(event, Finished)}
+    return [images[index] for index in range(generation.job.images)]
+
+
+def _error(event: Event, job: Job) -> ApiError | None:
+    match event:
+        case Failed(index, reason):
+            return GenerationFailed(f"image {index} (seed {job.seeds[index]}): {reason}")
+        case Ended("deadline", reason):
+            return DeadlinePassed(reason)
+        case Ended("engine died" | "stopping", reason):
+            return Unavailable(reason)
+    return None

@@ -1,0 +1,75 @@
+"""API keys, compared in constant time."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.http.errors import Unauthorized
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request: the start of their key's digest, or their address where no key is needed."""
+
+    name: str
+
+
+class Keys:
+    """The accepted keys, kept as digests only."""
+
+    def __init__(self, keys: Sequence[SecretStr]) -> None:
+        self._digests = [hashlib.sha256(key.get_secret_value().encode()).digest() for key in keys]
+
+    @property
+    def needed(self) -> bool:
+        """Whether a key has to be sent."""
+        return bool(self._digests)
+
+    def check(self, key: str | None) -> Caller:
+        """The caller who sent a key.
+
+        Raises:
+            Unauthorized: no key, or not an accepted one.
+        """
+        if key is None:
+            raise Unauthorized("no API key was sent: send it as Authorization: Bearer KEY", code="missing_api_key")
+        digest = hashlib.sha256(key.encode()).digest()
+        # all keys are compared, so that the time taken does not reveal which one matched
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if not any(matches):
+            raise Unauthorized("the API key that was sent is not one of this server's", code="invalid_api_key")
+        return Caller(digest.hex()[:8])
+
+
+class KeyGuard:
+    """Refuses requests without a key before any of the body is read. Links to pictures need no key."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, admin: Keys) -> None:
+        self._app = app
+        self._keys = keys
+        self._admin = admin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        keys = self._needed(scope) if scope["type"] == "http" else None
+        if keys is not None:
+            kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            try:
+                scope.setdefault("state", {})["caller"] = keys.check(key if kind.lower() == "bearer" else None)
+            except Unauthorized as error:
+                await JSONResponse(error.body.model_dump(), error.status, headers=error.headers)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _needed(self, scope: Scope) -> Keys | None:
+        path: str = scope["path"]
+        if path.startswith("/admin/"):
+            return self._admin if self._admin.needed else None
+        guarded = path.startswith("/v1/") and not path.startswith("/v1/files/")
+        return self._keys if guarded and self._keys.needed else None

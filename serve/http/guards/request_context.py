@@ -1,0 +1,61 @@
+"""One HTTP request: its id, its line in the access log, its count in the metrics."""
+
+import logging
+import time
+import uuid
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.http.errors import GenerationFailed
+from serve.http.metrics import Metrics
+from serve.logs import request_id
+
+logger = logging.getLogger("focusdiff.access")
+
+
+class RequestContext:
+    """Gives each request an id, returns it as x-request-id, logs and counts the answer.
+
+    An exception that nothing else handled is logged with its traceback and answered with status 500.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        token = request_id.set(uuid.uuid4().hex)
+        started, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.get().encode())]
+            await send(message)
+
+        api = scope["path"].startswith("/v1/")
+        self._metrics.open += api
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            logger.exception("request %s broke", request_id.get())
+            if not status:
+                broken = GenerationFailed(f"something broke here; the log says what, under {request_id.get()}")
+                await JSONResponse(broken.body.model_dump(), broken.status)(scope, receive, send_with_id)
+        finally:
+            self._metrics.open -= api
+            route = getattr(scope.get("route"), "path", "none")  # paths as clients write them would be endless labels
+            self._metrics.answer(route, status)
+            seconds = round(time.monotonic() - started, 4)
+            path = scope["raw_path"].decode("latin-1")  # escaped: a path must not forge lines of the log
+            details = {"method": scope["method"], "path": path, "status": status, "seconds": seconds}
+            # the page's own files and calls have no route of ours
+            level = logging.DEBUG if route == "none" and status < 400 else logging.INFO
+            logger.log(level, "%(method)s %(path)s %(status)s %(seconds)s s", details, extra=details)
+            request_id.reset(token)

@@ -1,0 +1,42 @@
+"""Answers for paths and methods that no route of the API takes."""
+
+from collections.abc import Sequence
+
+from starlette.datastructures import URL
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from serve.http.errors import NotFound
+
+
+class Unmatched:
+    """Answers 405 or 404 in OpenAI's shape, or redirects to the path with or without its last slash.
+
+    Without it the page that is mounted at / would answer in its own words.
+
+    Args:
+        routes: of the API.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request of any method and path."""
+        path, method = scope["path"], scope["method"]
+        methods = self._methods(scope)
+        if methods:
+            allowed = ", ".join(sorted(methods))
+            raise HTTPException(405, f"{path} takes {allowed}, not {method}", headers={"Allow": allowed})
+        other = {**scope, "path": path.rstrip("/") if path.endswith("/") else f"{path}/"}
+        if self._methods(other):
+            await RedirectResponse(URL(scope=other))(scope, receive, send)
+            return
+        raise NotFound(f"no such route: {path}")
+
+    def _methods(self, scope: Scope) -> set[str]:
+        """The methods that routes of this path take."""
+        there = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
+        return {method for route in there for method in getattr(route, "methods", None) or ()}

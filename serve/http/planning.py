@@ -1,0 +1,116 @@
+"""From a request to jobs: defaults are filled in, and fields that do not fit the model are refused by name."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from model.errors import PromptError
+from model.params import SamplingParams, resolve_seeds
+from serve.backends.protocol import Backend
+from serve.engine.job import Job
+from serve.engine.previews import preview_rows
+from serve.http.errors import InvalidRequest
+from serve.http.schemas import OutputFormat, PictureRequest
+
+MAX_UPSCALED = 2048  # pixels along a side
+
+
+@dataclass(frozen=True)
+class PictureFormat:
+    """File format of answered pictures, its quality 0–100, and their side in pixels."""
+
+    name: OutputFormat
+    quality: int
+    size: int
+
+    @property
+    def size_text(self) -> str:
+        """WIDTHxHEIGHT, as OpenAI writes it."""
+        return f"{self.size}x{self.size}"
+
+
+def seeds_of(request: PictureRequest) -> tuple[int, ...]:
+    """The seeds of a request's pictures.
+
+    Raises:
+        InvalidRequest: a list of another length, or numbers too large.
+    """
+    try:
+        return tuple(resolve_seeds(request.seed, request.n))
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="seed") from None
+
+
+def picture_format(
+    request: PictureRequest, backend: Backend, *, size: str | None = None, upscale: bool = False
+) -> PictureFormat:
+    """Format and size of a request's pictures.
+
+    Raises:
+        InvalidRequest: the size is not offered, or a compression is given for a lossless format.
+    """
+    if request.output_compression is not None and request.output_format == "png":
+        raise InvalidRequest("output_compression suits jpeg and webp, not png", param="output_compression")
+    quality = 100 if request.output_compression is None else request.output_compression
+    return PictureFormat(request.output_format, quality, _side(size, backend, upscale=upscale))
+
+
+def _side(size: str | None, backend: Backend, *, upscale: bool) -> int:
+    own = backend.info.image_size
+    if size in (None, "auto", f"{own}x{own}"):
+        return own
+    width, _, height = size.partition("x")
+    fits = width == height and width.isdecimal() and width.isascii() and own <= int(width) <= MAX_UPSCALED
+    if upscale and fits:
+        return int(width)
+    offered = f"auto or {own}x{own}"
+    if upscale:
+        offered += f", enlarged up to {MAX_UPSCALED}x{MAX_UPSCALED}"
+    raise InvalidRequest(f"size must be {offered}, not {size!r}: {backend.info.name} draws squares", param="size")
+
+
+def job_of(
+    request: PictureRequest, backend: Backend, prompts: Mapping[str, str], seeds: tuple[int, ...], *, deadline: float
+) -> Job:
+    """The job of one prompt on one model.
+
+    Args:
+        request: its settings.
+        backend: will draw it.
+        prompts: one entry, from the name of the field to the prompt; messages use the name.
+        seeds: one for each picture.
+        deadline: in seconds of the monotonic clock.
+
+    Raises:
+        InvalidRequest: a field does not fit the model.
+    """
+    ((field, prompt),) = prompts.items()
+    ids = _encode(backend, prompt, field)
+    negative = None
+    if request.negative_prompt is not None:
+        negative = _encode(backend, request.negative_prompt, "negative_prompt")
+    if (request.top_k or 0) > backend.info.codebook_size:
+        raise InvalidRequest(f"top_k must be at most {backend.info.codebook_size}, the codes there are", param="top_k")
+    params: SamplingParams = backend.info.sampling.override(**request.sampling)
+    return Job(ids, negative, seeds, params, preview_rows=_preview_rows(request, backend), deadline=deadline)
+
+
+def _encode(backend: Backend, text: str, name: str) -> list[int]:
+    try:
+        return backend.encode(text, name=name)
+    except PromptError as error:
+        raise InvalidRequest(str(error), param=name.partition("[")[0]) from None
+
+
+def _preview_rows(request: PictureRequest, backend: Backend) -> frozenset[int]:
+    rows = math.isqrt(backend.info.image_tokens)
+    wanted = request.partial_images
+    for name in ("partial_images", "queue_events"):
+        if getattr(request, name) and not request.stream:
+            raise InvalidRequest(f"{name} needs stream: true", param=name)
+    if wanted >= rows:
+        raise InvalidRequest(
+            f"partial_images must be at most {rows - 1}: pictures of {backend.info.name} have {rows} rows",
+            param="partial_images",
+        )
+    return preview_rows(wanted, rows)

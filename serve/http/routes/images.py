@@ -1,0 +1,146 @@
+"""OpenAI's Images API: pictures of one prompt, at once or as a stream."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, NamedTuple
+
+from fastapi import APIRouter, Depends, Request
+
+from serve.backends.generation import Generation
+from serve.engine.events import Finished, Preview, Queued
+from serve.http.answers import as_base64, metadata, picture_file, usage
+from serve.http.connection import unless_gone
+from serve.http.errors import InvalidRequest
+from serve.http.generations import counted, finished
+from serve.http.guards.keys import Caller
+from serve.http.metrics import Metrics
+from serve.http.planning import PictureFormat, job_of, picture_format, seeds_of
+from serve.http.schemas import (
+    CompletedEvent,
+    ImageData,
+    ImageRequest,
+    ImageResponse,
+    PartialImageEvent,
+    QueuedEvent,
+    StreamEvent,
+)
+from serve.http.service import ERRORS, STREAM, Service, caller_of
+from serve.http.streaming import EventStream
+
+logger = logging.getLogger("focusdiff")
+
+
+def images_router(service: Service) -> APIRouter:
+    """`/v1/images/generations`, and refusals of OpenAI's routes that these models cannot serve."""
+    router = APIRouter(tags=["images"])
+
+    @router.post("/v1/images/generations", response_model=ImageResponse, responses=ERRORS | STREAM)
+    async def generations(
+        request: ImageRequest, connection: Request, caller: Annotated[Caller, Depends(caller_of(service))]
+    ) -> ImageResponse | EventStream:
+        """Draw n pictures of a prompt. With `stream`, server-sent events: previews, then complete pictures."""
+        if request.background == "transparent":
+            raise InvalidRequest(
+                "background must be auto or opaque: these models know no transparency", param="background"
+            )
+        backend = service.find(request.model).backend
+        seeds = seeds_of(request)
+        format = picture_format(request, backend, size=request.size, upscale=service.upscale)
+        job = job_of(request, backend, {"prompt": request.prompt}, seeds, deadline=service.deadline)
+        (generation,) = service.submit(caller, [(backend, job)])
+        shown = {"prompt": request.prompt} if service.log_prompts else {}
+        logger.info("%d images by %s", request.n, backend.info.name, extra={"caller": caller.name, **shown})
+
+        async def content(event: Finished) -> Content:
+            file = await picture_file(event.picture, format, metadata(generation, event.index, request, request.prompt))
+            if request.response_format == "b64_json":
+                return Content(b64_json=as_base64(file))
+            name = await service.store.put(file, format.name)
+            return Content(url=service.link(connection, name))
+
+        if request.stream:
+            events = _events(service.metrics, generation, format, content, queue_events=request.queue_events)
+            return EventStream([generation], events, seconds=service.stream_seconds)
+        async with generation:
+            return await unless_gone(connection, _answer(service.metrics, generation, format, content))
+
+    @router.post("/v1/images/edits", responses=ERRORS, status_code=400)
+    @router.post("/v1/images/variations", responses=ERRORS, status_code=400)
+    async def refused() -> None:
+        """These models draw from prompts only."""
+        raise InvalidRequest(
+            "these models draw pictures from a prompt and cannot change one: use /v1/images/generations",
+            code="unsupported",
+        )
+
+    return router
+
+
+class Content(NamedTuple):
+    """A picture in an answer: in base64 or as a link."""
+
+    b64_json: str | None = None
+    url: str | None = None
+
+
+async def _answer(
+    metrics: Metrics,
+    generation: Generation,
+    format: PictureFormat,
+    content: Callable[[Finished], Awaitable[Content]],
+) -> ImageResponse:
+    """The whole answer, once all images are complete."""
+    data = []
+    for event in await finished(generation, metrics):
+        b64_json, url = await content(event)
+        data.append(ImageData(seed=generation.job.seeds[event.index], b64_json=b64_json, url=url))
+    return ImageResponse(
+        created=int(time.time()),
+        model=generation.info.name,
+        size=format.size_text,
+        output_format=format.name,
+        data=data,
+        usage=usage(generation, len(data)),
+    )
+
+
+async def _events(
+    metrics: Metrics,
+    generation: Generation,
+    format: PictureFormat,
+    content: Callable[[Finished], Awaitable[Content]],
+    *,
+    queue_events: bool,
+) -> AsyncIterator[StreamEvent]:
+    """OpenAI's streaming events, each with the index of its image."""
+    partials = [0] * generation.job.images
+    async for event in counted(generation, metrics):
+        now = int(time.time())
+        match event:
+            case Queued(ahead, wait_seconds) if queue_events:
+                yield QueuedEvent(position=ahead, wait_seconds=round(wait_seconds, 3))
+            case Preview(index, rows, image):
+                yield PartialImageEvent(
+                    size=format.size_text,
+                    output_format=format.name,
+                    b64_json=as_base64(await picture_file(image, format)),
+                    partial_image_index=partials[index],
+                    image_index=index,
+                    rows=rows,
+                    created_at=now,
+                )
+                partials[index] += 1
+            case Finished(index=index):
+                b64_json, url = await content(event)
+                yield CompletedEvent(
+                    size=format.size_text,
+                    output_format=format.name,
+                    b64_json=b64_json,
+                    url=url,
+                    image_index=index,
+                    seed=generation.job.seeds[index],
+                    model=generation.info.name,
+                    created_at=now,
+                    usage=usage(generation, 1),
+                )

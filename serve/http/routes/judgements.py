@@ -1,0 +1,93 @@
+"""Judgements of pictures."""
+
+import asyncio
+import base64
+import binascii
+import io
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from PIL import Image
+
+from pairs.judge import Judge
+from pairs.scores import arithmetic_mean, geometric_mean
+from serve.http.errors import InvalidRequest
+from serve.http.guards.keys import Caller
+from serve.http.pair_schemas import MAX_JUDGED, JudgedImage, JudgementRequest, JudgementResponse
+from serve.http.service import ERRORS, Service, caller_of
+
+_MAX_SIDE = 4096  # pixels
+
+
+def judgements_router(service: Service) -> APIRouter:
+    """`/v1/judgements`."""
+    router = APIRouter(tags=["pairs"])
+    one_at_a_time = asyncio.Semaphore(1)
+
+    @router.post("/v1/judgements", responses=ERRORS)
+    async def judgements(
+        request: JudgementRequest, caller: Annotated[Caller, Depends(caller_of(service))]
+    ) -> JudgementResponse:
+        """How well each picture matches each prompt: probabilities of yes, and their means s_a and s_g."""
+        if service.judge is None:
+            raise InvalidRequest("this server has no judge: start it with --judge", code="unsupported")
+        if len(request.images) != len(request.prompts):
+            raise InvalidRequest(
+                f"images must have a list for each of the {len(request.prompts)} prompts, not {len(request.images)}",
+                param="images",
+            )
+        if sum(map(len, request.images)) > MAX_JUDGED:
+            raise InvalidRequest(f"images must be at most {MAX_JUDGED} altogether", param="images")
+        service.limiter.check(caller, sum(map(len, request.images)))
+        service.limiter.spend(caller, sum(map(len, request.images)))
+        async with one_at_a_time:  # engines need the cores as well
+            return await asyncio.to_thread(judged, service.judge, service.judge_name, request)
+
+    return router
+
+
+def judged(judge: Judge, name: str, request: JudgementRequest) -> JudgementResponse:
+    """Judge all pictures of a request.
+
+    Raises:
+        InvalidRequest: one is not a picture; the message says which.
+    """
+    images, own = [], []
+    for place, files in enumerate(request.images):
+        row = []
+        for number, file in enumerate(files):
+            image = open_image(file, f"images[{place}][{number}]")
+            found = judge([image] * len(request.prompts), request.prompts)
+            yes = [None if one is None else one.score for one in found]
+            row.append(JudgedImage(yes=yes))
+            own.append(yes[place])
+        images.append(row)
+    known = [score for score in own if score is not None]
+    whole = len(known) == len(own) > 0
+    return JudgementResponse(
+        judge=name,
+        images=images,
+        s_a=arithmetic_mean(known) if whole else None,
+        s_g=geometric_mean(known) if whole else None,
+    )
+
+
+def open_image(file: str, place: str) -> Image.Image:
+    """A picture from base64.
+
+    Raises:
+        InvalidRequest: it is not a picture, or too large.
+    """
+    try:
+        content = base64.b64decode(file, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(f"{place} is not base64", param="images") from None
+    try:
+        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP"))
+        if max(image.size) > _MAX_SIDE:
+            raise InvalidRequest(f"{place} must be at most {_MAX_SIDE} pixels along a side", param="images")
+        return image.convert("RGB")
+    except Image.DecompressionBombError:
+        raise InvalidRequest(f"{place} must be at most {_MAX_SIDE} pixels along a side", param="images") from None
+    except (OSError, SyntaxError, ValueError):
+        raise InvalidRequest(f"{place} is not a picture in PNG, JPEG or WebP", param="images") from None

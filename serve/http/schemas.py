@@ -1,0 +1,223 @@
+"""Requests and answers of the Images API, in OpenAI's shape; imports no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool
+
+from model.params import MAX_SEED, MIN_TEMPERATURE
+from serve.config import MAX_IMAGES
+
+MAX_PROMPT_CHARACTERS = 4000
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 4.0 is whole as well."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole), Strict()]
+Number = Annotated[float, Strict()]
+
+
+def _warm(value: float) -> float:
+    if 0 < value < MIN_TEMPERATURE:
+        raise ValueError(f"must be 0, or at least {MIN_TEMPERATURE}")
+    return value
+
+
+Temperature = Annotated[Number, AfterValidator(_warm)]
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+Seeds = Annotated[list[Seed], Field(max_length=MAX_IMAGES)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+
+class PictureRequest(BaseModel):
+    """Settings that every request for pictures may carry; what is not given comes from the checkpoint's own settings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
+    seed: Seed | Seeds | None = Field(default=None, description="image i has seed + i; a list gives each its own")
+    negative_prompt: Prompt | None = Field(default=None, description="what to guide away from")
+    guidance_scale: Number | None = Field(default=None, ge=1, le=20, allow_inf_nan=False, description="1 is unguided")
+    temperature: Temperature | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")
+    top_k: Whole | None = Field(default=None, ge=0, description="0 keeps all codes")
+    top_p: Number | None = Field(default=None, gt=0, le=1, allow_inf_nan=False, description="1 keeps all codes")
+    output_format: OutputFormat = "png"
+    output_compression: Whole | None = Field(
+        default=None, ge=0, le=100, description="of jpeg and webp: 100, unless given, is the best quality"
+    )
+    stream: StrictBool = False
+    partial_images: Whole = Field(
+        default=0, ge=0, description="pictures on the way, while streaming; at most the model's rows of codes"
+    )
+    queue_events: StrictBool = Field(
+        default=False, description="while streaming, say how many images are before this one"
+    )
+
+    @property
+    def sampling(self) -> dict[str, float | int | None]:
+        """What `SamplingParams.override` takes."""
+        names = ("guidance_scale", "temperature", "top_k", "top_p")
+        return {name: getattr(self, name) for name in names}
+
+
+class ImageRequest(PictureRequest):
+    """`POST /v1/images/generations`.
+
+    Beyond OpenAI's fields: seed, negative_prompt, guidance_scale, temperature, top_k, top_p, queue_events, and
+    more partial_images than three. quality, style, moderation, user and safety_identifier change nothing.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "three red circles", "seed": 1},
+                {"prompt": "a blue star at night", "n": 2, "guidance_scale": 3, "output_format": "webp"},
+                {"prompt": "three red circles", "stream": True, "partial_images": 3},
+            ]
+        }
+    )
+
+    prompt: Prompt
+    model: str | None = None
+    size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size that the server offers')
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    background: Literal["auto", "opaque", "transparent"] = "auto"
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
+    style: Literal["vivid", "natural"] | None = None
+    moderation: Literal["auto", "low"] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+
+
+class ImageData(BaseModel):
+    """One picture, in base64 or as a link, and the seed that gives it again."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    seed: int
+
+
+class InputTokensDetails(BaseModel):
+    """Where the input tokens come from."""
+
+    text_tokens: int
+    image_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens read and image codes drawn."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, *, read: int, drawn: int) -> "Usage":
+        """From the tokens of the prompt and the codes of the pictures."""
+        details = InputTokensDetails(text_tokens=read)
+        return cls(input_tokens=read, input_tokens_details=details, output_tokens=drawn, total_tokens=read + drawn)
+
+
+class StreamEvent(BaseModel):
+    """What is streamed; `type` names the event."""
+
+    type: str
+
+
+class _PictureEvent(StreamEvent):
+    """What OpenAI says of a picture beside its content."""
+
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: OutputFormat
+
+
+class ImageResponse(BaseModel):
+    """The answer: pictures in the order of their seeds."""
+
+    created: int
+    model: str
+    size: str
+    background: Literal["opaque"] = "opaque"
+    output_format: OutputFormat
+    data: list[ImageData]
+    usage: Usage
+
+
+class QueuedEvent(StreamEvent):
+    """How many images are drawn before the first of this request, and after how many seconds it begins."""
+
+    type: Literal["image_generation.queued"] = "image_generation.queued"
+    position: int
+    wait_seconds: float
+
+
+class PartialImageEvent(_PictureEvent):
+    """A picture on its way; `rows` of its codes are drawn."""
+
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    b64_json: str
+    partial_image_index: int
+    image_index: int
+    rows: int
+    created_at: int
+
+
+class CompletedEvent(_PictureEvent):
+    """A finished picture."""
+
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    b64_json: str | None = None
+    url: str | None = None
+    image_index: int
+    seed: int
+    model: str
+    created_at: int
+    usage: Usage
+
+
+class ModelEntry(BaseModel):
+    """One model of `GET /v1/models`, with what it draws."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "focusdiff"
+    image_size: int
+    image_tokens: int
+    sampling: dict[str, Any]
+    aliases: list[str] = []
+
+
+class ModelList(BaseModel):
+    """`GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelEntry]
+
+
+class Health(BaseModel):
+    """Whether the server takes requests; anything but ready comes with status 503."""
+
+    status: Literal["ready", "loading", "draining", "dead"]
+    models: list[str]
+
+
+class ErrorDetail(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """What every refused request gets."""
+
+    error: ErrorDetail

@@ -1,0 +1,141 @@
+"""What all routes share."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import SecretStr
+
+from pairs.judge import Judge
+from serve.backends.errors import NoModel, NotRunning, QueueFull, UnknownModel
+from serve.backends.generation import Generation
+from serve.backends.protocol import Backend
+from serve.backends.registry import Registry, Served
+from serve.engine.job import Job
+from serve.http.errors import ApiError, Busy, ModelNotFound, Unavailable
+from serve.http.guards.keys import Caller, Keys
+from serve.http.guards.rates import Limiter
+from serve.http.metrics import Metrics
+from serve.http.schemas import ErrorResponse
+from serve.http.store import Store
+
+# For OpenAPI: the errors of any route that draws.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 429, 500, 503, 504)
+}
+_EVENT = {
+    "type": "object",
+    "description": "one server-sent event, with stream: true",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
+}
+# For OpenAPI: the other answer of routes that stream.
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+
+_READING_SECONDS = 60.0  # for a client to read the rest of a stream when its request's time is over
+
+
+@dataclass(frozen=True)
+class Service:
+    """Built once, by `serve.http.app.create_app`.
+
+    judge_name: what answers call the judge.
+    request_seconds: the longest time a request may take.
+    """
+
+    registry: Registry
+    metrics: Metrics
+    keys: Keys
+    admin: Keys
+    limiter: Limiter
+    store: Store
+    judge: Judge | None = None
+    judge_name: str = ""
+    request_seconds: float = 600.0
+    upscale: bool = False
+    public_url: str | None = None
+    log_prompts: bool = False
+
+    @property
+    def deadline(self) -> float:
+        """Of a request that arrives now, in seconds of the monotonic clock."""
+        return time.monotonic() + self.request_seconds
+
+    @property
+    def stream_seconds(self) -> float:
+        """After which a stream ends whose client does not read it."""
+        return self.request_seconds + _READING_SECONDS
+
+    def find(self, name: str | None, *, param: str = "model") -> Served:
+        """The model of a name, an alias, or None for the first one.
+
+        Args:
+            name: as the client gave it.
+            param: the field that gave it.
+
+        Raises:
+            ModelNotFound: no such model; the message lists those there are.
+            Unavailable: nothing is served.
+        """
+        try:
+            return self.registry.find(name)
+        except UnknownModel as error:
+            raise ModelNotFound(str(error), param=param, code="model_not_found") from None
+        except NoModel as error:
+            raise Unavailable(str(error)) from None
+
+    def submit(self, caller: Caller, jobs: Sequence[tuple[Backend, Job]]) -> list[Generation]:
+        """Have jobs drawn, all of them or none.
+
+        Raises:
+            Busy: a queue is full, or the caller's share is used up.
+            Unavailable: an engine accepts no jobs.
+        """
+        images = sum(job.images for _, job in jobs)
+        self.limiter.check(caller, images)
+        accepted: list[Generation] = []
+        try:
+            for backend, job in jobs:
+                accepted.append(self._submit(backend, job))
+        except ApiError:
+            for generation in accepted:
+                generation.leave()
+            raise
+        self.limiter.spend(caller, images)
+        return accepted
+
+    def _submit(self, backend: Backend, job: Job) -> Generation:
+        try:
+            return backend.submit(job)
+        except QueueFull as full:
+            self.metrics.refuse(backend.info.name)
+            raise Busy(f"{full}; try again later", code="queue_full", retry_after=full.wait_seconds) from None
+        except NotRunning as error:
+            raise Unavailable(str(error)) from None
+
+    def link(self, request: Request, name: str) -> str:
+        """URL of a stored picture."""
+        base = self.public_url or str(request.base_url)
+        return f"{base.rstrip('/')}/v1/files/{name}"
+
+
+def keys_of(secret: SecretStr | None) -> Keys:
+    """One key, or none."""
+    return Keys([secret] if secret is not None else [])
+
+
+def caller_of(service: Service) -> Callable[..., Awaitable[Caller]]:
+    """The dependency that gives a route its caller; `KeyGuard` has checked the key before."""
+
+    async def caller(request: Request) -> Caller:
+        known = getattr(request.state, "caller", None)
+        return known or Caller(request.client.host if request.client else "unknown")
+
+    async def with_key(
+        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+    ) -> Caller:
+        return await caller(request)
+
+    return with_key if service.keys.needed else caller  # OpenAPI shows a key where one is needed

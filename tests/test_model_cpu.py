@@ -1,0 +1,266 @@
+"""The C functions: what they compute, for whom, and what happens without a compiler."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import JanusForConditionalGeneration
+
+from model.attention import Rows
+from model.checkpoints.load import load
+from model.cpu import library
+from model.decoder import Decoder
+from model.decoder_weights import Int8Matrix, drop_matrices
+from model.errors import CheckpointError
+from model.janus import Janus
+from model.params import SamplingParams
+from serve.engine.engine import Engine
+from serve.engine.events import Finished
+from serve.engine.job import Job
+from tests.tools import needs_compiler
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def small(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+def draw(decoder: Decoder, codes: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [steps, rows, V] of rows that start with prompts and are fed codes [steps][rows]."""
+    cache = decoder.cache(len(prompts), 40)
+    prefixes = decoder.prefill(prompts)
+    for row, prefix in enumerate(prefixes):
+        cache.begin(row, prefix)
+    rows = Rows.of(range(len(prompts)), [prefix.length for prefix in prefixes], CPU)
+    logits = []
+    with torch.inference_mode():
+        for step in codes:
+            logits.append(decoder.step(torch.tensor(step), rows, cache).clone())
+    return torch.stack(logits)
+
+
+def prompts(count: int) -> list[list[int]]:
+    return [[1, *range(5, 8 + 3 * row)] for row in range(count)]
+
+
+def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
+    return torch.randint(vocabulary, (steps, count), generator=torch.Generator().manual_seed(0)).tolist()  # type: ignore[no-any-return]
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int, int8: bool) -> None:
+    """Rows of different lengths; the golden model shares keys among heads and has odd widths."""
+    plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
+    assert native.is_native
+    fed = codes(6, count, vocabulary=golden_janus.codebook_size)
+    # the two add in different orders: on some processors a logit differs by 1.1e-5
+    torch.testing.assert_close(
+        draw(native, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=5e-5
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus, int8: bool) -> None:
+    decoder = Decoder(small, int8=int8)
+    fed = codes(5, 8, vocabulary=small.codebook_size)
+    together = draw(decoder, fed, prompts(8))
+    for count in (1, 2, 3, 5, 7):
+        beside = draw(decoder, [step[:count] for step in fed], prompts(count))
+        assert torch.equal(beside, together[:, :count])
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+def test_prompts_are_read_as_pytorch_reads_them(golden_janus: Janus, int8: bool) -> None:
+    """Each token sees those before it and itself; the golden model shares keys among heads and has odd widths."""
+    plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
+    rows = [[1, *range(5, 5 + length)] for length in (0, 1, 2, 6, 15, 16, 33)]
+    for mine, expected in zip(native.prefill(rows), plain.prefill(rows), strict=True):
+        assert mine.length == expected.length
+        for part in ("keys", "values", "logits"):
+            torch.testing.assert_close(getattr(mine, part), getattr(expected, part), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_tokens_that_the_model_does_not_have_are_refused(small: Janus, token: int) -> None:
+    for native in (True, False):
+        decoder = Decoder(small, native=native)
+        with pytest.raises(IndexError):
+            decoder.prefill([[1, 2], [1, token, 2]])
+        with pytest.raises(ValueError, match="no tokens"):
+            decoder.prefill([[1, 2], []])
+
+
+@needs_compiler
+def test_a_prompt_leaves_the_same_to_the_last_bit_whatever_is_read_beside_it(small: Janus) -> None:
+    """Long ones too, which PyTorch reads; nor does it keep the others' memory alive."""
+    decoder = Decoder(small)
+    rows = [[1, *[7] * (length - 1)] for length in (3, 5, 129, 12, 100, 17, 128, 150, 2)]
+    together = decoder.prefill(rows)
+    for row, prefix in zip(rows, together, strict=True):
+        (alone,) = decoder.prefill([row])
+        for part in ("keys", "values", "logits"):
+            assert torch.equal(getattr(alone, part), getattr(prefix, part))
+            assert getattr(prefix, part).untyped_storage().nbytes() == getattr(prefix, part).nbytes
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(small: Janus, threads: int) -> None:
+    decoder = Decoder(small)
+    fed = codes(3, 4, vocabulary=small.codebook_size)
+    usual = draw(decoder, fed, prompts(4))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(draw(decoder, fed, prompts(4)), usual)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+def test_what_is_not_finite_stays_in_its_row(small: Janus) -> None:
+    decoder = Decoder(small)
+    fed = codes(2, 4, vocabulary=small.codebook_size)
+    healthy = draw(decoder, fed, prompts(4))
+    begin = decoder.cache
+    cache = begin(4, 40)
+    for row, prefix in enumerate(decoder.prefill(prompts(4))):
+        cache.begin(row, prefix)
+    cache.values[0, 1] = torch.nan
+    lengths = [len(prompt) for prompt in prompts(4)]
+    with torch.inference_mode():
+        logits = decoder.step(torch.tensor(fed[0]), Rows.of(range(4), lengths, CPU), cache)
+    assert logits[1].isnan().all()
+    assert torch.equal(logits[[0, 2, 3]], healthy[0, [0, 2, 3]])
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+def test_weights_that_change_in_place_are_followed(small_folder: Path, int8: bool) -> None:
+    janus = load(small_folder, device="cpu")
+    decoder = Decoder(janus, int8=int8)
+    fed = codes(2, 2, vocabulary=janus.codebook_size)
+    before = draw(decoder, fed, prompts(2))
+    network: JanusForConditionalGeneration = janus.network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.01)
+    decoder.load_weights(network)
+    after = draw(decoder, fed, prompts(2))
+    assert not torch.allclose(before, after)
+    plain = Decoder(janus, native=False, int8=int8)
+    torch.testing.assert_close(after, draw(plain, fed, prompts(2)), rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("head_dim", [10, 24, 64, 80])
+def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int, int8: bool) -> None:
+    """Keys are scored sixteen at a time, values mixed some vectors at a time, and what is left one by one."""
+    config = copy.deepcopy(small.network.config)
+    config.text_config.head_dim = head_dim
+    torch.manual_seed(0)
+    janus = replace(small, network=JanusForConditionalGeneration(config).eval())
+    for part in (janus.network.model.language_model, janus.network.model.generation_head):
+        for parameter in part.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    plain, native = Decoder(janus, native=False, int8=int8), Decoder(janus, int8=int8)
+    long = [[1, *([7] * length)] for length in (13, 14, 15, 16, 30, 31)]
+    fed = codes(4, len(long), vocabulary=janus.codebook_size)
+    expected = draw(plain, fed, long)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(draw(native, fed, long), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_compiler
+def test_a_default_type_that_another_thread_sets_changes_nothing(small: Janus) -> None:
+    """Loading a bfloat16 model sets it for the whole process, while other models are being drawn."""
+    one = Job(prompts(1)[0], None, (1, 2), SamplingParams(guidance_scale=2, temperature=0.9, top_k=50))
+    drawn = []
+    for default in (torch.float32, torch.bfloat16):
+        engine = Engine(small, slots=2)
+        engine.submit(one)
+        torch.set_default_dtype(default)
+        try:
+            events = [event for _ in range(small.image_tokens + 1) for _, event in engine.step()]
+        finally:
+            torch.set_default_dtype(torch.float32)
+        drawn.append([event.codes for event in events if isinstance(event, Finished)])
+    assert len(drawn[0]) == 2
+    assert drawn[0] == drawn[1]
+
+
+def test_integers_are_the_nearest_to_the_weights() -> None:
+    weight = torch.randn(7, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 7)[:, None]
+    weight[3] = 0
+    rounded = Int8Matrix.of(weight)
+    half_a_step = weight.abs().amax(1, keepdim=True) / 127 / 2
+    assert ((rounded.floats() - weight).abs() <= half_a_step * 1.0001).all()
+    assert torch.equal(rounded.floats()[3], weight[3])
+    assert rounded.values.abs().amax(1).tolist() == [127, 127, 127, 0, 127, 127, 127]
+
+
+@needs_compiler
+def test_integers_take_a_quarter_of_the_memory_once_the_floats_are_let_go(small_folder: Path) -> None:
+    janus = load(small_folder, device="cpu")
+    decoder = Decoder(janus, int8=True)
+    fed = codes(3, 2, vocabulary=janus.codebook_size)
+    before = draw(decoder, fed, prompts(2))
+    network = janus.network.model
+    held = [p for part in (network.language_model.layers, network.generation_head) for p in part.parameters()]
+    matrices = sum(p.numel() for p in held if p.ndim == 2)
+    drop_matrices(janus.network)
+    left = sum(
+        p.nbytes
+        for part in (network.language_model.layers, network.generation_head)
+        for p in part.parameters()
+        if p.device.type != "meta"
+    )
+    assert left == sum(p.nbytes for p in held if p.ndim == 1)
+    integers = decoder._weights.int8
+    assert sum(matrix.values.nbytes for matrix in integers) == matrices
+    assert sum(matrix.scales.nbytes for matrix in integers) == 4 * sum(p.shape[0] for p in held if p.ndim == 2)
+    assert torch.equal(draw(decoder, fed, prompts(2)), before)
+
+
+@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
+def test_without_a_working_compiler_steps_are_pytorchs(
+    small: Janus, compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.native_library.cache_clear()
+    try:
+        decoder = Decoder(small)
+        assert not decoder.is_native
+        with pytest.raises(CheckpointError, match="int8 weights need a CPU, float32 and a C compiler"):
+            Decoder(small, int8=True)
+        fed = codes(2, 2, vocabulary=small.codebook_size)
+        assert torch.equal(draw(decoder, fed, prompts(2)), draw(Decoder(small, native=False), fed, prompts(2)))
+    finally:
+        library.native_library.cache_clear()
+    assert list(tmp_path.rglob("*.so")) == []
+
+
+@needs_compiler
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    code = "from model.cpu.library import native_library; assert native_library() is not None"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    compiling = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
+    assert [process.wait(120) for process in compiling] == [0, 0, 0]
+    (library,) = (tmp_path / "focusdiff").iterdir()
+    assert library.stat().st_size > 0

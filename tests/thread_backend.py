@@ -1,0 +1,60 @@
+"""A backend whose engine runs on a thread of the test's process, where faults can be planted in it."""
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from model.janus import Janus
+from serve.backends.child import describe, make_engine
+from serve.backends.engine_backend import EngineBackend
+from serve.backends.loop import EngineLoop
+from serve.backends.messages import Command, Died, Report
+from serve.engine.engine import Engine
+
+
+class ThreadBackend(EngineBackend):
+    """One model in this process."""
+
+    def __init__(
+        self,
+        janus: Janus,
+        *,
+        slots: int = 16,
+        queue_limit: int = 256,
+        int8: bool = False,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine = make_engine(janus, slots=slots, int8=int8)
+        loaded = describe(self.engine, int8=int8)
+        super().__init__(loaded, ThreadLink(self.engine), queue_limit=queue_limit, on_death=on_death)
+
+
+class ThreadLink:
+    """An engine's loop on a thread; see `serve.backends.engine_backend.Link`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._messages: SimpleQueue[Report | Died | None] = SimpleQueue()
+        self._killed = False
+        loop = EngineLoop(engine, self._commands, self._messages.put)
+        self._thread = threading.Thread(target=self._run, args=(loop,), name="engine", daemon=True)
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        self._commands.put(command)
+
+    def receive(self) -> Report | Died | None:
+        return self._messages.get()
+
+    def kill(self) -> None:
+        """A thread cannot be ended: it goes on, and nobody listens."""
+        self._killed = True
+        self._messages.put(Died("the engine was given up"))
+
+    def close(self) -> None:
+        if not self._killed:
+            self._thread.join()
+
+    def _run(self, loop: EngineLoop) -> None:
+        loop.run()
+        self._messages.put(None)

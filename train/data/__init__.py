@@ -1,0 +1,1 @@
+"""What training reads: rendered scenes and their captions, each a function of its row number."""

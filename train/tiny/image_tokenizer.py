@@ -1,0 +1,183 @@
+"""Training of the image tokenizer (VQ autoencoder) on transformers' own modules.
+
+The straight-through estimator, the codebook and the loss are here, because transformers' forward
+decodes from indices and so gives the encoder no gradient from the picture. There is no adversary,
+since the pictures of the procedural world are sharp under plain reconstruction. What a decoder has
+to learn is what the codes say, so they are made to say little that is not content:
+
+- each is taught to tell what is in its own cell, whatever else the picture holds (`transplant`);
+- a large codebook, the scaffold, first finds what there is to say: it starts from spherical k-means
+  over the latents of an autoencoder that was trained without quantisation, and follows the means of
+  what chose its codes (van den Oord et al. 2017, appendix A.1) on the unit sphere;
+- once all has settled, only its busiest codes that lie apart go on (`SphericalCodebook.take_busiest`),
+  for which of two near ones is chosen is an accident. docs/tiny.md has the numbers.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from train.recipe import VQTrainingRecipe
+from train.run import Run
+from train.schedule import warmup_cosine
+from train.tiny.codebook import SphericalCodebook, nearest_codes
+from train.tiny.transplant import transplant
+
+
+def encode_latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
+    """Unit latents of pictures: [N, 3, H, W] in [−1, 1] → [N, h, w, D]."""
+    return F.normalize(vq.quant_conv(vq.encoder(pixels)).permute(0, 2, 3, 1), dim=-1)
+
+
+def decode_latents(vq: JanusVQVAE, latents: Tensor) -> Tensor:
+    """Pictures of latents: [N, h, w, D] → [N, 3, H, W]."""
+    pictures: Tensor = vq.decoder(vq.post_quant_conv(latents.permute(0, 3, 1, 2).contiguous()))
+    return pictures
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, *, edge_weight: float) -> Tensor:
+    """Error of the pixels and, weighted, of their differences to the next pixel.
+
+    The edge term keeps outlines and letters sharp without an adversary.
+    """
+    error = output - target
+    edges = _robust(error.diff(dim=-1)) + _robust(error.diff(dim=-2))
+    return _robust(error) + edge_weight * edges
+
+
+def _robust(error: Tensor) -> Tensor:
+    """Squares, which find the colours first, and a little absolute error, which rules once they are small."""
+    return error.square().mean() + 0.1 * error.abs().mean()
+
+
+def default_convolution_start(vq: JanusVQVAE) -> None:
+    """PyTorch's own start for every convolution: transformers' N(0, .02) learns several times slower."""
+    for module in vq.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+
+
+def to_pixels(images: NDArray[np.uint8], indices: Tensor, device: torch.device) -> Tensor:
+    """Rows of a uint8 array [N, H, W, 3] as float pixels [n, 3, H, W] in [−1, 1]."""
+    batch = torch.from_numpy(images[indices.numpy()]).to(device)
+    return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_image_tokenizer(
+    vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, recipe: VQTrainingRecipe, *, seed: int
+) -> None:
+    """Train a VQ autoencoder in place, resuming from `folder` where it holds an earlier part.
+
+    Args:
+        vq: starts from `default_convolution_start`; its codebook ends on the unit sphere.
+        images: uint8 [N, H, W, 3].
+        folder: of the run's state and curves.
+        recipe: how it is trained.
+        seed: decides batches and the codebook.
+    """
+    torch.manual_seed(seed)
+    device = _device(vq)
+    default_convolution_start(vq)
+    vq.train().requires_grad_(True)
+    vq.quantize.requires_grad_(False)
+    scaffold, own = (
+        SphericalCodebook(
+            size,
+            vq.config.embed_dim,
+            decay=recipe.codebook_decay,
+            restart_below=recipe.restart_below,
+            separation=recipe.separation,
+        ).to(device)
+        for size in (recipe.scaffold_embeddings, vq.config.num_embeddings)
+    )
+    optimizer = torch.optim.AdamW(
+        [p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4, fused=True
+    )
+    run = Run(folder, recipe.steps)
+    cells = images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)
+    for step in run.steps({"vq": vq, "scaffold": scaffold, "own": own, "optimizer": optimizer}):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(step, recipe)
+        if step == recipe.continuous_steps:
+            _start_codebook(vq, scaffold, images, generator)
+        if step == recipe.thin_at_step:
+            own.take_busiest(scaffold)
+        book = None
+        if step >= recipe.continuous_steps:
+            book = scaffold if step < recipe.thin_at_step else own
+        pixels = to_pixels(images, torch.randint(len(images), (recipe.batch_size,), generator=generator), device)
+        mixed = transplant(pixels, cells, generator)
+        latents, mixed_latents = encode_latents(vq, torch.cat([pixels, mixed.pixels])).chunk(2)
+        quantised = latents
+        nearest = latents.detach()
+        commitment = latents.new_zeros(())
+        chosen = torch.zeros(0, dtype=torch.long, device=device)
+        if book is not None:
+            chosen = nearest_codes(nearest, book.codes)
+            nearest = F.embedding(chosen, book.codes)
+            commitment = (latents - nearest).square().sum(-1).mean()
+            quantised = latents + (nearest - latents).detach()
+        loss = reconstruction_loss(decode_latents(vq, quantised), pixels, edge_weight=recipe.edge_weight)
+        locality = mixed.error(mixed_latents, nearest)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss + recipe.commitment * commitment + recipe.locality * locality)
+        nn.utils.clip_grad_norm_(vq.parameters(), 1.0)
+        optimizer.step()
+        moved = 0
+        if book is not None:
+            flat = latents.detach().flatten(0, 2)
+            book.follow(flat, chosen.flatten())
+            # the last fifth lets the use of moved codes show before it decides which are kept
+            if book is scaffold and step % 20 == 0 and step < 0.8 * recipe.thin_at_step:
+                moved = book.restart(flat)
+        distinct = len(set(chosen.flatten().tolist()))
+        run.log(
+            step, loss=loss.item(), commitment=commitment.item(), locality=locality.item(), codes=distinct, moved=moved
+        )
+    vq.quantize.embedding.weight.copy_(own.codes)
+    vq.eval()
+
+
+def _device(vq: JanusVQVAE) -> torch.device:
+    device: torch.device = next(vq.parameters()).device
+    return device
+
+
+def _learning_rate(step: int, recipe: VQTrainingRecipe) -> float:
+    part, total, peak = step, recipe.thin_at_step, recipe.learning_rate
+    if step >= recipe.thin_at_step:
+        part, total, peak = step - total, recipe.steps - total, recipe.own_learning_rate
+    return warmup_cosine(part, total=total, warmup=min(100, total // 2), peak=peak, floor=peak / 50)
+
+
+@torch.no_grad()
+def _start_codebook(
+    vq: JanusVQVAE, scaffold: SphericalCodebook, images: NDArray[np.uint8], generator: torch.Generator
+) -> None:
+    chosen = torch.randperm(len(images), generator=generator)[:1024]
+    device = _device(vq)
+    parts = [encode_latents(vq, to_pixels(images, part, device)).flatten(0, 2) for part in torch.split(chosen, 64)]
+    latents = torch.cat(parts).cpu()
+    # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
+    _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
+    distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
+    scaffold.start(distinct.to(device), generator)
+
+
+@torch.no_grad()
+def encode_images(vq: JanusVQVAE, images: NDArray[np.uint8], batch_size: int = 64) -> Tensor:
+    """Codes of uint8 pictures [N, H, W, 3]: [N, tokens] on the CPU, int16 where the codebook allows, else int32."""
+    vocabulary = F.normalize(vq.quantize.embedding.weight, dim=-1)
+    cells = (images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)) ** 2
+    # allocated once: small results kept between large passing ones leave holes that memory grows by, 20 MB a batch
+    codes = torch.empty(len(images), cells, dtype=torch.int16 if len(vocabulary) <= 2**15 else torch.int32)
+    for part in torch.split(torch.arange(len(images)), batch_size):
+        latents = encode_latents(vq, to_pixels(images, part, _device(vq)))
+        codes[part] = nearest_codes(latents, vocabulary).flatten(1).to(codes)
+    return codes
