@@ -1,1 +1,1 @@
-"""Benchmarks: how well a checkpoint follows prompts, whether the judge can be trusted, how fast it all is."""
+"""Benchmarks: prompt following of a checkpoint, reliability of the judge, and speed."""

@@ -1,4 +1,4 @@
-"""`focusdiff-bench`: how well a checkpoint follows prompts, whether the judge can be trusted, how fast it is."""
+"""`focusdiff-bench`: measure how well a checkpoint follows prompts, how reliable the judge is, and speed."""
 
 import argparse
 import json
@@ -13,56 +13,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="focusdiff-bench", description=__doc__.split("`: ")[1])
     benches = parser.add_subparsers(dest="bench", required=True)
 
-    scores = benches.add_parser("pairshapes", help="judged pictures of unseen prompts, by category and guidance")
+    scores = benches.add_parser("pairshapes", help="judge pictures of unseen prompts, by category and guidance scale")
     add_model_arguments(scores)
-    scores.add_argument("--recipe", default="tiny", help="the recipe whose held-out combinations count (default: tiny)")
-    scores.add_argument("--per-category", type=int, default=100, help="prompts of each category (default: 100)")
-    scores.add_argument("--seeds", type=int, default=4, help="pictures of each prompt (default: 4)")
-    scores.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="(default: 1 2 3 5)")
-    scores.add_argument("--int8", action="store_true", help="with the weights that --int8 serves")
-    scores.add_argument("--batch", type=int, default=32, help="pictures decoded together (default: 32)")
-    scores.add_argument("--out", type=Path, default=Path("run/pairshapes"), help="folder of the results (resumes)")
+    scores.add_argument("--recipe", default="tiny", help="recipe that lists the held-out combinations (default: tiny)")
+    scores.add_argument("--per-category", type=int, default=100, help="prompts per category (default: 100)")
+    scores.add_argument("--seeds", type=int, default=4, help="pictures per prompt (default: 4)")
+    scores.add_argument(
+        "--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="guidance scales (default: 1 2 3 5)"
+    )
+    scores.add_argument("--int8", action="store_true", help="use 8-bit weights, as focusdiff-serve --int8")
+    scores.add_argument("--batch", type=int, default=32, help="pictures drawn at once (default: 32)")
+    scores.add_argument(
+        "--out", type=Path, default=Path("run/pairshapes"), help="results folder; a stopped run resumes"
+    )
     scores.set_defaults(run=pairshapes)
 
-    judge = benches.add_parser("judge", help="what the exact judge says of right, wrong and damaged scenes")
-    judge.add_argument("--per-category", type=int, default=100, help="pairs of each category (default: 100)")
+    judge = benches.add_parser("judge", help="score right, wrong and damaged scenes with the exact judge")
+    judge.add_argument("--per-category", type=int, default=100, help="pairs per category (default: 100)")
     judge.set_defaults(run=judge_check)
 
-    sheet = benches.add_parser("sheet", help="a contact sheet of prompt pairs")
+    sheet = benches.add_parser("sheet", help="draw a contact sheet of prompt pairs")
     add_model_arguments(sheet)
     sheet.add_argument("--out", type=Path, default=Path("pairs.png"), help="PNG file (default: pairs.png)")
     sheet.set_defaults(run=draw_sheet)
 
-    speed = benches.add_parser("speed", help="the engine beside other loops over the same weights")
+    speed = benches.add_parser("speed", help="time the engine and other loops on the same weights")
     speed.add_argument("--model", help="shipped name or folder (default: tiny)")
-    speed.add_argument("--geometry", help="instead: janus-pro-7b, janus-pro-1b or 12x768, with random weights")
+    speed.add_argument("--geometry", help="random weights instead: janus-pro-7b, janus-pro-1b or 12x768")
     speed.add_argument("--device", default="cpu", help="cpu, cuda, mps or auto (default: cpu)")
-    speed.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    speed.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     speed.add_argument(
-        "--images", type=int, nargs="+", default=[1, 4, 16], help="that arrive together (default: 1 4 16)"
+        "--images", type=int, nargs="+", default=[1, 4, 16], help="images that arrive together (default: 1 4 16)"
     )
     speed.add_argument(
-        "--rounds", type=int, default=6, help="of each timing; of several the first is not counted (default: 6)"
+        "--rounds", type=int, default=6, help="rounds per timing; the first of several is a warm-up (default: 6)"
     )
-    speed.add_argument("--arrivals", type=int, default=100, help="images of the Poisson load (default: 100)")
+    speed.add_argument("--arrivals", type=int, default=100, help="images of the Poisson load; 0: none (default: 100)")
     speed.add_argument(
-        "--baselines-up-to", type=int, default=4, metavar="N", help="images for the other loops (default: 4)"
+        "--baselines-up-to", type=int, default=4, metavar="N", help="most images for the other loops (default: 4)"
     )
     speed.set_defaults(run=measure_speed)
 
-    load = benches.add_parser("load", help="a server under load: percentiles, refusals, what HTTP costs")
+    load = benches.add_parser("load", help="put a server under load: latency percentiles, refusals, cost of HTTP")
     load.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
-    load.add_argument("--threads", type=int, default=2, help="of the server (default: 2)")
+    load.add_argument("--threads", type=int, default=2, help="CPU threads of the server (default: 2)")
     load.add_argument("--slots", type=int, default=16, help="guided images drawn at once (default: 16)")
-    load.add_argument("--seconds", type=float, default=60, help="of each load (default: 60)")
-    load.add_argument("--factors", type=float, nargs="+", default=[0.5, 1, 3], help="of capacity (default: 0.5 1 3)")
+    load.add_argument("--seconds", type=float, default=60, help="seconds per load (default: 60)")
+    load.add_argument(
+        "--factors",
+        type=float,
+        nargs="+",
+        default=[0.5, 1, 3],
+        help="arrival rates as multiples of capacity (default: 0.5 1 3)",
+    )
     load.set_defaults(run=measure_load)
 
-    startup = benches.add_parser("startup", help="a serving process: start, first picture, memory")
+    startup = benches.add_parser("startup", help="time a server's start and first picture, and measure its memory")
     startup.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
-    startup.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    startup.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     startup.add_argument(
-        "--fresh", action="store_true", help="also `make serve` in a new clone (downloads all packages)"
+        "--fresh", action="store_true", help="also time `make serve` in a new clone (downloads all packages)"
     )
     startup.set_defaults(run=measure_startup)
 
@@ -71,7 +81,7 @@ def main() -> None:
 
 
 def pairshapes(arguments: argparse.Namespace) -> None:
-    """The score table of one checkpoint."""
+    """Print the score table of one checkpoint."""
     from bench.provenance import provenance
     from bench.quality.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.quality.reconstruction import reconstruction_scores
@@ -109,7 +119,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
 
 
 def judge_check(arguments: argparse.Namespace) -> None:
-    """The judge's own examination."""
+    """Print the exact judge's scores for right, wrong and damaged scenes."""
     from bench.provenance import provenance
     from bench.quality.judge_check import check, sample_pairs, table
     from pairs.world import World
@@ -120,7 +130,7 @@ def judge_check(arguments: argparse.Namespace) -> None:
 
 
 def draw_sheet(arguments: argparse.Namespace) -> None:
-    """The contact sheet as a file."""
+    """Write the contact sheet."""
     from bench.quality.sheet import pair_sheet
     from model.checkpoints.load import load_from
     from pairs.files import write_atomically
@@ -130,7 +140,7 @@ def draw_sheet(arguments: argparse.Namespace) -> None:
 
 
 def measure_speed(arguments: argparse.Namespace) -> None:
-    """The speed table."""
+    """Print the speed tables."""
     from bench.speed.engine_report import report
 
     if arguments.model and arguments.geometry:
@@ -150,7 +160,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
 
 
 def measure_load(arguments: argparse.Namespace) -> None:
-    """A server under load."""
+    """Print the measurements of a server under load."""
     from bench.speed.load import report
 
     lines = report(
@@ -165,7 +175,7 @@ def measure_load(arguments: argparse.Namespace) -> None:
 
 
 def measure_startup(arguments: argparse.Namespace) -> None:
-    """What a serving process takes."""
+    """Print a server's start time and memory."""
     from bench.speed.startup import report
 
     print(report(arguments.model, threads=arguments.threads, fresh=arguments.fresh))

@@ -1,4 +1,4 @@
-"""What a printed number must carry: commit, command, machine, device, dtype."""
+"""Provenance of measured numbers: commit, command, machine, device, dtype."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 
 
 def provenance(*, device: object, dtype: object) -> dict[str, str | int]:
-    """Where and how a result came about; `commit` ends in "-dirty" where files differ from it."""
+    """Where and how a result was measured; `commit` ends in "-dirty" if files differ from it."""
     return {
         "commit": _commit(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -25,7 +25,7 @@ def provenance(*, device: object, dtype: object) -> dict[str, str | int]:
 
 
 def _commit() -> str:
-    """Of the repository this file is in; "unknown" outside one."""
+    """Commit of the repository that holds this file; "unknown" outside one."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,1 +1,1 @@
-"""What a Janus is and how one step of it runs: checkpoints, prompts, sampling, decoding, pictures."""
+"""Janus models: checkpoints, prompts, decoding, sampling, and pictures from codes."""

@@ -1,11 +1,11 @@
-"""Configurations of Janus models, put together from their three parts."""
+"""Configurations of Janus models, built from their three parts."""
 
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
 
 def build_config(text: LlamaConfig, vision: JanusVisionConfig, vq: JanusVQVAEConfig) -> JanusConfig:
-    """A configuration of decoder, understanding tower and image tokenizer; input and output embeddings are untied."""
+    """Combine decoder, understanding tower and image tokenizer; input and output embeddings are untied."""
     return JanusConfig(
         text_config=text.to_dict(),
         vision_config=vision.to_dict(),
@@ -15,7 +15,7 @@ def build_config(text: LlamaConfig, vision: JanusVisionConfig, vq: JanusVQVAECon
 
 
 def smallest_vision(*, image_size: int, patch_size: int, projection_dim: int) -> JanusVisionConfig:
-    """The understanding tower of models that only draw: transformers requires one, so it is as small as can be."""
+    """Smallest understanding tower, for models that only draw: transformers requires one."""
     return JanusVisionConfig(
         hidden_size=32,
         num_hidden_layers=1,
@@ -29,6 +29,6 @@ def smallest_vision(*, image_size: int, patch_size: int, projection_dim: int) ->
 
 
 def parameter_shapes(config: JanusConfig) -> dict[str, torch.Size]:
-    """Names and shapes of all tensors of a network with this configuration; allocates nothing."""
+    """Names and shapes of all tensors of a network with this configuration, without allocating them."""
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in JanusForConditionalGeneration(config).state_dict().items()}

@@ -1,4 +1,4 @@
-"""Attention of one new token a row over the filled part of its row."""
+"""Attention of one new token per row over the filled part of the row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from model.device import upload
 
 
 class Run(NamedTuple):
-    """Neighbouring rows of the cache with equally many tokens, which one call attends to.
+    """Adjacent cache rows with the same number of tokens, which one attention call handles.
 
-    Batch places start … stop − 1 are the cache's rows first, first + 1, …; `length` counts the
-    tokens of each at the first step, the new one among them.
+    Places start … stop − 1 of the batch are the cache rows first, first + 1, …. `length` is the number of tokens of
+    each row at the first step, including the new one.
     """
 
     start: int
@@ -26,11 +26,10 @@ class Run(NamedTuple):
 
 @dataclass
 class Rows:
-    """The rows that take part in steps, in the order of the batch; every step moves them on by one token.
+    """Cache rows of a batch, in batch order; every step advances them by one token.
 
-    `index` [R] says which row of the cache each is, `positions` [R] where its new token goes. `runs`
-    and `steps`, how often they went on, say the same to the host, so that attention reads no more than
-    what is filled.
+    `index` [R] is the cache row of each, `positions` [R] the position of its new token. `runs` and `steps` (steps
+    since the runs were built) hold the same on the host, so that attention reads only the filled part.
     """
 
     index: Tensor
@@ -40,7 +39,7 @@ class Rows:
 
     @classmethod
     def of(cls, index: Sequence[int], positions: Sequence[int], device: torch.device) -> "Rows":
-        """From plain numbers."""
+        """Build from numbers on the host."""
         runs: list[Run] = []
         for place, (row, position) in enumerate(zip(index, positions, strict=True)):
             last = runs[-1] if runs else None
@@ -51,19 +50,18 @@ class Rows:
         return cls(upload(index, device), upload(positions, device), tuple(runs))
 
     def advance(self) -> None:
-        """On to the next token of each."""
         self.positions.add_(1)
         self.steps += 1
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rows: Rows) -> Tensor:
-    """Attention of each row's new token over all tokens of its row.
+    """Attend from each row's new token to all tokens of its row.
 
     Args:
         queries: [R, heads, head_dim].
-        keys: [cache rows, kv_heads, length, head_dim], the new tokens' among them.
-        values: likewise.
-        rows: which rows, and how far they are filled.
+        keys: [cache rows, kv_heads, length, head_dim], including those of the new tokens.
+        values: same shape as `keys`.
+        rows: cache rows of the batch, and their lengths.
 
     Returns:
         [R, heads · head_dim].

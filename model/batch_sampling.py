@@ -14,7 +14,7 @@ from model.sampling import keep_top_k, keep_top_p
 
 @dataclass(frozen=True)
 class Filter:
-    """One combination of top_k and top_p, and the images of the batch that use it: `images` int64 [n]."""
+    """A combination of top_k and top_p, and the images of the batch that use it: `images` int64 [n]."""
 
     top_k: int
     top_p: float
@@ -23,7 +23,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Sampling settings of N images; what changes nothing is left out.
+    """Sampling settings of N images; operations without effect are left out.
 
     `guidance` and `temperature` are [N, 1] float32, `greedy` is [N, 1] bool. Greedy images have temperature 1 and
     get no noise. `temperature` is None when all are 1, `greedy` is None when no image is greedy.
@@ -54,13 +54,13 @@ class BatchSettings:
 
 
 def guide_each(conditional: Tensor, unconditional: Tensor, settings: BatchSettings) -> Tensor:
-    """Guided logits of N images, each equal to `model.sampling.guide`.
+    """Guided logits of N images, each equal to the result of `model.sampling.guide`.
 
     A non-finite logit in either input gives a non-finite guided logit.
 
     Args:
         conditional: logits [N, V], float32.
-        unconditional: logits [N, V], float32; of an unguided image its conditional logits again.
+        unconditional: logits [N, V], float32; for an unguided image, its conditional logits.
         settings: of the N images.
 
     Returns:
@@ -70,7 +70,7 @@ def guide_each(conditional: Tensor, unconditional: Tensor, settings: BatchSettin
 
 
 def sample_each(guided: Tensor, settings: BatchSettings, noise: Tensor) -> Tensor:
-    """One code for each of N images, each equal to `model.sampling.sample`.
+    """Sample one code for each of N images, each equal to the result of `model.sampling.sample`.
 
     Args:
         guided: logits [N, V], float32.

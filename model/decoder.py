@@ -1,7 +1,7 @@
-"""The decoder as it is served: weights fused once, prefill of prompts, one step for many rows.
+"""The decoder used for serving: fused weights, prefill of prompts, and one step for many rows.
 
-`model.generate` says what is computed; this says it in few and large operations, over a cache that
-is allocated once. Every row stands at a position of its own, so images may join and leave at any step.
+It computes the same as `model.generate`, with few large operations and a cache that is allocated once. Each row has
+its own position, so images may join and leave at any step.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,22 +22,22 @@ from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 
-_SHORT = 128  # tokens; more of them PyTorch reads faster than the C function
+_SHORT = 128  # tokens; above this, PyTorch's prefill is faster than the C function
 
 
 class Decoder:
     """Prefill and step of one model.
 
     Args:
-        janus: its matrices become parts of fused ones, in place: the reference loop, training and this
-            decoder go on with the same memory.
-        native: whether a step, and reading a prompt, may be one C function (`model.cpu.step`), where the
-            machine has a compiler.
-        int8: whether matrices are kept as 8-bit integers, which on a CPU is faster; without the C function
-            it is slower than floats, and refused unless `native` is false.
+        janus: its matrices become views of fused ones, in place, so that the reference loop, training and
+            this decoder share memory.
+        native: use the C function of `model.cpu.step` for steps and short prompts, if the machine has a
+            compiler and the model is on a CPU in float32.
+        int8: keep matrices as 8-bit integers. Faster on a CPU with the C function; without it slower than
+            floats, and refused unless `native` is False.
 
     Raises:
-        CheckpointError: the language model has a part that this decoder does not know, or it cannot have integers.
+        CheckpointError: the language model has a part that this decoder does not support, or `int8` is refused.
     """
 
     def __init__(self, janus: Janus, *, native: bool = True, int8: bool = False) -> None:
@@ -60,17 +60,17 @@ class Decoder:
 
     @property
     def is_native(self) -> bool:
-        """Whether a step is one C function."""
+        """Whether steps run in the C function."""
         return self._native is not None
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a row: what the model's positions allow."""
+        """Most tokens of a row that the model's positions allow."""
         return cast(int, self._config.max_position_embeddings)
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take: the network's, once for all their views, the tables made of them, and integers."""
+        """Bytes of the network's weights (shared storage counts once), the tables made from them, and int8 matrices."""
         kept: dict[int, int] = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for tensor in (*self._network.state_dict().values(), self._weights.code_embedding, self._rotations)
@@ -80,12 +80,14 @@ class Decoder:
 
     @torch.no_grad()
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
-        """Take a network's weights, or after its own have changed what follows from them, in place.
+        """Copy all parameters of a network into this decoder's, and update the tables and int8 matrices made from them.
 
-        What was captured or native stays valid. The model's other parts take theirs as well.
+        Given the decoder's own network, after its weights have changed, only the update is done. Everything happens
+        in place, so captured graphs and the C function stay valid. Parameters that the decoder does not use are
+        copied as well.
 
         Raises:
-            CheckpointError: the network has let go of its matrices (`model.decoder_weights.drop_matrices`).
+            CheckpointError: the network's matrices were freed (`model.decoder_weights.drop_matrices`).
         """
         check_complete(network)
         if network is not self._network:
@@ -97,7 +99,7 @@ class Decoder:
         self._weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
-        """A cache of so many rows of so many tokens."""
+        """Allocate a KV cache of `rows` × `length` tokens."""
         return KVCache(
             layers=len(self._weights.layers),
             rows=rows,
@@ -110,16 +112,17 @@ class Decoder:
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """What prompts of any lengths, each of one token at least, leave behind.
+        """Compute the prefixes of prompts, of any lengths.
 
         Raises:
-            IndexError: the model has no such token.
+            ValueError: a prompt has no tokens.
+            IndexError: a token id is outside the vocabulary.
         """
         if not all(prompts):
             raise ValueError("a prompt has no tokens")
         if self._native is None:
             return self._read(prompts)
-        # what a prompt leaves does not depend on what is read beside it, so PyTorch reads one at a time
+        # a prefix must not depend on the prompts beside it, so PyTorch gets one prompt at a time
         read: list[Prefix] = []
         while len(read) < len(prompts):
             left = prompts[len(read) :]
@@ -128,7 +131,7 @@ class Decoder:
         return read
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Prompts padded behind: no real token sees what comes after it."""
+        """Prefill in PyTorch, padded at the end, where causal attention hides the padding from real tokens."""
         longest = max(map(len, prompts))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
         rotations = self._rotations[:, :longest, None]
@@ -150,7 +153,7 @@ class Decoder:
 
     @torch.inference_mode()
     def capture(self, cache: KVCache) -> None:
-        """On CUDA: record the steps over a cache as graphs, which `step` then replays; its last row is not for use."""
+        """On CUDA, capture graphs of steps over a cache for `step` to replay; the cache's last row becomes unusable."""
         spare = cache.rows - 1
         graphs = StepGraphs(
             lambda codes, rows: self._step(codes, rows, cache),
@@ -161,15 +164,15 @@ class Decoder:
         self._captured = cache, graphs
 
     def step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
-        """Feed one image code to each row.
+        """Feed one image code to each row and advance the rows.
 
         Args:
             codes: int64 [R].
-            rows: which rows of the cache, and where in them; they go on to the next token.
-            cache: its rows gain one token.
+            rows: cache rows and positions of the codes; advanced by one token, in place.
+            cache: each of the rows gains one token, in place.
 
         Returns:
-            Logits of the next code, float32 [R, V]; good until the next step.
+            Logits of the next code, float32 [R, V]; valid until the next step.
         """
         if self._native:
             return self._native(codes, rows, cache)
@@ -193,7 +196,7 @@ class Decoder:
         return self._head(x)
 
     def _native_step(self) -> NativeStep | None:
-        """The C step, where it computes what this model needs."""
+        """The C step; None without a compiler, or if it does not support the device, dtype or activation."""
         known = isinstance(self._activation, GELUActivation)
         if self.device.type != "cpu" or self.dtype != torch.float32 or not known:
             return None
@@ -210,7 +213,7 @@ class Decoder:
         return cast(bool, self._heads != self._kv_heads)
 
     def _project(self, x: Tensor, layer: LayerWeights, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turned queries and keys, and values: each [..., heads, head_dim]."""
+        """Rotated queries and keys, and values; each [..., its heads, head_dim]."""
         joined = linear(self._norm(x, layer.attention_norm), layer.qkv)
         heads = joined.view(*x.shape[:-1], -1, self._head_dim)
         turned, values = torch.split(heads, [self._heads + self._kv_heads, self._kv_heads], dim=-2)
@@ -218,7 +221,7 @@ class Decoder:
         return queries, keys, values
 
     def _finish(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
-        """The rest of a block after attention [..., heads · head_dim]."""
+        """Rest of a block after attention [..., heads · head_dim]: output projection and MLP, with residuals."""
         x = x + linear(attended, layer.out)
         gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
         return x + linear(F.silu(gate) * up, layer.down)
@@ -234,7 +237,7 @@ class Decoder:
 
     @torch.no_grad()
     def _rotation_table(self) -> Tensor:
-        """Cosines and signed sines of every position, float32 [2, max_length, head_dim]; see `rotate`."""
+        """Cosines and signed sines of all positions, float32 [2, max_length, head_dim]; see `rotate`."""
         positions = torch.arange(self.max_length, device=self.device)[None]
         nothing = torch.zeros(1, device=self.device)
         cos, sin = self._network.model.language_model.rotary_emb(nothing, positions)
@@ -254,7 +257,7 @@ def _attention_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Ro
 
 
 def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021), each number paired with the one half a head away.
+    """Rotary position embedding (Su et al. 2021); numbers half a head apart form a pair.
 
     Args:
         heads: [..., H, head_dim].
@@ -266,9 +269,9 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
 
 
 def _check(config: LlamaConfig) -> None:
-    """Refuse what this decoder would compute wrongly."""
+    """Raise CheckpointError for a configuration that this decoder would compute wrongly."""
     for name, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if getattr(config, name) != wanted:
             raise CheckpointError(
-                f"config.json: text_config.{name} is {getattr(config, name)!r}; only {wanted!r} is served"
+                f"config.json: text_config.{name} is {getattr(config, name)!r}; only {wanted!r} is supported"
             )

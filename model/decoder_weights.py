@@ -1,4 +1,4 @@
-"""The decoder's weights as they are served: what reads the same input is one matrix, of floats or of 8-bit integers."""
+"""The decoder's weights for serving: matrices with the same input are fused, in floats or 8-bit integers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from model.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Int8Matrix:
-    """A matrix as 8-bit integers [outputs, inputs] with a scale for each output [outputs], float32.
+    """Matrix of 8-bit integers [outputs, inputs], with one float32 scale per output [outputs].
 
-    What is stored of a weight w of an output whose largest is m is round(127 w / m): a quarter of the
-    memory, and of what a step reads. Docs/performance.md says what that changes.
+    A weight w is stored as round(127 w / m), where m is the largest magnitude of its output. Compared with float32,
+    memory and the bytes that a step reads are a quarter. docs/performance.md has the effect on pictures.
     """
 
     values: Tensor
@@ -24,7 +24,7 @@ class Int8Matrix:
 
     @classmethod
     def of(cls, weight: Tensor) -> "Int8Matrix":
-        """The nearest to a matrix of floats."""
+        """Quantise a matrix of floats, rounding to nearest."""
         scales = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
         return cls((weight.float() / scales[:, None]).round().to(torch.int8), scales)
 
@@ -34,11 +34,10 @@ class Int8Matrix:
         return self.values.shape
 
     def floats(self) -> Tensor:
-        """What it stands for, float32."""
+        """Dequantised matrix, float32."""
         return self.values.float() * self.scales[:, None]
 
     def copy_(self, other: "Int8Matrix") -> None:
-        """Take another's weights, in place."""
         self.values.copy_(other.values)
         self.scales.copy_(other.scales)
 
@@ -47,13 +46,13 @@ Matrix = Tensor | Int8Matrix
 
 
 def linear(x: Tensor, matrix: Matrix) -> Tensor:
-    """x [..., inputs] · matrix transposed: [..., outputs]."""
+    """Multiply x [..., inputs] by the transposed matrix: [..., outputs]."""
     return F.linear(x, matrix.floats() if isinstance(matrix, Int8Matrix) else matrix)
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One block; matrices that read the same input are one."""
+    """Weights of one block; matrices with the same input are fused."""
 
     attention_norm: Tensor  # [hidden]
     qkv: Matrix  # [(heads + 2 · kv_heads) · head_dim, hidden]
@@ -65,7 +64,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """Everything a step reads; `inputs` [V, hidden] is what each image code becomes for the decoder."""
+    """All weights that a step reads; `code_embedding` is the decoder's input for each image code."""
 
     layers: tuple[LayerWeights, ...]
     norm: Tensor  # [hidden]
@@ -78,16 +77,16 @@ class DecoderWeights:
 
     @property
     def int8(self) -> list[Int8Matrix]:
-        """The matrices of integers, always in the same order."""
+        """All int8 matrices, in a fixed order."""
         parts = [part for layer in self.layers for part in vars(layer).values()] + [self.head_in, self.head_out]
         return [part for part in parts if isinstance(part, Int8Matrix)]
 
 
 @torch.no_grad()
 def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) -> DecoderWeights:
-    """The weights of a network, which goes on with views of what is fused, so that nothing is held twice.
+    """Fuse the weights of a network; its parameters share memory with the result, so that nothing is held twice.
 
-    With `int8` its matrices become integers, and the network stays as it is (see `drop_matrices`).
+    With `int8` the result has quantised copies, and the network stays as it is (see `drop_matrices`).
     """
     model, head = network.model, network.model.generation_head
 
@@ -122,30 +121,30 @@ def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) 
 
 
 def drop_matrices(network: JanusForConditionalGeneration) -> None:
-    """Free the matrices that a decoder has as integers; the network by itself computes nothing any more."""
+    """Free the float matrices that a decoder holds as int8; the network alone can no longer compute."""
     for module in _linears(network):
         module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
 
 
 def check_complete(network: JanusForConditionalGeneration) -> None:
-    """Refuse a network whose matrices were let go.
+    """Check that a network still has its float matrices.
 
     Raises:
-        CheckpointError: they were.
+        CheckpointError: they were freed by `drop_matrices`.
     """
     if any(module.weight.device.type == "meta" for module in _linears(network)):
         raise CheckpointError("this model's weights are kept as int8 only: load it again without int8")
 
 
 def _linears(network: JanusForConditionalGeneration) -> Iterator[nn.Linear]:
-    """The layers whose matrices `fuse_weights` takes."""
+    """Linear layers whose matrices `fuse_weights` reads."""
     for part in (network.model.language_model.layers, network.model.generation_head):
         yield from (module for module in part.modules() if isinstance(module, nn.Linear))
 
 
 @torch.no_grad()
 def code_embeddings(network: JanusForConditionalGeneration) -> Tensor:
-    """What each image code becomes for the decoder: [V, hidden]."""
+    """The decoder's input for each image code: [V, hidden]."""
     device = network.model.generation_embeddings.weight.device
     inputs: Tensor = network.prepare_embeddings_for_image_generation(
         torch.arange(network.config.vq_config.num_embeddings, device=device)
@@ -154,13 +153,13 @@ def code_embeddings(network: JanusForConditionalGeneration) -> Tensor:
 
 
 def _joined(*modules: nn.Linear) -> Tensor:
-    """The matrices of layers that read the same input, as one; each layer keeps its part of it."""
+    """Fuse the matrices of layers with the same input; each layer's weight becomes a view of the result."""
     weights = [module.weight.detach() for module in modules]
     rows, width = [len(weight) for weight in weights], weights[0].shape[1]
     places = [(weight.untyped_storage().data_ptr(), weight.storage_offset()) for weight in weights]
     storage, start = places[0]
     if places == [(storage, start + sum(rows[:i]) * width) for i in range(len(rows))]:
-        return weights[0].as_strided((sum(rows), width), (width, 1))  # joined before, by another decoder
+        return weights[0].as_strided((sum(rows), width), (width, 1))  # already fused, by another decoder
     joined = torch.cat(weights)
     for module, part in zip(modules, torch.split(joined, rows), strict=True):
         module.weight.data = part

@@ -1,4 +1,4 @@
-"""Devices and dtypes by name, and plain numbers from the host to a device."""
+"""Devices and dtypes by name, and copies of numbers from the host to a device."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,10 +14,10 @@ DType = Literal["auto", "source", "float32", "bfloat16", "float16"]
 
 
 def choose_device(device: Device) -> torch.device:
-    """A device that is there, ready to compute; "auto" takes cuda, then mps, then cpu.
+    """Choose an available device and prepare it; "auto" takes cuda, then mps, then cpu.
 
     Raises:
-        CheckpointError: this machine does not have it.
+        CheckpointError: this machine has no such device.
     """
     settle_vector_math()
     here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
@@ -25,7 +25,7 @@ def choose_device(device: Device) -> torch.device:
         return torch.device(next(kind for kind, count in here.items() if count))
     try:
         chosen = torch.device(device)
-    except RuntimeError:  # not a name that PyTorch knows
+    except RuntimeError:  # PyTorch does not know the name
         chosen = None
     if chosen is None or (chosen.index or 0) >= here.get(chosen.type, 0):
         raise CheckpointError(f"no device {device!r} here: give auto, or one of cpu, cuda and mps")
@@ -33,20 +33,20 @@ def choose_device(device: Device) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, held: torch.dtype) -> torch.dtype:
-    """The dtype of a name; `held` is what the files have. Raises CheckpointError for other names."""
+    """Resolve a dtype name; `held` is the dtype in the files. Raises CheckpointError for an unknown name."""
     if dtype == "source":
         return held
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     chosen = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
     if chosen is None:
-        raise CheckpointError(f"no dtype {dtype!r}: auto, float32, bfloat16 or float16")
+        raise CheckpointError(f"dtype: must be auto, source, float32, bfloat16 or float16, got {dtype!r}")
     return chosen
 
 
 def upload(values: Sequence[int] | Sequence[float] | Sequence[bool], device: torch.device) -> Tensor:
-    """Plain numbers as a tensor on a device: int64, float32 or bool; on CUDA the host does not wait for the copy."""
-    # said here: the default type may be another one while a model is being loaded in another thread
+    """Copy numbers to a tensor on a device: int64, float32 or bool. On CUDA the host does not wait for the copy."""
+    # explicit: while another thread loads a model, the default dtype may differ
     dtype = torch.float32 if values and isinstance(values[0], float) else None
     tensor = torch.tensor(values, dtype=dtype) if values else torch.zeros(0, dtype=torch.int64)
     if device.type == "cuda":

@@ -1,14 +1,14 @@
-"""What can go wrong with a model, in one line each.
+"""Errors of models; every message is one line.
 
 ModelError
-├── CheckpointError   a checkpoint that cannot be read; names the file and what is missing
-│   └── NoRoom        one for which there is no memory at present; says how much it needs
-└── PromptError       a prompt that cannot be encoded; names the limit
+├── CheckpointError   a checkpoint cannot be loaded or written; the message names the file and the fault
+│   └── NoRoom        too little free memory to load it; the message says how much it needs
+└── PromptError       a prompt cannot be encoded; the message names the limit
 """
 
 
 class ModelError(ValueError):
-    """Base of everything here; the message is one line for people."""
+    """Base class of these errors; the message is one line for users."""
 
 
 class CheckpointError(ModelError):
@@ -16,13 +16,13 @@ class CheckpointError(ModelError):
 
 
 class NoRoom(CheckpointError):
-    """A checkpoint for which there is not enough memory at present."""
+    """A checkpoint that does not fit into the memory that is free now."""
 
 
 class PromptError(ModelError):
-    """A prompt that the model cannot take."""
+    """A prompt that cannot be encoded for the model."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in one line; its name where it says nothing."""
+    """First line of an error's message, or the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

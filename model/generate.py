@@ -1,4 +1,4 @@
-"""The reference: guided decoding as plainly as it can be written. Faster paths are held against it."""
+"""Reference implementation of guided decoding, written as plainly as possible; faster paths are tested against it."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,14 +24,14 @@ def generate(
     top_p: float | None = None,
     on_token: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
-    """Image codes for prompts, all of them decoded together.
+    """Sample image codes for prompts, all decoded in one batch.
 
     Args:
-        prompts: N texts, or token ids in their frame; of any lengths.
+        prompts: N texts or lists of token ids with their frame, of any lengths.
         seeds: N, one for each image.
-        negative_prompts: what an image is guided away from, in place of the unconditional row.
-        guidance_scale: this and the following: None means the checkpoint's own settings.
-        on_token: called with the number of codes drawn so far and the codes [N, tokens] after each.
+        negative_prompts: N prompts to guide away from; None means the unconditional row.
+        guidance_scale: None means the checkpoint's own setting, as for the following three.
+        on_token: called after each code with the number of codes sampled so far and the codes [N, tokens].
 
     Returns:
         int64 [N, tokens] on the model's device.
@@ -84,7 +84,7 @@ def generate(
 
 
 def _left_padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one tensor, padded in front, and the mask that hides that padding: each [R, longest]."""
+    """Left-pad rows of ids into one tensor; returns ids and mask (0 at the padding), each [R, longest]."""
     longest = max(map(len, rows))
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)

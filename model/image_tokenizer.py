@@ -12,27 +12,28 @@ from model.cpu.library import native_library
 from model.cpu.pixels import NativePixelDecoder, planned_bytes
 from model.janus import Janus
 
-# A crowd that ends together must not take all memory of a GPU: seven pictures of 384 × 384. On a CPU what a cache
-# holds is fastest: four of 64 × 64 for PyTorch, eight for C (docs/performance.md).
+# Pixels decoded at once. On a GPU this bounds memory when many images end together: seven pictures of 384 × 384.
+# On a CPU it fits the caches: four pictures of 64 × 64 for PyTorch, eight for C (docs/performance.md).
 _PIXELS_AT_ONCE = 2**20
 _PIXELS_AT_ONCE_ON_CPU = 2**14
 _PIXELS_AT_ONCE_IN_C = 2**15
 
 
 def lay_out(vq: nn.Module, device: torch.device) -> None:
-    """Order a network's weights in memory as its device reads them fastest; on a CPU channels come last."""
+    """Use the memory format of weights that is fastest on the device: channels last on a CPU."""
     if device.type == "cpu":
         vq.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class ImageTokenizer:
-    """A model's VQ autoencoder: codes to pictures and back. One thread at a time may use it.
+    """A model's VQ autoencoder: codes to pictures and back. Not thread-safe.
 
-    Where others are decoded with it a picture's pixels may move by a level; its codes never do.
+    A picture's pixels may differ by one level with the pictures decoded beside it; its codes never differ.
 
     Args:
-        janus: once its network's weights have changed, `load_weights` must be called.
-        native: whether convolutions may be C functions (`model.cpu.pixels`), where the machine has a compiler.
+        janus: after its network's weights have changed, call `load_weights`.
+        native: use the C convolutions of `model.cpu.pixels`, if the machine has a compiler and the model is on
+            a CPU in float32.
     """
 
     def __init__(self, janus: Janus, *, native: bool = True) -> None:
@@ -43,36 +44,36 @@ class ImageTokenizer:
         self._native = NativePixelDecoder(library, self._vq, pictures=self._at_once) if library else None
 
     def load_weights(self) -> None:
-        """After the network's weights have changed, bring up to date what follows from them."""
+        """Update the tables computed from the network's weights, after these have changed."""
         if self._native:
             self._native.load_weights()
 
     @property
     def table_bytes(self) -> int:
-        """What is held beside the network's weights."""
+        """Bytes of tables and buffers held beside the network's weights."""
         return self._native.nbytes if self._native else 0
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """The VQ decoder's output for codes [N, tokens]: float32 [N, 3, H, W], about [−1, 1], not clipped."""
+        """Decode codes [N, tokens] to pixels: float32 [N, 3, H, W], about [−1, 1], not clipped."""
         decode = self._native or self._vq.decode
         parts = torch.split(codes.to(self._janus.device), self._at_once)
         return torch.cat([decode(part).float() for part in parts])
 
     def images(self, codes: Tensor) -> Tensor:
-        """Pictures of codes [N, tokens]: uint8 [N, H, W, 3] on the CPU."""
+        """Decode codes [N, tokens] to pictures: uint8 [N, H, W, 3] on the CPU."""
         return to_uint8(self.decode(codes)).cpu()
 
     def previews(self, codes: Tensor, rows: Sequence[int]) -> Tensor:
-        """What pictures show whose first rows of codes are drawn: uint8 [N, H, W, 3] on the CPU.
+        """Decode unfinished pictures, of which only the first rows of codes are drawn: uint8 [N, H, W, 3] on the CPU.
 
-        The decoder sees the last drawn row repeated below, because its normalisation looks at the whole
-        picture; what it makes of that is not shown, but a pale tone of the picture's mean colour. Colours
-        of a small image tokenizer still shift a little while rows are missing.
+        The decoder normalises over the whole picture, so its input repeats the last drawn row down to the
+        bottom. The undrawn part of its output is replaced by a pale tone of the picture's mean colour. With a
+        small image tokenizer, colours still shift a little until all rows are drawn.
 
         Args:
-            codes: [N, tokens]; those past `rows` are not read.
-            rows: rows of codes drawn, from 1, of each picture.
+            codes: [N, tokens]; codes after the drawn rows are not read.
+            rows: number of rows of codes drawn for each picture, at least 1.
         """
         grid = self._janus.grid
         drawn = torch.tensor(rows, device=codes.device)
@@ -87,9 +88,9 @@ class ImageTokenizer:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Codes of pictures [N, 3, H, W] in [−1, 1]: int64 [N, tokens].
+        """Encode pictures [N, 3, H, W] in [−1, 1] to codes: int64 [N, tokens].
 
-        Latents and codebook are normalised first, as in the original; transformers' own encode is not.
+        Latents and codebook are normalised first, as in the original; transformers' own encode does not normalise.
         """
         latents = self._vq.quant_conv(self._vq.encoder(pixels.to(self._janus.device, self._janus.dtype)))
         latents = F.normalize(latents.permute(0, 2, 3, 1).flatten(1, 2), dim=-1)
@@ -97,7 +98,7 @@ class ImageTokenizer:
 
 
 def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype) -> int:
-    """`table_bytes` of an image tokenizer, whose weights need not be there yet."""
+    """`table_bytes` of an image tokenizer before its weights are loaded."""
     if _library(device, dtype) is None:
         return 0
     size = vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1)
@@ -105,12 +106,12 @@ def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """Decoder output [N, 3, H, W] as pictures [N, H, W, 3] uint8: clip((x + 1) / 2 · 255), truncated."""
+    """Convert decoder output [N, 3, H, W] to pictures [N, H, W, 3] uint8: clip((x + 1) / 2 · 255), truncated."""
     return ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _library(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The C functions, where they compute what a model on this device needs."""
+    """The C functions; None without a compiler, or if they do not support the device or dtype."""
     return native_library() if device.type == "cpu" and dtype == torch.float32 else None
 
 

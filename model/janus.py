@@ -1,4 +1,4 @@
-"""A loaded Janus: transformers' model, its tokenizer, and how it likes to be sampled."""
+"""A loaded Janus: transformers' model, its tokenizer and its default sampling settings."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +14,10 @@ from model.prompt import MAX_PROMPT_TOKENS, SpecialIds, encode_prompt
 
 @dataclass(frozen=True)
 class Janus:
-    """Everything that makes pictures from prompts.
+    """A model that draws pictures from prompts, with its tokenizer.
 
-    `ids` comes from the tokenizer, or from the configuration where a checkpoint has none; then
-    prompts must be token ids.
+    `ids` comes from the tokenizer. For a checkpoint without one it comes from the configuration, and prompts must
+    be token ids.
     """
 
     name: str
@@ -28,17 +28,15 @@ class Janus:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
         device: torch.device = next(self.network.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
         dtype: torch.dtype = next(self.network.parameters()).dtype
         return dtype
 
-    @cached_property  # transformers' configurations are slow to read, and every step asks
+    @cached_property  # transformers' configurations are slow to read, and every step reads this
     def grid(self) -> int:
         """Codes along one side of a picture."""
         side: int = self.network.config.vq_config.num_patches
@@ -46,12 +44,12 @@ class Janus:
 
     @cached_property
     def image_tokens(self) -> int:
-        """Codes of one picture."""
+        """Number of codes of one picture."""
         return self.grid**2
 
     @cached_property
     def codebook_size(self) -> int:
-        """Number of different codes, V."""
+        """V, the number of different codes."""
         size: int = self.network.config.vq_config.num_embeddings
         return size
 
@@ -62,16 +60,16 @@ class Janus:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """The most tokens of a prompt, its frame included: the model's positions must hold a picture as well."""
+        """Most tokens of a prompt, frame included: `MAX_PROMPT_TOKENS`, or fewer to leave positions for a picture."""
         positions: int = self.network.config.text_config.max_position_embeddings
         return min(MAX_PROMPT_TOKENS, positions - self.image_tokens)
 
     def encode(self, prompt: str | list[int], *, name: str = "prompt") -> list[int]:
-        """Token ids of a prompt in its frame; ids are taken as they are.
+        """Token ids of a prompt with its frame; a list of ids is checked and returned unchanged.
 
         Raises:
-            PromptError: see `model.prompt.encode_prompt`; ids that the model does not have, or too many;
-                text without a tokenizer.
+            PromptError: as in `model.prompt.encode_prompt`; or the list is empty, too long or has ids outside the
+                vocabulary; or the prompt is text and there is no tokenizer.
         """
         if not isinstance(prompt, str):
             vocabulary = self.network.config.text_config.vocab_size
@@ -86,6 +84,6 @@ class Janus:
 
     @torch.no_grad()
     def image_features(self, pixels: Tensor) -> Tensor:
-        """What the language model sees of pictures (understanding): [N, 3, H, W] in [−1, 1] → [N, T, hidden]."""
+        """Encode pictures as the language model's input (understanding): [N, 3, H, W] in [−1, 1] → [N, T, hidden]."""
         features: Tensor = self.network.model.get_image_features(pixels.to(self.device, self.dtype)).pooler_output
         return features

@@ -1,4 +1,4 @@
-"""Keys and values of the rows that are being decoded, allocated once."""
+"""The KV cache, and the prefix that a prompt puts into it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prefix:
-    """What a prompt leaves behind: its keys and values, and the logits of what follows it.
+    """Keys and values of a prompt, and the logits of the first code after it.
 
     `keys` and `values` are [layers, kv_heads, T, head_dim], `logits` [V] float32.
     """
@@ -19,15 +19,15 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """T, the prompt's tokens."""
+        """T, the number of tokens of the prompt."""
         return self.keys.shape[2]
 
 
 class KVCache:
-    """A row for every sequence: keys and values are each [layers, rows, kv_heads, length, head_dim].
+    """Keys and values of all rows, allocated once: each [layers, rows, kv_heads, length, head_dim].
 
-    Every image needs the same number of tokens and never ends early, so that rows of a fixed length
-    waste little, and pages would save nothing.
+    Rows have a fixed length. Every image needs the same number of tokens and never ends early, so little is wasted
+    and paging would save nothing.
     """
 
     def __init__(
@@ -47,20 +47,19 @@ class KVCache:
 
     @property
     def rows(self) -> int:
-        """How many sequences fit."""
         return self.keys.shape[1]
 
     @property
     def length(self) -> int:
-        """The most tokens of a sequence."""
+        """Most tokens of a row."""
         return self.keys.shape[3]
 
     @property
     def nbytes(self) -> int:
-        """Memory of keys and values together."""
+        """Bytes of keys and values together."""
         return self.keys.nbytes + self.values.nbytes
 
     def begin(self, row: int, prefix: Prefix) -> None:
-        """Start a row with a prompt; what an earlier sequence left behind it is overwritten before it is read."""
+        """Copy a prefix into a row; older content behind it is overwritten before it is read."""
         self.keys[:, row, :, : prefix.length] = prefix.keys
         self.values[:, row, :, : prefix.length] = prefix.values

@@ -1,4 +1,4 @@
-"""The likelihood of image codes given their prompts: all positions of a picture in one forward pass."""
+"""Likelihood of image codes given their prompts: all positions of a picture in one forward pass."""
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ def image_logits(network: JanusForConditionalGeneration, ids: Tensor, mask: Tens
 
     Args:
         network: transformers' Janus.
-        ids: prompts, int64 [B, T], padded in front.
-        mask: int64 [B, T], 0 at the padding.
+        ids: prompts, int64 [B, T], left-padded.
+        mask: int64 [B, T], 0 at the padding, else 1.
         codes: int64 [B, tokens].
 
     Returns:

@@ -1,12 +1,12 @@
-"""How an image is sampled: the one set of settings that every part of the project speaks."""
+"""Sampling settings and seeds of images, shared by all parts of the project."""
 
 import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-MIN_TEMPERATURE = 0.0001  # above 0: by less, logits in float32 are all infinite
-MAX_SEED = 2**53 - 1  # what JSON numbers carry exactly
+MIN_TEMPERATURE = 0.0001  # smallest above 0, which is greedy; dividing logits by less overflows float32
+MAX_SEED = 2**53 - 1  # the largest integer that JSON numbers carry exactly
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class SamplingParams:
     """Settings of one image; the defaults are FocusDiff's published ones.
 
     guidance_scale: 1–20; 1 is unguided and needs half the work.
-    temperature: 0, which is greedy, or 0.0001–2.
+    temperature: 0 (greedy), or 0.0001–2.
     top_k: keep the k likeliest codes; 0 keeps all.
     top_p: keep the likeliest codes that together reach this probability; 1 keeps all.
 
@@ -41,7 +41,7 @@ class SamplingParams:
         return self.guidance_scale != 1
 
     def override(self, **given: float | int | None) -> "SamplingParams":
-        """These settings with what was given in place of them; None means not given."""
+        """Copy of these settings with the given fields replaced; None leaves a field unchanged."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, float | int]:
@@ -57,10 +57,10 @@ def _check(name: str, value: object, fits: bool, range_text: str) -> None:
 
 
 def resolve_seeds(seed: int | Sequence[int] | None, n: int) -> list[int]:
-    """The seeds of n images: s, s + 1, … from an integer, a list as it is, random ones from None.
+    """Seeds of n images: s, s + 1, … for an integer s, the list itself for a list, random ones for None.
 
     Raises:
-        ValueError: a seed outside 0 … 2⁵³ − 1, or a list of another length than n.
+        ValueError: a seed is outside 0 … 2⁵³ − 1, or the list does not have length n.
     """
     if seed is None:
         return [secrets.randbelow(MAX_SEED + 1) for _ in range(n)]

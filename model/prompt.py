@@ -20,13 +20,13 @@ SPECIAL_TOKENS = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER
 
 MAX_PROMPT_TOKENS = 256
 
-# Prompts are encoded one at a time, between the steps of an engine: handing each to a pool of threads only costs.
+# Prompts are encoded one at a time, so a thread pool for each would only cost time.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids that frame a prompt."""
+    """Token ids of the frame around a prompt."""
 
     bos: int
     pad: int
@@ -34,14 +34,14 @@ class SpecialIds:
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """The id of a token by its name; None where the tokenizer does not have it."""
+    """Id of a token, or None if the tokenizer does not have it."""
     found = tokenizer.convert_tokens_to_ids(token)
-    # an unknown name gives the id of the unknown token, where there is one
+    # for an unknown name, tokenizers return the id of their unknown token, if they have one
     return found if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token else None
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
-    """The framing ids of a tokenizer, found by name: public code disagrees on the numbers.
+    """Frame ids of a tokenizer, looked up by name because public code disagrees on the numbers.
 
     Raises:
         CheckpointError: the tokenizer lacks one of them.
@@ -59,16 +59,17 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of BOS, `<|User|>: {prompt}\\n\\n<|Assistant|>:` and `<begin_of_image>`.
 
-    The user's text never becomes a special token, whatever it spells.
+    The prompt never yields special tokens, even if it contains their names.
 
     Args:
         tokenizer: of a Janus checkpoint.
         prompt: stripped before use.
         name: of the field, for messages.
-        limit: the most tokens allowed, the frame included.
+        limit: most tokens allowed, frame included.
 
     Raises:
-        PromptError: the prompt is empty, too long, or cannot be kept from spelling a special token.
+        PromptError: the prompt is empty, too long or not valid Unicode, or contains a reserved token that the
+            tokenizer does not split.
     """
     text = prompt.strip()
     if not text:
@@ -78,7 +79,7 @@ def encode_prompt(
     frame = _frame_of(tokenizer)
     if frame.user is not None and frame.assistant is not None:
         body = [frame.user, *_encode_plain(tokenizer, f": {text}\n\n", name), frame.assistant, *frame.colon]
-    else:  # Janus-1.3B names the roles in plain words
+    else:  # Janus-1.3B has no role tokens and names the roles as plain text
         body = _encode_plain(tokenizer, f"User: {text}\n\nAssistant:", name)
     row = [frame.ids.bos, *body, frame.ids.begin_of_image]
     if len(row) > limit:
@@ -88,7 +89,7 @@ def encode_prompt(
 
 @dataclass(frozen=True)
 class _Frame:
-    """What stands around every prompt of a tokenizer, and the tokens that no prompt may contain, by id."""
+    """Token ids around every prompt of a tokenizer, and the tokens that prompts may not contain, by id."""
 
     ids: SpecialIds
     user: int | None
@@ -101,11 +102,11 @@ _FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, _Frame] = WeakKeyDictionary(
 
 
 def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
-    """Looked up once: that takes longer than a prompt does."""
+    """Frame of a tokenizer, cached because building it takes longer than encoding a prompt."""
     known = _FRAMES.get(tokenizer)
     if known is not None:
         return known
-    # plain letters such as ö are added tokens of DeepSeek's tokenizers too, and harmless
+    # DeepSeek's tokenizers also have plain letters such as ö as added tokens, which are harmless
     reserved = {
         number: token.content
         for number, token in tokenizer.added_tokens_decoder.items()
@@ -119,7 +120,7 @@ def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:
-    """Ids of a text taken literally, without special tokens around it or in it."""
+    """Token ids of a literal text: special tokens are neither added nor recognised."""
     row: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
     reserved = _frame_of(tokenizer).reserved
     for number in row:
@@ -129,5 +130,5 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> l
 
 
 def unconditional_row(length: int, ids: SpecialIds) -> list[int]:
-    """The row without a prompt: as long as the conditional one, pads (attended) in place of the text."""
+    """Token ids of the unconditional row: `length` long, with pads (which are attended to) in place of the text."""
     return [ids.bos, *[ids.pad] * (length - 2), ids.begin_of_image]

@@ -1,4 +1,4 @@
-"""The codes of all images that are being drawn, and how the next ones are sampled."""
+"""Codes of all images being drawn, and sampling of the next ones."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ class SamplerBatch:
     """N images that are sampled together, until one joins or leaves.
 
     rows: int64 [N], the row of the sampler's state that holds each image.
-    sampled: int64 [N], how many codes each image has; incremented in place.
-    conditional, unconditional: int64 [N], rows of the logits; of an unguided image the same row twice.
+    sampled: int64 [N], number of codes each image has; incremented in place.
+    conditional, unconditional: int64 [N], rows of the logits; the same row for an unguided image.
     paired: whether all images are guided, so that conditional and unconditional rows alternate.
     image_of_row: int64 [R], the image (0 … N − 1) of each row of the logits.
-    latest: int64 [R], the latest code of each row's image, which the next step takes; overwritten in place.
-    progress: the same on the host, for noise: [row, seed, codes sampled] of each image.
+    latest: int64 [R], latest code of each row's image, the input of the next step; overwritten in place.
+    progress: [row, seed, codes sampled] of each image, on the host, for the noise table.
     method: settings for PyTorch's operations, or the C function prepared for these images.
     """
 
@@ -43,9 +43,9 @@ class SamplerBatch:
 
 
 class NoiseTable:
-    """Gumbel noise of `model.noise.gumbel`, made for several positions of an image at once: [rows, ahead, V].
+    """Gumbel noise of `model.noise.gumbel`, computed for several positions of an image at once: [rows, ahead, V].
 
-    One position at a time would cost a small model more than its decode step.
+    Computed one position at a time, it would cost a small model more than the decode step.
     """
 
     def __init__(self, *, rows: int, tokens: int, vocabulary: int, device: torch.device) -> None:
@@ -68,20 +68,20 @@ class NoiseTable:
 
 
 class Sampler:
-    """Samples codes for many images and keeps them. Codes equal those of `model.sampling.sample`, image by image.
+    """Samples and stores the codes of many images. Each image's codes equal those of `model.sampling.sample`.
 
     Args:
-        rows: number of images that can be kept; the engine uses the first KV row of an image as its row here.
-        tokens: codes of an image.
+        rows: most images that can be stored; the engine uses the first KV row of an image as its row here.
+        tokens: number of codes of an image.
         vocabulary: V, the number of codes to choose from.
         device: of all tensors.
-        native: whether the C function may be used; it needs a CPU and a compiler.
+        native: use the C function, if the device is a CPU and the machine has a compiler.
     """
 
     def __init__(self, *, rows: int, tokens: int, vocabulary: int, device: torch.device, native: bool = True) -> None:
         self._device, self._vocabulary = device, vocabulary
         self._codes = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
-        # sums of an image's guided logits: finite while all of them are
+        # sums of an image's guided logits: finite as long as all of them are
         self._sums = torch.zeros(rows, dtype=torch.float32, device=device)
         self._library = native_library() if native and device.type == "cpu" else None
         self._noise: NoiseTable | None = None
@@ -104,10 +104,10 @@ class Sampler:
 
         Args:
             rows: the row of each image.
-            logit_rows: number of rows of the logits of each image: one, or two when guided, the conditional first.
+            logit_rows: rows of the logits that each image has: 1, or 2 when guided, the conditional one first.
             params: settings of each image.
             seeds: seed of each image.
-            sampled: how many codes each image has.
+            sampled: number of codes each image has.
         """
         ends = list(accumulate(logit_rows))
         starts = [end - own for end, own in zip(ends, logit_rows, strict=True)]
@@ -163,5 +163,5 @@ class Sampler:
         return self._codes[upload(rows, self._device)]
 
     def finite(self, rows: Sequence[int]) -> list[bool]:
-        """For each of these rows: whether all guided logits of its image have been finite."""
+        """Whether all guided logits so far were finite, for the image of each of these rows."""
         return cast(list[bool], self._sums[upload(rows, self._device)].isfinite().tolist())

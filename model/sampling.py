@@ -23,8 +23,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Logits [..., V] with everything past the smallest set that reaches probability p at −∞.
 
-    Probabilities are summed in float64 where the device has it: of 16,384 codes float32 would leave
-    to the order of summation which one is the last.
+    Probabilities are summed in float64 if the device supports it (MPS does not): for 16,384 codes in float32, the
+    last code kept would depend on the order of summation.
     """
     if p >= 1:
         return logits
@@ -36,7 +36,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def filtered(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Guided logits [..., V] as they are sampled: over temperature, then top-k, then top-p.
+    """Filter guided logits [..., V] for sampling: divide by temperature, then top-k, then top-p.
 
     The temperature must be above 0.
     """
@@ -44,13 +44,13 @@ def filtered(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def sample(logits: Tensor, params: SamplingParams, *, seeds: Tensor, positions: Tensor) -> Tensor:
-    """One code for each image from its guided logits.
+    """Sample one code for each image from its guided logits.
 
     Args:
         logits: [N, V].
-        params: shared by all.
+        params: shared by all images.
         seeds: int64 [N].
-        positions: int64 [N], which code of its image is being drawn.
+        positions: int64 [N], index of the code in its image.
 
     Returns:
         int64 [N]; the lowest code wins a tie.

@@ -1,4 +1,4 @@
-"""Elementwise functions that give the same digits from their first call on."""
+"""Elementwise functions on a CPU that give the same digits from their first call on."""
 
 import torch
 
@@ -19,13 +19,13 @@ _FUNCTIONS = (
 
 
 def settle_vector_math() -> None:
-    """Have these functions called once by a single thread, before several threads call them together.
+    """Call these functions once from a single thread, before several threads call them together.
 
-    On a CPU PyTorch leaves them to MKL's vector library, which chooses its kernels at the first
-    call. Where several threads make that call, one of them may compute its share with a kernel of
-    few digits (pytorch/pytorch#188792): one process in some hundreds on a busy machine trained to
-    weights that differed from those of all others in their last digits.
+    On a CPU PyTorch computes them with MKL's vector library, which chooses its kernels at the first call. If several
+    threads make that call together, one of them may compute its share with a kernel of low precision
+    (pytorch/pytorch#188792). On a busy machine, one process in some hundreds then trained to weights that differed
+    from all others in their last digits.
     """
     for function in _FUNCTIONS:
         for dtype in (torch.float32, torch.float64):
-            function(torch.ones(1, dtype=dtype))  # one number is one thread's work
+            function(torch.ones(1, dtype=dtype))  # one number, so that PyTorch uses one thread

@@ -1,1 +1,1 @@
-"""What a pair of prompts is: a procedural world of scenes, their captions and pictures, and how a picture is judged."""
+"""Pairs of prompts: the procedural world of scenes, captions and pictures, PairComp's cases, and the judges."""

@@ -1,4 +1,4 @@
-"""Captions of scenes: a small grammar, written and read."""
+"""Captions of scenes: a small grammar with a writer, `describe`, and a parser, `parse`."""
 
 import re
 from dataclasses import dataclass
@@ -38,15 +38,16 @@ _FILL_WORDS = {"outlined": "outlined", "hollow": "outlined", "striped": "striped
 
 
 class CaptionError(ValueError):
-    """A caption that the grammar does not produce; the message says which part."""
+    """Caption outside the grammar; the message quotes it or the part at fault."""
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Which of the grammar's ways of saying a thing a caption takes.
+    """The phrases that a caption uses, where the grammar has several.
 
-    Two scenes that differ in one factor, written with one wording, differ in a word or two.
-    `say_day` and `say_solid` name what is otherwise left unsaid.
+    Captions of two scenes that differ in one factor differ in one or two words if they share a wording.
+    `lead`, `tone`, `relation` and `sign` are indices of phrases. `one` writes "one" for "a". `say_day`
+    and `say_solid` state the two defaults that are otherwise left out.
     """
 
     lead: int = 0
@@ -59,7 +60,7 @@ class Wording:
 
     @classmethod
     def sample(cls, rng: np.random.Generator, category: Category) -> "Wording":
-        """A random wording that names the factor its category is about."""
+        """Draw a random wording that always states the category's factor."""
         return cls(
             lead=int(rng.integers(len(_LEADS))),
             tone=int(rng.integers(3)),
@@ -72,7 +73,7 @@ class Wording:
 
 
 def describe(scene: Scene, wording: Wording = Wording()) -> str:
-    """The caption of a scene in a given wording."""
+    """Write the caption of a scene in a given wording."""
     things = [_describe_group(group, wording) for group in scene.groups]
     if scene.sign is not None:
         things.insert(0, _describe_sign(scene.sign, wording))
@@ -104,7 +105,7 @@ def _describe_sign(sign: Sign, wording: Wording) -> str:
 
 @dataclass(frozen=True)
 class Statement:
-    """A parsed caption: its scene, and whether it names the time of day or the medium at all."""
+    """Parsed caption; `names_tone` tells whether it states a tone (a time of day, or a pencil sketch)."""
 
     scene: Scene
     names_tone: bool
@@ -130,10 +131,10 @@ _SIGN = re.compile(
 
 
 def parse(caption: str) -> Statement:
-    """The scene that a caption states.
+    """Parse a caption.
 
     Raises:
-        CaptionError: the caption is outside the grammar; the message quotes the part not understood.
+        CaptionError: the caption is outside the grammar.
     """
     text = re.sub(r"\s+", " ", caption.strip().rstrip(".").lower().replace("“", '"').replace("”", '"'))
     tone: Tone = "day"
@@ -151,7 +152,7 @@ def parse(caption: str) -> Statement:
     if len(things) > 2 or len(signs) > 1 or (signs and (relation or sum(g.count for g in groups) > 1)):
         raise CaptionError(f"too many things in {caption!r}: at most two groups, or a sign and one object")
     if relation is not None and any(group.count != 1 for group in groups):
-        raise CaptionError(f"a position is between two single objects, not as in {caption!r}")
+        raise CaptionError(f"a position needs two single objects: {caption!r}")
     if sum(group.count for group in groups) > MAX_OBJECTS:
         raise CaptionError(f"more than {MAX_OBJECTS} objects in {caption!r}")
     return Statement(Scene(groups, relation, signs[0] if signs else None, tone), names_tone)

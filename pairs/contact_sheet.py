@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows on white, with captions above them where given."""
+"""Contact sheets: rows of pictures on white, with optional captions."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ _FONT_SIZE = 13
 def contact_sheet(
     rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int = 4, captions: Sequence[Sequence[str]] | None = None
 ) -> Image.Image:
-    """Pictures in rows, resized to `side` × `side` pixels, `gap` pixels apart.
+    """Compose pictures into one sheet of rows.
 
     Args:
-        rows: one picture at least; rows may differ in length.
-        side: of each picture, in pixels.
-        gap: between pictures, in pixels.
-        captions: for each row one text a picture; a caption may run over the next picture's place, so that several
-            pictures can share one.
+        rows: at least one picture in all; rows may differ in length.
+        side: width and height to which each picture is resized, in pixels.
+        gap: distance between pictures in pixels.
+        captions: for each row, one text per picture, drawn above it. A long text continues above the next
+            picture, so neighbours can share one: give it to the first and "" to the others.
     """
     above = _CAPTION_HEIGHT if captions else 0
     columns = max(map(len, rows))

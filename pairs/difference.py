@@ -8,24 +8,24 @@ from PIL import Image, ImageFilter
 from rapidfuzz.distance import Levenshtein
 
 _WORD = re.compile(r"\w+|[^\w\s]+")
-_VEIL = (255, 255, 255, 185)  # over cells that are the same
-_OUTLINE = (214, 20, 100, 255)  # of those that differ, which stay as they are
+_VEIL = (255, 255, 255, 185)  # RGBA, over equal cells
+_OUTLINE = (214, 20, 100, 255)  # around differing cells
 _CLEAR = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Characters start … stop − 1 of a text."""
+    """Characters [start, stop) of a text."""
 
     start: int
     stop: int
 
 
 def word_difference(first: str, second: str) -> tuple[list[Span], list[Span]]:
-    """The words in which two texts differ, as spans of each; neighbouring words make one span.
+    """Find the words in which two texts differ, as spans of each text; neighbouring words form one span.
 
     Words are aligned with the fewest edits (Levenshtein 1966), so "a cat and a dog" and "a dog and a cat" differ in two
-    words each. Case is ignored. Neighbouring punctuation marks count as one word.
+    words each. Case is ignored. A run of punctuation marks counts as one word.
     """
     words = [list(_WORD.finditer(text)) for text in (first, second)]
     changed = _changed(*([word.group().casefold() for word in row] for row in words))
@@ -33,7 +33,7 @@ def word_difference(first: str, second: str) -> tuple[list[Span], list[Span]]:
 
 
 def _changed(first: list[str], second: list[str]) -> tuple[set[int], set[int]]:
-    """Indices of the words that are replaced, deleted or inserted by the fewest edits."""
+    """Indices, in each list, of the words that the fewest edits replace, delete or insert."""
     edits = Levenshtein.editops(first, second)
     return {e.src_pos for e in edits if e.tag != "insert"}, {e.dest_pos for e in edits if e.tag != "delete"}
 
@@ -51,16 +51,16 @@ def _spans(words: list[re.Match[str]], changed: set[int]) -> list[Span]:
 
 @dataclass(frozen=True)
 class CodeDifference:
-    """Which cells of two pictures have different codes, row by row."""
+    """Cells in which the codes of two pictures differ, row by row."""
 
     rows: tuple[tuple[bool, ...], ...]
 
     @classmethod
     def of(cls, first: Sequence[int], second: Sequence[int]) -> "CodeDifference":
-        """From the codes of two pictures of one model, each a square raster.
+        """Compare the codes of two pictures of one model, each a square raster.
 
         Raises:
-            ValueError: they have not equally many, or not a square number.
+            ValueError: the numbers of codes differ or are not square.
         """
         side = round(len(first) ** 0.5)
         if len(first) != len(second) or side * side != len(first):
@@ -70,12 +70,12 @@ class CodeDifference:
 
     @property
     def share(self) -> float:
-        """Of the cells, those that differ: 0 to 1."""
+        """Share of the cells that differ, 0 to 1."""
         cells = [cell for row in self.rows for cell in row]
         return sum(cells) / len(cells)
 
     def overlay(self, size: int) -> Image.Image:
-        """A picture to lay over either of the two: clear where they differ, outlined, pale elsewhere; size × size RGBA."""
+        """Mask to lay over either picture: differing cells clear and outlined, equal ones veiled; size × size RGBA."""
         side = len(self.rows)
         cells = Image.frombytes("L", (side, side), bytes(255 * cell for row in self.rows for cell in row))
         differs = cells.resize((size, size), Image.Resampling.NEAREST)

@@ -1,4 +1,4 @@
-"""The exact judge of the procedural world: does this picture show what this caption says?"""
+"""The exact judge of the procedural world: measures from the pixels whether a picture shows its caption."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -14,14 +14,14 @@ from pairs.scene import Group, Relation
 
 
 class ExactJudge:
-    """Reads the picture, compares factor by factor, and multiplies the factors.
+    """Judge that reads the picture, scores every factor of the caption and multiplies the scores.
 
-    No model is involved, so a score means the same for every checkpoint. A prompt outside the
-    caption grammar cannot be judged: None.
+    It uses no model, so scores of different checkpoints are comparable. A prompt outside the
+    caption grammar cannot be judged and gives None.
     """
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
-        """One judgement for each picture and its caption; pictures may have any size."""
+        """One judgement per picture and prompt; pictures may have any size."""
         judgements: list[Judgement | None] = []
         for image, prompt in zip(images, prompts, strict=True):
             try:
@@ -34,7 +34,10 @@ class ExactJudge:
 
 
 def compare(reading: Reading, statement: Statement) -> Judgement:
-    """Scores of each factor in [0, 1] and their product."""
+    """Score each factor in [0, 1]; the judgement's score is their product.
+
+    Objects are matched with the caption's in the order that scores best.
+    """
     scene = statement.scene
     factors = {"backdrop": reading.backdrop, "clean": reading.clean}
     if statement.names_tone:
@@ -68,7 +71,7 @@ def _look(objects: tuple[ObjectReading, ...], wanted: list[Group], relation: Rel
 
 
 def _placed(first: ObjectReading, second: ObjectReading, relation: Relation) -> float:
-    """How clearly the first object lies on the named side of the second."""
+    """How clearly the first object lies on the named side of the second, 0 to 1."""
     right, down = second.x - first.x, second.y - first.y
     along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
     across = abs(down) if relation in ("left of", "right of") else abs(right)

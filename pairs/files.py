@@ -1,4 +1,4 @@
-"""The user's own files, and writing any so that a kill at any moment leaves the old one or the new, never a part."""
+"""Per-user data files, and atomic writes."""
 
 import os
 from collections.abc import Callable
@@ -6,15 +6,17 @@ from pathlib import Path
 
 
 def user_file(name: str) -> Path:
-    """Where a file of the user's own is kept: under XDG_DATA_HOME, which is ~/.local/share unless set."""
+    """Path of a per-user data file: `focusdiff/<name>` under $XDG_DATA_HOME (default ~/.local/share)."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "focusdiff" / name
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one step.
+    """Write a file so that a kill at any moment leaves the old content or the new, never a part.
+
+    `write` fills a temporary file beside `path`, which is then synced and renamed to `path`.
 
     Raises:
-        OSError: it cannot be written; the error names `path`.
+        OSError: the file cannot be written; the error names `path` or the temporary file.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -24,6 +26,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk is found out after opening
+        if isinstance(error, OSError) and error.filename is None:  # a full disk: found when writing, names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

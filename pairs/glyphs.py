@@ -1,11 +1,11 @@
-"""A stroke font: capital letters and digits as polylines on a 3 × 5 lattice, drawable at any size."""
+"""Stroke font: capital letters and digits as polylines on a 3 × 5 lattice, scalable to any size."""
 
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Each polyline is a run of two-digit points "xy", x from 0 (left) to 2, y from 0 (top) to 4.
+# Polylines, separated by commas, of points "xy": x from 0 (left) to 2, y from 0 (top) to 4.
 _STROKES = {
     "A": "04 01 10 21 24, 02 22", "B": "00 04 14 23 12 02, 12 21 10 00", "C": "21 10 01 03 14 23",
     "D": "00 04 14 23 21 10 00", "E": "20 00 04 24, 02 12", "F": "20 00 04, 02 12",
@@ -24,7 +24,7 @@ GLYPHS = tuple(_STROKES)
 
 
 def segments(glyph: str) -> NDArray[np.float64]:
-    """Line segments of a glyph: [S, 2 ends, 2 (x, y)], centred, x in [-1, 1], y in [-1, 1] downwards."""
+    """Line segments of a glyph: [S, 2 ends, 2 (x, y)], centred, x and y in [−1, 1], y downwards."""
     lines = []
     for stroke in _STROKES[glyph].split(","):
         points = [(int(p[0]) - 1.0, int(p[1]) / 2 - 1.0) for p in stroke.split()]

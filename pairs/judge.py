@@ -1,4 +1,4 @@
-"""What a judge is: something that says how well a picture matches a prompt."""
+"""Interface of judges, which score how well pictures match prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well one picture matches one prompt, in [0, 1], and what the number is made of."""
+    """How well one picture matches one prompt, in [0, 1], and the factors of that score if the judge has any."""
 
     score: float
     factors: Mapping[str, float] = field(default_factory=dict)
 
 
 class Judge(Protocol):
-    """Scores pictures against prompts; a judgement that failed is None, never 0."""
+    """Scores pictures against prompts; a failed judgement is None, never 0."""
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
-        """One judgement for each picture and its prompt."""
+        """One judgement per picture and prompt."""

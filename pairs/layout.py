@@ -1,9 +1,9 @@
-"""Where a scene's things stand: everything a picture shows that its caption leaves open.
+"""Layout of a scene: the places and decoration, which its caption leaves open.
 
-Objects, glyphs and decoration stand in step with the code cells of an 8 × 8 grid, so that a look
-is made of the same few codes wherever it stands, and several objects stand in mirror symmetry, row by
-row in the order in which the caption names them, two groups in rows of their own: a model has little to
-learn that no prompt can tell it (docs/tiny.md).
+A model should have little to learn that no prompt determines (docs/tiny.md). So objects, glyphs and
+decoration are aligned with the code cells of an 8 × 8 grid, which gives a look the same few codes at
+every place. Several objects are placed in mirror symmetry, row by row in the caption's order; of more
+than two, no row holds objects of two groups.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from pairs.scene import Group, Scene, Sign, Tone
 
 # Unit coordinates: (0, 0) is the top left corner of the picture, (1, 1) the bottom right one.
-CELL = 0.125  # a code cell; centres stand on the corners of cells
+CELL = 0.125  # side of a code cell; objects are centred on corners of cells
 LARGE, SMALL = 0.16, 0.105
 _RADIUS = {1: LARGE, 2: LARGE, 3: SMALL, 4: SMALL, 5: SMALL}
-_CORNERS = range(2, 7)  # in cells: far enough from the border for every radius
-_GAP = 0.052  # between any two objects: over three pixels at 64 px, so that the eye separates them
-_WIDE_GAP = 0.14  # where there is room for it: the eye counts at a glance what stands well apart
+_CORNERS = range(2, 7)  # rows and columns of centres, in cells; far enough from the border for every radius
+_GAP = 0.052  # minimum between two objects: over three pixels at 64 px, so that the eye separates them
+_WIDE_GAP = 0.14  # minimum within a single group of three or four, so that the eye counts them at a glance
 
-GLYPH_PITCH = 0.25  # two code cells of an 8 × 8 grid to a glyph
+GLYPH_PITCH = 0.25  # two code cells per glyph
 GLYPH_HALF_WIDTH = 0.08
 GLYPH_HALF_HEIGHT = 0.11
 BOARD_HALF_HEIGHT = 0.17
 
-_SKY_ROWS = 3  # clouds start in the first rows of cells where they can
+_SKY_ROWS = 3  # decorations start in one of the first rows of cells if there is room
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Board:
-    """The sign's board: centre and half extents, in unit coordinates."""
+    """Board of a sign: centre and half extents, in unit coordinates."""
 
     sign: Sign
     x: float
@@ -53,14 +53,14 @@ class Board:
 
     @property
     def glyph_centres(self) -> list[tuple[float, float]]:
-        """Centre of each character, left to right."""
+        """Centres (x, y) of the characters, left to right, in unit coordinates."""
         n = len(self.sign.text)
         return [(self.x + (i - (n - 1) / 2) * GLYPH_PITCH, self.y) for i in range(n)]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A picture with every place fixed; `decor` seeds clouds, stars and paper grain."""
+    """Scene with all places fixed; `decor` seeds clouds, stars, pencil strokes and grass."""
 
     tone: Tone
     objects: tuple[Placed, ...]
@@ -69,7 +69,7 @@ class Layout:
 
     @property
     def free_cells(self) -> NDArray[np.bool_]:
-        """Cells that neither objects nor the board touch, [8, 8] by row and column; its post may cross them."""
+        """Cells that neither objects nor the board touch, [8, 8] by row and column; the post is ignored."""
         cells = round(1 / CELL)
         near = np.arange(cells) * CELL
         far = near + CELL
@@ -85,7 +85,7 @@ class Layout:
         return free
 
     def decor_places(self, rng: np.random.Generator) -> list[tuple[float, float]]:
-        """Centres of up to two decorations of 2 × 2 free cells, in the upper part of the picture if it has room."""
+        """Draw centres of up to two decorations of 2 × 2 free cells, in the upper part if there is room."""
         free = self.free_cells
         room = free[:-1, :-1] & free[:-1, 1:] & free[1:, :-1] & free[1:, 1:]
         chosen: list[tuple[float, float]] = []
@@ -103,7 +103,7 @@ class Layout:
 
 
 def arrange(scene: Scene, seed: int) -> Layout:
-    """Place a scene's things; scenes that differ in look alone get equal places from equal seeds.
+    """Place a scene's objects and sign; scenes that differ only in looks get the same places from the same seed.
 
     Args:
         scene: what to show.
@@ -126,9 +126,9 @@ def arrange(scene: Scene, seed: int) -> Layout:
 
 
 def place_board(sign: Sign, rng: np.random.Generator, *, high: bool) -> Board:
-    """A board for a sign; a high one leaves room for an object under it.
+    """Place a sign's board; `high` leaves room for an object under it.
 
-    Glyphs are centred on the corners of code cells, so that every sign is made of the same codes.
+    Glyphs are centred on corners of code cells, so that all signs use the same codes.
     """
     n = len(sign.text)
     x = 0.5 if n > 1 else float(rng.choice((0.375, 0.5, 0.625)))
@@ -137,13 +137,13 @@ def place_board(sign: Sign, rng: np.random.Generator, *, high: bool) -> Board:
 
 
 def places_beside(board: Board) -> list[tuple[float, float]]:
-    """Where a large object fits under a high board: beside the post, where there is room."""
+    """Centres (x, y) at which a large object fits under a high board, beside its post."""
     sides = (0.25, 0.75) if board.x == 0.5 else (0.25,) if board.x > 0.5 else (0.75,)
     return [(x, y) for x in sides for y in (0.625, 0.75)]
 
 
 def scatter(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
-    """Up to `count` places (x, y, radius) for objects of both sizes that stand apart, in no particular order."""
+    """Draw up to `count` places (x, y, radius) for objects of both sizes, with the minimum gap, in random order."""
     corners = [(x * CELL, y * CELL) for y in _CORNERS for x in _CORNERS]
     places: list[tuple[float, float, float]] = []
     for index in rng.permutation(len(corners)):
@@ -167,9 +167,9 @@ def _place_objects(scene: Scene, rng: np.random.Generator) -> list[tuple[float, 
 
 @lru_cache(maxsize=32)
 def _arrangements(counts: tuple[int, ...]) -> list[tuple[tuple[int, int], ...]]:
-    """Every choice of corners (x, y) for groups of so many that lie apart and in mirror symmetry, row by row.
+    """All mirror-symmetric placements of groups of the given sizes: corners (x, y) in cells, row by row.
 
-    Of more than two objects, no row holds two groups.
+    Objects keep the minimum gap. With more than two of them, no row holds objects of two groups.
     """
     n = sum(counts)
     corners = [(x, y) for y in _CORNERS for x in _CORNERS]

@@ -1,20 +1,20 @@
-"""PairComp's cases, as FocusDiff's authors published them: pairs of prompts by category (paper, section 4)."""
+"""PairComp's cases, in the format of FocusDiff's authors: pairs of prompts by category (paper, section 4)."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 _FIELDS = ("category", "caption1", "caption2")
-_SUFFIX = " difference"  # of every category's name in the file
+_SUFFIX = " difference"  # ends every category's name in the file
 
 
 class PairCompError(ValueError):
-    """A file of cases that cannot be used; the message names it, and the case and field."""
+    """Unusable file of cases; the message names the file, the case and the field."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Two prompts that differ in one respect; `number` is the case's place in the file, from 0."""
+    """Two prompts that differ in one respect; `number` is the case's index in the file, from 0."""
 
     number: int
     category: str
@@ -22,16 +22,16 @@ class Case:
 
 
 def read_cases(path: Path) -> tuple[Case, ...]:
-    """The cases of a JSON file: a list of objects with category, caption1 and caption2.
+    """Read cases from a JSON file: a list of objects with category, caption1 and caption2.
 
     Raises:
-        PairCompError: it cannot be read, or a case lacks something.
+        PairCompError: the file cannot be read, or a case lacks a field.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PairCompError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # not text, or not JSON
+    except ValueError as error:  # not UTF-8, or not JSON
         raise PairCompError(f"{path}: {error}") from None
     if not isinstance(rows, list) or not rows:
         raise PairCompError(f"{path}: must be a list of cases")

@@ -1,4 +1,4 @@
-"""Pictures as files: PNG, JPEG and WebP that carry the settings they were drawn with."""
+"""PNG, JPEG and WebP files that carry the settings their picture was drawn with."""
 
 import io
 import json
@@ -16,13 +16,13 @@ Format = Literal["png", "jpeg", "webp"]
 
 
 def encode(image: Image.Image, metadata: Mapping[str, Any], *, format: Format = "png", quality: int = 100) -> bytes:
-    """A file that carries the metadata as JSON: in the text chunk `focusdiff` of a PNG, else as EXIF description.
+    """Encode a picture with metadata as JSON: in the text chunk `focusdiff` of a PNG, else as EXIF ImageDescription.
 
     Args:
         image: RGB.
-        metadata: what made the picture.
-        format: of the file.
-        quality: 0–100, of JPEG and WebP; PNG loses nothing.
+        metadata: settings that the picture was drawn with.
+        format: file format.
+        quality: 0–100, for JPEG and WebP; PNG is lossless.
     """
     text = json.dumps(metadata, ensure_ascii=format != "png")
     buffer = io.BytesIO()
@@ -38,13 +38,13 @@ def encode(image: Image.Image, metadata: Mapping[str, Any], *, format: Format = 
 
 
 def write_png(path: Path, image: Image.Image, metadata: Mapping[str, Any]) -> None:
-    """Write a PNG with its metadata, whole or not at all."""
+    """Write a PNG with its metadata, atomically."""
     content = encode(image, metadata)
     write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
 def read_metadata(file: Path | io.BytesIO) -> dict[str, Any] | None:
-    """The settings in a picture written by `encode`; None where there are none."""
+    """Read the metadata of a picture written by `encode`; None if it has none."""
     with Image.open(file) as image:
         text = getattr(image, "text", {}).get(METADATA_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
     if text is None:

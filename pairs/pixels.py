@@ -1,4 +1,4 @@
-"""Measuring pixels: size, chroma, hue, and ramps from measurements to scores."""
+"""Measurements of pixels: size, chroma and hue, and a ramp from measurements to scores."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,12 @@ Mask = NDArray[np.bool_]
 
 
 def ramp(value: float, low: float, high: float) -> float:
-    """0 at `low`, 1 at `high`, linear between; `low` may be the larger of the two."""
+    """Map `low` to 0 and `high` to 1, linear between and constant beyond; `low` may be the larger."""
     return float(np.clip((value - low) / (high - low), 0, 1))
 
 
 def to_array(image: Image.Image) -> Array:
-    """A picture of any size as [SIZE, SIZE, 3] float32 in 0–255."""
+    """Convert a picture of any size to [SIZE, SIZE, 3] float32 in 0–255."""
     rgb = image.convert("RGB")
     if rgb.size != (SIZE, SIZE):
         rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BOX)
@@ -25,13 +25,13 @@ def to_array(image: Image.Image) -> Array:
 
 
 def chroma(rgb: Array) -> Array:
-    """Two opponent channels, red − green and yellow − blue: [..., 3] → [..., 2]; grey is (0, 0)."""
+    """Opponent channels red − green and yellow − blue: [..., 3] → [..., 2]; grey is (0, 0)."""
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     return np.stack([r - g, (r + g) / 2 - b], axis=-1)
 
 
 def hue_scores(colours: Array) -> dict[Colour, float]:
-    """How far the hues of strongly coloured pixels [N, 2] agree with each palette colour."""
+    """Score each palette colour by the share of pixels, chroma [N, 2], whose hue is nearest to its own."""
     if len(colours) == 0:
         return dict.fromkeys(COLOURS, 0.0)
     palette = chroma(np.array([PALETTE[c] for c in COLOURS], np.float32))

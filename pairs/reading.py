@@ -1,8 +1,8 @@
-"""What a picture of the procedural world shows: background, objects and sign, read from its pixels.
+"""Read a picture of the procedural world: its background, objects and sign, from the pixels.
 
-Everything is measured against the renderer's own geometry: an object's colour, then its silhouette,
-then the shape whose drawing fits that silhouette best, then how much of its edge and inside is as
-drawn. So a blurred, half-drawn or noisy object reads as a poor fit rather than as a good shape.
+Everything is compared with the renderer's own geometry. An object's colour gives its silhouette, the
+silhouette gives the best-fitting shape, and the object's edge and inside are compared with a drawing of
+that shape. So a blurred, half-drawn or noisy object scores as a poor fit, not as a good shape.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,16 @@ from pairs.render import INK, OUTLINE, Array, background, coverage, grid, shape_
 from pairs.scene import SHAPES, Colour, Fill, Shape, Tone
 from pairs.sign_reading import POST, BoardReading, read_board
 
-_FOREGROUND = 55.0  # chroma distance from the background at which a pixel belongs to something
-_SMALLEST = 24  # pixels; the smallest object the world draws has about 60
+_FOREGROUND = 55.0  # chroma distance from the background above which a pixel is foreground
+_SMALLEST = 24  # minimum pixels of an object; the smallest that the world draws has about 60
 
 
 @dataclass(frozen=True)
 class ObjectReading:
-    """One object: where it is, and how well each look describes it.
+    """One object: its place, and scores in [0, 1] of its looks.
 
-    `colours`, `shapes` and `fills` map every possible value to a score in [0, 1]; `drawn` is how
-    much of the outline is as crisp and complete as the renderer draws it. `x`, `y` and `radius` are
-    in unit coordinates.
+    `colours`, `shapes` and `fills` score every possible value; `drawn` scores how crisp and complete
+    the edge is. `x`, `y` and `radius` are in unit coordinates.
     """
 
     x: float
@@ -41,7 +40,11 @@ class ObjectReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """A picture's content; `backdrop` says how well the best `tone` explains the background."""
+    """Content of a picture, with scores in [0, 1].
+
+    `backdrop` scores how well the best tone explains the background; `clean` is 1 if no stray marks
+    lie outside the objects and the sign.
+    """
 
     tones: dict[Tone, float]
     backdrop: float
@@ -51,7 +54,7 @@ class Reading:
 
 
 def read(image: Image.Image) -> Reading:
-    """Read one picture."""
+    """Read one picture of any size."""
     rgb = to_array(image)
     tone, tones, backdrop = _read_tone(rgb)
     sky = background(tone, SIZE)
@@ -90,7 +93,7 @@ def _around(span: slice, margin: int = 5) -> slice:
 
 
 def _read_tone(rgb: Array) -> tuple[Tone, dict[Tone, float], float]:
-    """The tone whose background lies nearest to most pixels; its score falls with the distance left."""
+    """The tone with the nearest background (median distance of pixels), the scores of all, and `backdrop`."""
     distances: dict[Tone, float] = {
         tone: float(np.median(np.abs(rgb - background(tone, SIZE)).max(-1)))
         for tone in ("day", "night", "sunset", "sketch")
@@ -110,11 +113,11 @@ def _post_region(board: BoardReading) -> Mask:
 def _read_object(
     hue: Array, shift: Array, strength: Array, darkness: Array, part: Mask, window: tuple[slice, slice]
 ) -> ObjectReading:
-    """Read the object that covers `part` of a window of the picture; arrays are [h, w] or [h, w, 2]."""
+    """Read the object that covers `part` of a window; `hue` and `shift` are [h, w, 2], the others [h, w]."""
     near = ndimage.binary_dilation(part, iterations=3)
     strong = part & (strength > 0.6 * np.percentile(strength[part], 95)) & (strength > _FOREGROUND)
     colours = hue_scores(hue[strong])
-    # how much of each pixel is the object's own paint: along the line from background to its colour
+    # share of the object's own paint in each pixel: position on the line from background to paint
     paint = np.median(hue[strong], axis=0) if strong.any() else np.zeros(2, np.float32)
     line = paint - (hue - shift)
     own = np.clip((shift * line).sum(-1) / np.maximum((line * line).sum(-1), 1), 0, 1)
@@ -140,9 +143,9 @@ def _read_object(
 
 
 def _smear(alpha: Array, distance: Array) -> float:
-    """Width in pixels of what an edge lacks inside and spills outside, against the drawn edge.
+    """Error of an edge in pixels of width: paint missing inside it plus paint spilled outside.
 
-    The rim is painted whatever the fill, so the drawing is known from just inside it outwards.
+    Measured from just inside the edge outwards, because the rim is painted for every fill.
     """
     rim = (distance < 3 / SIZE) & (distance > -1.2 / SIZE)
     length = max(1.0, float((np.abs(distance) < 0.5 / SIZE).sum()))
@@ -159,7 +162,7 @@ class _Fit:
 
 @lru_cache(maxsize=1)
 def _unit_moments() -> dict[Shape, tuple[float, float]]:
-    """Area and height of the centroid of each shape of radius 1."""
+    """Area of each shape of radius 1, and y of its centroid."""
     line = np.linspace(-1.2, 1.2, 481, dtype=np.float32)
     x, y = np.meshgrid(line, line)
     cell = float(line[1] - line[0]) ** 2
@@ -171,7 +174,7 @@ def _unit_moments() -> dict[Shape, tuple[float, float]]:
 
 
 def _fit(shape: Shape, silhouette: Mask, x: Array, y: Array) -> _Fit:
-    """The placing of a shape that overlaps a silhouette most, from its area and centroid."""
+    """Fit a shape to a silhouette: place it by area and centroid, then search nearby for the most overlap."""
     if not silhouette.any():
         return _Fit(float(x.mean()), float(y.mean()), 0.1, 0.0)
     unit_area, unit_y = _unit_moments()[shape]

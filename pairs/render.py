@@ -1,4 +1,4 @@
-"""Pictures of scenes, drawn from signed distances: anti-aliased, shaded, at any size."""
+"""Render scenes from signed distances: anti-aliased, shaded, at any size."""
 
 from functools import lru_cache
 from typing import Any
@@ -28,11 +28,11 @@ SKY: dict[Tone, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
 }
 INK = (52, 50, 56)
 WHITE = (252, 252, 252)
-STROKE = 0.019  # half the width of a glyph's line
-OUTLINE = 0.04  # width of an outlined shape's line
+STROKE = 0.019  # half the line width of a glyph
+OUTLINE = 0.04  # line width of an outlined shape
 GRASS: dict[Tone, tuple[int, int, int]] = {"day": (128, 176, 132), "sunset": (182, 136, 136), "sketch": (178, 172, 164)}
-_BLADES = ((-0.028, 0.078), (0.004, 0.115), (0.034, 0.07))  # how far each bends, and its height
-STRIPE = CELL  # period of a striped shape's stripes, in phase with the cells
+_BLADES = ((-0.028, 0.078), (0.004, 0.115), (0.034, 0.07))  # bend and height of each blade of grass
+STRIPE = CELL  # period of stripes, in phase with the cells
 
 
 @lru_cache(maxsize=8)
@@ -44,13 +44,13 @@ def grid(size: int) -> tuple[Array, Array]:
 
 
 def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
-    """Signed distance to a shape centred on the origin, negative inside, y downwards.
+    """Signed distance to a shape centred on the origin, negative inside.
 
     Args:
         shape: one of `SHAPES`.
         x: [...] horizontal offsets from the centre, in the unit of `radius`.
-        y: [...] vertical offsets.
-        radius: of the circle around the shape.
+        y: [...] vertical offsets, downwards.
+        radius: radius of the circle around the shape.
     """
     x, y = x / radius, y / radius
     distance: Array
@@ -60,7 +60,7 @@ def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
         qx, qy = np.abs(x) - 0.78, np.abs(y) - 0.78
         distance = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0)
     elif shape == "triangle":
-        # three half planes at distance 0.5 from the centroid, which lies below the circle's centre
+        # three half planes at distance 0.56 from the centroid, which lies below the circle's centre
         below = y - 0.2
         distance = np.maximum(0.8660254 * np.abs(x) - 0.5 * below, below) - 0.56
     elif shape == "star":
@@ -72,7 +72,7 @@ def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
 
 
 def _star_distance(x: Array, y: Array) -> Array:
-    """A five-pointed star: fold the plane into one half point, then the distance to its edge."""
+    """Five-pointed star: fold the plane into half of one point by symmetry, then measure to its edge."""
     angle = np.arctan2(x, -(y - 0.06))
     length = np.hypot(x, y - 0.06)
     sector = 2 * np.pi / 5
@@ -89,7 +89,7 @@ def _star_distance(x: Array, y: Array) -> Array:
 
 
 def _heart_distance(x: Array, y: Array) -> Array:
-    """Two discs over a wedge: distance to the arc from notch to side and to the side from there to the tip."""
+    """Two discs over a wedge: distance to the arc from the notch to `touch`, or to the line from there to the tip."""
     ax = np.abs(x)
     cx, cy, r = 0.44, -0.33, 0.47
     notch, touch, tip = (0.0, -0.495), (0.8008, -0.0288), (0.0, 0.92)
@@ -108,20 +108,20 @@ def _heart_distance(x: Array, y: Array) -> Array:
 
 
 def coverage(distance: Array, size: int) -> Array:
-    """Share of each pixel that lies inside, from a signed distance in unit coordinates: [...] in [0, 1]."""
+    """Share of each pixel inside a shape, from signed distances in unit coordinates: [...] → [...] in [0, 1]."""
     result: Array = np.clip(0.5 - distance * size, 0, 1)
     return result
 
 
 def background(tone: Tone, size: int) -> Array:
-    """The sky or paper of a tone without its decoration: [size, size, 3] in 0–255."""
+    """Sky or paper of a tone, undecorated: [size, size, 3] in 0–255."""
     top, bottom = (np.array(c, np.float32) for c in SKY[tone])
     _, y = grid(size)
     return top + (bottom - top) * y[..., None]
 
 
 def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
-    """Draw a placed scene: [size, size, 3] uint8 RGB."""
+    """Render a scene with fixed places: [size, size, 3] uint8 RGB."""
     tone = layout.tone
     canvas = background(tone, size).copy()
     _decorate(canvas, layout, size)
@@ -133,7 +133,7 @@ def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
 
 
 def render(scene: Scene, seed: int, size: int = 64) -> NDArray[np.uint8]:
-    """A picture of the scene: [size, size, 3] uint8 RGB; the seed fixes what the caption leaves open."""
+    """Render a scene: [size, size, 3] uint8 RGB; the seed determines all that the caption leaves open."""
     return render_layout(arrange(scene, seed), size)
 
 
@@ -142,10 +142,10 @@ def _blend(canvas: Array, colour: Array | tuple[int, int, int], alpha: Array) ->
 
 
 def _decorate(canvas: Array, layout: Layout, size: int) -> None:
-    """Clouds, stars, pencil strokes and grass, which a prompt leaves open, so they should cost few codes.
+    """Paint clouds, stars, paper grain, pencil strokes and grass.
 
-    They are in step with the code cells and keep to those that nothing else touches: a cloud behind
-    the corner of a heart would be a code that hardly any picture has.
+    No prompt determines them, so they should need few codes. They are aligned with the code cells, and
+    all but the grain keep to free ones: a cloud behind the corner of a heart would need a code of its own.
     """
     rng = np.random.default_rng(layout.decor)
     x, y = grid(size)
@@ -157,7 +157,7 @@ def _decorate(canvas: Array, layout: Layout, size: int) -> None:
             _blend(canvas, colour, 0.7 * np.clip(0.5 - distance / 0.035, 0, 1))
     elif layout.tone == "night":
         for row, column in np.argwhere(layout.free_cells & (rng.random((8, 8)) < 0.16)):
-            # every cell has a place of its own for a star, so that together they look strewn
+            # a cell's star has a fixed place that differs from its neighbours', so that stars look strewn
             across, down = ((-0.25, 0.25), (0.25, 0.0), (0.0, -0.25))[(row + 2 * column) % 3]
             sx, sy = (column + 0.5 + across) * CELL, (row + 0.5 + down) * CELL
             _blend(canvas, (255, 250, 225), 0.9 * coverage(np.hypot(x - sx, y - sy) - 0.015, 64))
@@ -165,19 +165,19 @@ def _decorate(canvas: Array, layout: Layout, size: int) -> None:
         grain = np.sin((x - y + CELL / 4) * (2 * np.pi / CELL)) * 0.5 + 0.5
         _blend(canvas, (214, 206, 190), 0.34 * grain.astype(np.float32))
         for cx, cy in layout.decor_places(rng):
-            # where the pencil was tried out: strokes up and down
+            # steep strokes, as if the pencil had been tried out
             strokes = np.abs(((x - cx) / 0.05 + 0.5 + 0.35 * (y - cy) / 0.05) % 2 - 1) - 0.5
             reach = np.maximum(np.abs(x - cx) - 0.1, np.abs(y - cy) - 0.045)
             _blend(canvas, (150, 146, 142), 0.5 * coverage(np.maximum(np.abs(strokes) * 0.05 - 0.012, reach), size))
     if layout.tone in GRASS:
-        # An even chance for each cell of the last row: pictures of a prompt that fixes nearly everything else
-        # differ, and no filter of a sampler drops a choice as likely as that.
+        # Each free cell of the last row has grass or not with even chances: pictures then differ even if the prompt
+        # determines all else, and no sampling filter drops so likely a choice.
         for (column,) in np.argwhere(layout.free_cells[-1] & (rng.random(8) < 0.5)):
             _blend(canvas, GRASS[layout.tone], coverage(_grass_distance(x - (column + 0.5) * CELL, 1 - y), size))
 
 
 def _grass_distance(x: Array, height: Array) -> Array:
-    """A tuft of three blades that bend outwards, from offsets to its middle and heights over the ground."""
+    """Distance to a tuft of three bent blades; `x` is the offset from its middle, `height` above the ground."""
     blades = [np.abs(x - bend * (0.35 + 9 * height)) + 0.2 * (height - top) for bend, top in _BLADES]
     distance: Array = np.min(blades, axis=0)
     return distance
@@ -231,7 +231,7 @@ def _draw_board(canvas: Array, board: Board, tone: Tone, size: int) -> None:
 
 
 def letter_colour(board_colour: Colour) -> tuple[int, int, int]:
-    """Letters are white on dark boards and ink on light ones."""
+    """Colour of letters: ink on light boards, white on dark ones."""
     return INK if board_colour in ("yellow", "orange") else WHITE
 
 
@@ -246,7 +246,7 @@ def text_distance(board: Board, size: int) -> Array:
 
 
 def glyph_distance(glyph: str, cx: float, cy: float, size: int) -> Array:
-    """Signed distance to one glyph's strokes, centred on (cx, cy) in unit coordinates: [size, size]."""
+    """Signed distance to the strokes of a glyph centred on (cx, cy) in unit coordinates: [size, size]."""
     x, y = grid(size)
     scale = np.array([GLYPH_HALF_WIDTH, GLYPH_HALF_HEIGHT])
     lines = segments(glyph) * scale + np.array([cx, cy])

@@ -1,4 +1,4 @@
-"""The nouns of the PairShapes world: what a caption says and a picture shows."""
+"""Data types of the PairShapes world: what a caption states and a picture shows."""
 
 import zlib
 from dataclasses import dataclass, fields, replace
@@ -35,7 +35,7 @@ ONE_IN_TEST = 8
 
 @dataclass(frozen=True)
 class Group:
-    """Objects that look alike: `count` (1–5) of one colour, shape and fill."""
+    """One to five objects of the same colour, shape and fill."""
 
     count: int
     colour: Colour
@@ -53,9 +53,9 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption states. Where things stand exactly is left to the layout.
+    """What a caption states; the layout decides exact places.
 
-    One or two groups; `relation` places the first against the second (one object each). With a
+    One or two groups. `relation` places the first relative to the second (one object each). With a
     `sign` there is at most one group, a single object under the board.
     """
 
@@ -71,12 +71,12 @@ class Scene:
 
     @property
     def object_count(self) -> int:
-        """Objects in the picture, the sign not counted."""
+        """Number of objects, not counting the sign."""
         return sum(group.count for group in self.groups)
 
     @property
     def canonical(self) -> "Scene":
-        """The same scene for all its wordings: "a left of b" and "b right of a" give one value."""
+        """Form independent of the order of groups: equal for "a left of b" and "b right of a"."""
         if self.relation in ("right of", "below"):
             return replace(self, groups=self.groups[::-1], relation=OPPOSITE[self.relation])
         if self.relation is None:
@@ -85,13 +85,13 @@ class Scene:
 
     @property
     def split(self) -> Split:
-        """One scene in eight, chosen by a hash of its canonical form, is never trained on."""
+        """`test`, never trained on, for one scene in eight, by a hash of the canonical form."""
         return "test" if zlib.crc32(repr(self.canonical).encode()) % ONE_IN_TEST == 0 else "train"
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A part of a scene that is held out of training as a whole; None matches anything.
+    """Values that never occur together in a training scene; None matches anything.
 
     `count`, `colour`, `shape` and `fill` describe one group (for a sign, `colour` is the board's);
     `other_colour` and `other_shape` the second one; `relation` reads from the first to the second.
@@ -109,7 +109,7 @@ class Combination:
     text: str | None = None
 
     def matches(self, scene: Scene) -> bool:
-        """Whether the scene contains this combination, whichever way round it is told."""
+        """Whether the scene contains this combination, with its groups in either order."""
         if self.tone not in (None, scene.tone):
             return False
         if self.text is not None:

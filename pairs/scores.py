@@ -1,4 +1,4 @@
-"""How judgements become scores: the arithmetic and geometric means of PairComp (paper, section 3.2)."""
+"""PairComp's scores: arithmetic and geometric means of judgements (paper, section 3.2)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 
 def arithmetic_mean(scores: Sequence[float]) -> float:
-    """s_a: the mean of a case's scores, each in [0, 1]."""
+    """s_a: mean of a case's scores, each in [0, 1]."""
     return sum(scores) / len(scores)
 
 
 def geometric_mean(scores: Sequence[float]) -> float:
-    """s_g: the n-th root of the product of a case's scores; one failure makes it 0."""
+    """s_g: n-th root of the product of a case's n scores; a single 0 makes it 0."""
     return math.prod(scores) ** (1 / len(scores))
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its standard error; `missing` judgements failed and are not counted as 0."""
+    """Mean of `count` judgements with its standard error; `missing` others failed and are left out."""
 
     value: float
     standard_error: float
@@ -29,10 +29,10 @@ class Mean:
 
 
 def mean(scores: Iterable[float | None]) -> Mean:
-    """Mean and standard error of the judgements that succeeded.
+    """Mean and standard error of the judgements that succeeded (are not None).
 
     Raises:
-        ValueError: none did.
+        ValueError: none succeeded.
     """
     rows = list(scores)
     known = [score for score in rows if score is not None]

@@ -1,4 +1,4 @@
-"""Reading a sign: its board, the board's colour, and the glyphs on it."""
+"""Read a sign: its board, the board's colour and the glyphs."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,14 +14,14 @@ from pairs.scene import Colour
 
 POST = (126, 92, 62)
 _HALF = (8, 9)  # half extents in pixels of the window around a glyph: x, y
-_STEPS = 4  # positions a pixel at which glyph templates are drawn
+_STEPS = 4  # glyph templates are drawn at this many sub-pixel positions per pixel
 
 
 @dataclass(frozen=True)
 class BoardReading:
-    """A sign: centre in unit coordinates, scores of each colour, and of each glyph at each position.
+    """A sign: centre in unit coordinates, a score for each colour, and for each glyph at each position.
 
-    `shape` is how much the board looks like one; `region` the pixels it takes.
+    `shape` scores how well the board and post match the renderer's; `region` [64, 64] marks the board's pixels.
     """
 
     x: float
@@ -32,21 +32,24 @@ class BoardReading:
     region: Mask = field(repr=False)
 
     def spells(self, text: str) -> float:
-        """How well the glyphs read as a text: the product over its characters, 0 for another length."""
+        """Score of the sign reading `text`: product over its characters, 0 for another length."""
         if len(text) != len(self.glyphs):
             return 0.0
         return float(np.prod([scores[glyph] for scores, glyph in zip(self.glyphs, text, strict=True)]))
 
 
 def read_board(rgb: Array, present: Mask, post: Mask) -> BoardReading | None:
-    """The sign in a picture [64, 64, 3], if a part of `present` [64, 64] is a board above a `post` [64, 64]."""
+    """Read the sign of a picture [64, 64, 3].
+
+    Returns None unless the largest part of `present` [64, 64] looks like a board above a `post` [64, 64].
+    """
     solid = ndimage.binary_opening(ndimage.binary_fill_holes(present), np.ones((3, 3), bool))
     labels, count = ndimage.label(solid)
     if count == 0:
         return None
     sizes = np.bincount(labels.ravel())[1:]
     part = labels == sizes.argmax() + 1
-    # robust edges: a companion or the post may touch the board
+    # an object or the post may touch the board: count only rows and columns that are mostly filled
     rows = np.nonzero(part.sum(1) > 0.6 * part.sum(1).max())[0]
     columns = np.nonzero(part.sum(0) > 0.6 * part.sum(0).max())[0]
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
@@ -80,13 +83,13 @@ def read_board(rgb: Array, present: Mask, post: Mask) -> BoardReading | None:
 
 
 def _post_share(post: Mask, bottom: int, middle: int) -> float:
-    """Share of the place below a board that is taken by its post."""
+    """Share of post pixels in the strip below a board's middle."""
     below = post[bottom + 2 :, middle - 1 : middle + 1]
     return float(below.mean()) if below.size else 0.0
 
 
 def _read_glyph(written: Array, x: float, y: float) -> dict[str, float]:
-    """Scores of every glyph around a centre in pixels, the best over small shifts."""
+    """Score every glyph around a centre (x, y) in pixels, at the best of several small shifts."""
     best = np.zeros(len(GLYPHS))
     padded = np.pad(written, 12)
     for dx in np.arange(-1.5, 1.6, 0.5):
@@ -103,7 +106,7 @@ def _read_glyph(written: Array, x: float, y: float) -> dict[str, float]:
 
 @lru_cache(maxsize=64)
 def _templates(fx: float, fy: float) -> Array:
-    """Every glyph drawn in the window, its centre (fx, fy) pixels past the middle: [G, 18, 16]."""
+    """Render every glyph, centred (fx, fy) pixels past the window's middle: [G, 18, 16]."""
     x, y = np.meshgrid(np.arange(-_HALF[0], _HALF[0]) + 0.5 - fx, np.arange(-_HALF[1], _HALF[1]) + 0.5 - fy)
     drawn = []
     for glyph in GLYPHS:

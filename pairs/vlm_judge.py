@@ -1,4 +1,4 @@
-"""A vision-language model as judge, behind an OpenAI-compatible endpoint: how likely is it to say yes?"""
+"""Vision-language model as judge, behind an OpenAI-compatible endpoint: its probability of answering yes."""
 
 import base64
 import io
@@ -16,18 +16,20 @@ logger = logging.getLogger("focusdiff")
 
 QUESTION = 'Does this image match the description "{prompt}", please directly respond with yes or no'
 _YES, _NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
-_ALTERNATIVES = 20  # the most that servers tell of a token's alternatives
+_ALTERNATIVES = 20  # the most log-probabilities per token that servers return
 _AT_ONCE = 8
 
 
 class VlmJudge:
-    """PairComp's question (paper, section 3.2): P(yes) / (P(yes) + P(no)) of the answer's first token.
+    """Judge that asks PairComp's question (paper, section 3.2).
+
+    The score is P(yes) / (P(yes) + P(no)) for the first token of the answer.
 
     Args:
-        url: of the endpoint, up to and with /v1.
-        model: as the endpoint calls it.
-        key: of the endpoint.
-        seconds: after which an answer is given up; failed requests are tried again twice.
+        url: base URL of the endpoint, including /v1.
+        model: the endpoint's name of the model.
+        key: API key.
+        seconds: timeout of a request; failed requests are retried twice.
     """
 
     def __init__(self, url: str, model: str, *, key: str = "none", seconds: float = 60.0) -> None:
@@ -35,7 +37,7 @@ class VlmJudge:
         self._model = model
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
-        """One judgement for each picture and its prompt; None where the endpoint gave none."""
+        """One judgement per picture and prompt; None where the endpoint gave no usable answer."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(self._judge, images, prompts))
 
@@ -65,16 +67,16 @@ class VlmJudge:
             return None
         told = answer.choices[0].logprobs if answer.choices else None
         if told is None or not told.content:
-            logger.warning("the judge's endpoint tells no log-probabilities")
+            logger.warning("the judge's endpoint returned no log-probabilities")
             return None
         score = yes_probability({one.token.strip(): one.logprob for one in told.content[0].top_logprobs})
         return None if score is None else Judgement(score)
 
 
 def yes_probability(logprobs: Mapping[str, float]) -> float | None:
-    """P(yes) / (P(yes) + P(no)) from the likeliest first tokens; None if neither is among them.
+    """P(yes) / (P(yes) + P(no)) from log-probabilities of the likeliest first tokens.
 
-    A word that is missing is no likelier than the last of those told, and is counted as that.
+    None if both words are missing. One missing word counts as likely as the least likely token given, its upper bound.
     """
     yes, no = (sum(math.exp(logprobs[word]) for word in words if word in logprobs) for words in (_YES, _NO))
     if yes == no == 0:

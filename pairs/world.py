@@ -1,4 +1,4 @@
-"""Sampling the PairShapes world: scenes of each category, pairs that differ in one factor, the held-out part."""
+"""Sample the PairShapes world: scenes of each category, held-out scenes, and pairs that differ in one factor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,13 +31,13 @@ from pairs.scene import (
 
 T = TypeVar("T")
 
-_COMPANION = 0.4  # share of scenes with a second group
+_COMPANION = 0.4  # probability of a second group, or of an object beside a sign
 _TONE_WEIGHTS = (0.37, 0.29, 0.17, 0.17)
 
 
 @dataclass(frozen=True)
 class ScenePair:
-    """Two scenes that differ in one factor, told with one wording."""
+    """Two scenes that differ in one factor, with one wording for both captions."""
 
     category: Category
     scenes: tuple[Scene, Scene]
@@ -45,22 +45,21 @@ class ScenePair:
 
     @property
     def captions(self) -> tuple[str, str]:
-        """The two prompts."""
         return describe(self.scenes[0], self.wording), describe(self.scenes[1], self.wording)
 
 
 @dataclass(frozen=True)
 class World:
-    """The scenes that may be drawn: everything, less what is held out.
+    """Source of random scenes, in a training and a test split.
 
-    `held_out` combinations never appear in the training split, nor do the scenes that
-    `Scene.split` reserves.
+    The training split has none of the `held_out` combinations and none of the scenes that
+    `Scene.split` reserves for testing.
     """
 
     held_out: tuple[Combination, ...] = ()
 
     def allows(self, scene: Scene, split: Split) -> bool:
-        """Whether a scene may appear in a split; the test split takes reserved and held-out scenes."""
+        """Whether a scene belongs to a split; reserved and held-out scenes belong to `test`."""
         reserved = scene.split == "test" or self.is_held_out(scene)
         return reserved == (split == "test")
 
@@ -69,14 +68,18 @@ class World:
         return any(combination.matches(scene) for combination in self.held_out)
 
     def sample(self, rng: np.random.Generator, category: Category, split: Split = "train") -> Scene:
-        """A random scene of a category from a split."""
+        """Draw a random scene of a category from a split."""
         while True:
             scene = sample_scene(rng, category)
             if self.allows(scene, split):
                 return scene
 
     def sample_held_out(self, rng: np.random.Generator, category: Category) -> Scene:
-        """A random scene that contains one of the category's held-out combinations."""
+        """Draw a random scene with one of the category's held-out combinations.
+
+        Raises:
+            ValueError: the category has none.
+        """
         choices = [c for c in self.held_out if c.category == category]
         if not choices:
             raise ValueError(f"no combination of category {category!r} is held out")
@@ -87,7 +90,7 @@ class World:
                 return scene
 
     def sample_pair(self, rng: np.random.Generator, category: Category, split: Split = "train") -> ScenePair:
-        """Two scenes of one split that differ in the category's factor."""
+        """Draw two scenes of one split that differ in the category's factor."""
         while True:
             first = self.sample(rng, category, split)
             second = change(first, category, rng)
@@ -96,7 +99,7 @@ class World:
 
 
 def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
-    """Any scene in which a category's factor is to be seen, held out or not."""
+    """Draw a random scene that shows a category's factor, held out or not."""
     tone: Tone = TONES[rng.choice(4, p=_TONE_WEIGHTS)] if category != "style" else _pick(rng, TONES)
     if category == "text":
         sign = sample_sign(rng)
@@ -127,17 +130,17 @@ def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
 
 
 def sample_look(rng: np.random.Generator) -> Group:
-    """How a single object may look: every factor at random."""
+    """Draw a single object of random colour, shape and fill."""
     return replace(_single(rng), fill=_pick(rng, FILLS))
 
 
 def sample_sign(rng: np.random.Generator) -> Sign:
-    """Any sign."""
+    """Draw a sign of random text and colour."""
     return Sign(_pick(rng, TEXTS), _pick(rng, COLOURS))
 
 
 def change(scene: Scene, category: Category, rng: np.random.Generator) -> Scene:
-    """The scene with the category's factor changed and everything else kept."""
+    """Copy a scene with the category's factor changed and everything else kept."""
     if category == "style":
         return replace(scene, tone=_pick(rng, [t for t in TONES if t != scene.tone]))
     if category == "position":
@@ -162,7 +165,7 @@ def change(scene: Scene, category: Category, rng: np.random.Generator) -> Scene:
 
 
 def _similar_text(text: str, rng: np.random.Generator) -> str:
-    """Another text of the same length, one letter away where there is one."""
+    """Draw another text of the same length, one letter away if there is such a word."""
     same = [t for t in TEXTS if len(t) == len(text) and t != text]
     near = [t for t in same if text in WORDS and sum(a != b for a, b in zip(t, text, strict=True)) == 1]
     return _pick(rng, near or same)
@@ -173,7 +176,7 @@ def _single(rng: np.random.Generator) -> Group:
 
 
 def _two_singles(rng: np.random.Generator) -> tuple[Group, Group]:
-    """Two objects of different colours, so that colour tells them apart."""
+    """Draw two objects of different colours, so that colour distinguishes them."""
     colours: tuple[Colour, ...] = COLOURS
     a, b = rng.choice(len(colours), 2, replace=False)
     shapes: tuple[Shape, ...] = SHAPES
@@ -181,7 +184,7 @@ def _two_singles(rng: np.random.Generator) -> tuple[Group, Group]:
 
 
 def _impose(wanted: Combination, scene: Scene) -> Scene | None:
-    """A sampled scene with a combination's values written over it; None where they do not fit."""
+    """Set a combination's values in a sampled scene; None if they do not fit."""
     if wanted.tone is not None:
         scene = replace(scene, tone=wanted.tone)
     if wanted.text is not None:
@@ -191,7 +194,7 @@ def _impose(wanted: Combination, scene: Scene) -> Scene | None:
     if (wanted.other_colour or wanted.other_shape or wanted.relation) and len(scene.groups) < 2:
         return None
     if wanted.count and len(scene.groups) == 2 and wanted.category != "counting":
-        return None  # only counting draws several objects beside others
+        return None  # only counting scenes have a group of several beside another group
     groups = list(scene.groups)
     groups[0] = Group(
         wanted.count or groups[0].count,

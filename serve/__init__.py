@@ -1,1 +1,1 @@
-"""The product: pictures over HTTP and from the command line."""
+"""Image generation over HTTP and from the command line."""

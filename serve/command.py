@@ -1,4 +1,4 @@
-"""`focusdiff-serve`: models behind OpenAI's Images API."""
+"""`focusdiff-serve`: serve models over OpenAI's Images API."""
 
 import signal
 import sys
@@ -13,18 +13,18 @@ def main() -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Listen, load the models, and serve them until stopped."""
+    """Listen, load the models and serve until stopped."""
     if settings.print_config:
         print(settings.model_dump_json(indent=2))
         return
 
-    # until the server handles it, it ends the process as SIGTERM does; an exception may get lost in somebody's import
+    # end the process like SIGTERM until the server handles SIGINT: an import may swallow a KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     from serve.backends.loader import ProcessLoader
 
     loader = ProcessLoader(settings, on_death=lambda: server.die())
-    loader.start_ahead(len(settings.sources))  # what they import, they import beside us
+    loader.start_ahead(len(settings.sources))  # they import while this process imports
 
     import tempfile
 
@@ -42,7 +42,7 @@ def serve(settings: Settings) -> None:
     if server.failure is not None:
         raise server.failure
     if server.died:
-        sys.exit(1)  # so that whoever supervises starts another
+        sys.exit(1)  # so that a supervisor restarts the server
 
 
 if __name__ == "__main__":

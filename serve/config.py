@@ -1,4 +1,4 @@
-"""Everything an operator can set, in one place: flags, then FOCUSDIFF_* of the environment, then a TOML file.
+"""Server settings. Flags take precedence over FOCUSDIFF_* environment variables, and those over a TOML file.
 
 Imports no torch: `--help` and `--print-config` answer at once.
 """
@@ -23,19 +23,19 @@ from pydantic_settings import (
 
 from pairs.files import user_file
 
-MAX_IMAGES = 10  # of one request; the queue must hold two such requests
+MAX_IMAGES = 10  # per request; the queue must hold two such requests
 _PREFIX = "FOCUSDIFF_"
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it."""
+    """Invalid setting; the message names it."""
 
 
 class ModelSource(BaseModel):
-    """One model to serve: the name that clients use, and where it comes from.
+    """A model to serve: its public name and its source.
 
-    `source` is a folder, a hub id or the name of a shipped checkpoint; the rest is as in
-    `model.checkpoints.load`.
+    `source` is a folder, a hub id or the name of a shipped checkpoint; `weights` is the `overlay` of
+    `model.checkpoints.load.load`, which documents the other fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ class ModelSource(BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> "ModelSource":
-        """From `NAME=SOURCE`, or from a source alone, which then names itself."""
+        """Parse `NAME=SOURCE`, or a source alone: its name is the folder's name, the hub id or the shipped name."""
         name, equals, source = text.partition("=")
         if not equals:
             is_path = text.startswith((".", "/", "~")) or Path(text).is_dir()
@@ -57,7 +57,7 @@ class ModelSource(BaseModel):
 
 
 class Settings(BaseSettings):
-    """What `focusdiff-serve` needs to know; frozen, and read nowhere else."""
+    """Frozen settings of `focusdiff-serve`."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
@@ -75,81 +75,86 @@ class Settings(BaseSettings):
     models: Annotated[tuple[ModelSource, ...], NoDecode] = Field(
         default=(ModelSource(name="tiny", source="tiny"),),
         min_length=1,
-        description="folder, hub id or shipped name, or NAME=SOURCE (default: tiny); give it several times for several "
-        "models, the first of which draws for requests that name none",
+        description="model to serve: folder, hub id or shipped name, or NAME=SOURCE (default: tiny); repeat for "
+        "several models; requests that name no model use the first",
     )
     weights: Path | None = Field(
-        default=None, description="a .pt state dict to lay over the model (FocusDiff's format)"
+        default=None, description=".pt state dict whose tensors replace the model's (FocusDiff's format)"
     )
-    tokenizer: str | None = Field(default=None, description="take the tokenizer of models without one from here")
-    revision: str | None = Field(default=None, description="of the hub repository")
+    tokenizer: str | None = Field(default=None, description="folder or hub id to take the tokenizer from")
+    revision: str | None = Field(default=None, description="branch, tag or commit of the hub repository")
     aliases: dict[str, str] = Field(
-        default={}, description="other names that clients may use, as ALIAS=NAME (gpt-image-1=tiny)"
+        default={}, description="other names of served models, as ALIAS=NAME (gpt-image-1=tiny)"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or mps")
     dtype: str = Field(default="auto", description="auto, source (the files' own), float32, bfloat16 or float16")
     int8: bool = Field(
         default=False,
-        description="keep the decoder's weights as 8-bit integers: on a CPU faster and smaller, and pictures change "
+        description="store the decoder's weights as 8-bit integers: faster and smaller on a CPU, but pictures change "
         "a little (docs/performance.md)",
     )
     memory_gib: float | None = Field(
-        default=None, gt=0, description="the most that all models together may take (default: what the device has)"
+        default=None, gt=0, description="memory limit in GiB for all models together (default: what the device has)"
     )
     watch: Path | None = Field(
-        default=None, description="folder of a training run whose newest finished checkpoint is served as well"
+        default=None, description="folder of a training run; its newest complete checkpoint is also served"
     )
 
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    public_url: AnyUrl | None = Field(default=None, description="how clients reach the server, for links in answers")
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="web pages elsewhere that may call the API (https://example.org)"
+    public_url: AnyUrl | None = Field(
+        default=None, description="URL of the server for clients, used for links in answers"
     )
-    max_body_mib: float = Field(default=32, gt=0, description="largest request body")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins of web pages that may call the API (https://example.org)"
+    )
+    max_body_mib: float = Field(default=32, gt=0, description="largest request body in MiB")
 
-    slots: int = Field(default=16, ge=1, description="guided images that each model draws at once")
+    slots: int = Field(default=16, ge=1, description="guided images drawn at once by each model")
     queue: int = Field(default=256, ge=2 * MAX_IMAGES, description="images that may wait for each model")
-    request_seconds: float = Field(default=600, gt=0, description="after which a request is given up")
-    drain_seconds: float = Field(default=60, ge=0, description="for what was accepted, once the server is told to stop")
+    request_seconds: float = Field(default=600, gt=0, description="time limit of a request in seconds")
+    drain_seconds: float = Field(
+        default=60, ge=0, description="time in seconds to finish accepted requests when stopping"
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="keys that clients must send; better in the environment or the file than as a flag"
+        default=(), description="keys accepted from clients; safer in the environment or a file than as a flag"
     )
-    api_keys_file: Path | None = Field(default=None, description="more of them, one a line")
-    admin_key: SecretStr | None = Field(default=None, description="of the admin routes, which are off without it")
-    rate_limit: str | None = Field(default=None, description="images that each key may ask for: 60/minute, 1000/hour")
+    api_keys_file: Path | None = Field(default=None, description="file with more API keys, one per line")
+    admin_key: SecretStr | None = Field(default=None, description="key for the /admin routes, which are off without it")
+    rate_limit: str | None = Field(default=None, description="limit on images per API key: 60/minute, 1000/hour")
 
     store: str | None = Field(
-        default=None, description="where pictures of response_format url are kept: a folder or any fsspec URL"
+        default=None,
+        description="folder or fsspec URL for pictures of response_format url (default: a temporary folder)",
     )
-    store_seconds: float = Field(default=3600, gt=0, description="how long they are kept")
-    store_mib: float = Field(default=1024, gt=0, description="how much is kept; the oldest go first")
+    store_seconds: float = Field(default=3600, gt=0, description="seconds for which stored pictures are kept")
+    store_mib: float = Field(default=1024, gt=0, description="MiB of stored pictures; the oldest are removed first")
     upscale: Literal["lanczos"] | None = Field(
-        default=None, description="enlarge pictures to sizes that the model does not draw"
+        default=None, description="enlarge pictures to requested sizes above the model's own"
     )
     judge: str | None = Field(
         default=None,
-        description="what judges pictures: exact, for models of the procedural world, or the URL of an "
+        description="judge of pictures: exact, for models of the procedural world, or the URL of an "
         "OpenAI-compatible endpoint of a vision-language model (http://127.0.0.1:8001/v1)",
     )
-    judge_model: str = Field(default="default", description="what that endpoint calls its model")
-    judge_key: SecretStr = Field(default=SecretStr("none"), description="of that endpoint")
+    judge_model: str = Field(default="default", description="model name at the judge's endpoint")
+    judge_key: SecretStr = Field(default=SecretStr("none"), description="API key for the judge's endpoint")
 
-    ui: bool = Field(default=True, description="serve the demo's page at /")
-    votes: Path = Field(default=user_file("votes.sqlite"), description="where its votes are kept")
-    paircomp: Path | None = Field(default=None, description="PairComp.json, whose pairs the page offers")
+    ui: bool = Field(default=True, description="serve the demo page at /")
+    votes: Path = Field(default=user_file("votes.sqlite"), description="SQLite file for the demo's votes")
+    paircomp: Path | None = Field(default=None, description="PairComp.json, to choose pairs from on the demo page")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info")
     log_format: Literal["text", "json"] = Field(default="text")
-    log_prompts: bool = Field(default=False, description="whether prompts appear in the log")
+    log_prompts: bool = Field(default=False, description="write prompts to the log")
 
-    config: Path | None = Field(default=None, description="a TOML file with any of these settings")
-    print_config: bool = Field(default=False, description="print the settings and stop")
+    config: Path | None = Field(default=None, description="TOML file with any of these settings")
+    print_config: bool = Field(default=False, description="print the settings as JSON and exit")
 
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """`a,b` and lists of it, as flags and the environment give them."""
+        """Split comma-separated values, alone or in a list."""
         given = [value] if isinstance(value, str) else value
         if not isinstance(given, list | tuple):
             return value
@@ -192,7 +197,7 @@ class Settings(BaseSettings):
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:
-        """The models, what was said for all of them filled in."""
+        """Models, with the common weights, tokenizer and revision filled in."""
         common = {"weights": self.weights, "tokenizer": self.tokenizer, "revision": self.revision}
         return tuple(
             model.model_copy(update={name: getattr(model, name) or value for name, value in common.items()})
@@ -201,10 +206,10 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[SecretStr, ...]:
-        """Of clients, the file's among them.
+        """Client keys, including those of `api_keys_file`.
 
         Raises:
-            ConfigError: the file cannot be read, or holds no key.
+            ConfigError: the file cannot be read or holds no key.
         """
         if self.api_keys_file is None:
             return self.api_keys
@@ -219,7 +224,7 @@ class Settings(BaseSettings):
 
 
 class _Help(argparse.HelpFormatter):
-    """Says of values what they are, not of which type, and of defaults only what is one."""
+    """Help formatter that shows value names instead of Python types, and omits empty and secret defaults."""
 
     _VALUES: ClassVar[dict[str | tuple[str, ...] | None, str]] = {
         "tuple[JSON,...]": "MODEL",
@@ -243,10 +248,10 @@ class _Help(argparse.HelpFormatter):
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
-    """The settings of a command line, its environment and its file.
+    """Read the settings from flags, environment and TOML file.
 
     Raises:
-        ConfigError: one cannot be used; the message names it and says where it came from.
+        ConfigError: a setting or the file is invalid; the message names it.
     """
     file = _config_file(arguments)
 
@@ -277,7 +282,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
 
 def _config_file(arguments: Sequence[str]) -> Path | None:
-    """What `--config` or FOCUSDIFF_CONFIG names; it must be there."""
+    """Path given by `--config` or FOCUSDIFF_CONFIG; raises ConfigError if there is no such file."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default=os.environ.get(f"{_PREFIX}CONFIG") or None)
     named = parser.parse_known_args(arguments)[0].config

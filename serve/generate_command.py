@@ -1,4 +1,4 @@
-"""`focusdiff-generate`: pictures from prompts, as files."""
+"""`focusdiff-generate`: draw prompts to PNG files."""
 
 import argparse
 import json
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from serve.engine.job import Job
 
 MAX_GRID = 64  # pictures
-_SHEET_SIDE = 192  # of a picture in grid.png, about, in pixels
+_SHEET_SIDE = 192  # approximate side of a picture in grid.png, in pixels
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture to make: its file, and the settings that decide it."""
+    """A picture to draw: its file and the settings that determine it."""
 
     path: Path
     metadata: dict[str, Any]
@@ -32,24 +32,26 @@ def main() -> None:
     """Entry point of the console script."""
     parser = argparse.ArgumentParser(
         prog="focusdiff-generate",
-        description="Make pictures of a prompt, or of every line of a file. Repeated with its seed, a stopped call goes on.",
+        description="Draw pictures of one prompt or of a file of prompts. Run again with the same seed to resume.",
     )
     parser.add_argument("prompt", nargs="?", help="what to draw")
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help='JSON lines instead: {"prompt": …, "seed"?: …, "n"?: …}'
     )
-    parser.add_argument("--n", type=int, default=1, help="pictures of each prompt (default: 1)")
+    parser.add_argument("--n", type=int, default=1, help="pictures per prompt (default: 1)")
     parser.add_argument(
-        "--seed", type=int, help="of the first picture; the next take the next numbers (default: random)"
+        "--seed",
+        type=int,
+        help="seed of the first picture, plus 1 for each next one (default: random; 0 with --prompts)",
     )
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what to guide away from")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="prompt to guide away from")
     parser.add_argument(
         "--out", type=Path, default=Path("pictures"), help="folder for the PNG files (default: pictures)"
     )
-    parser.add_argument("--batch", type=int, default=16, help="pictures decoded together (default: 16)")
-    parser.add_argument("--json", action="store_true", help="print one JSON line for each picture")
+    parser.add_argument("--batch", type=int, default=16, help="pictures drawn at once (default: 16)")
+    parser.add_argument("--json", action="store_true", help="print one JSON line per picture")
     parser.add_argument(
-        "--int8", action="store_true", help="weights as 8-bit integers: faster on a CPU, a little less exact"
+        "--int8", action="store_true", help="8-bit integer weights: faster on a CPU, slightly less exact"
     )
     add_model_arguments(parser)
     add_sampling_arguments(parser)
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make what is missing of the wanted pictures, then the grid."""
+    """Draw the pictures that do not exist yet, then write grid.png."""
     entries = read_prompts(arguments)
 
     from PIL import Image
@@ -77,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
     shown = wanted[:MAX_GRID]
     images = [Image.open(one.path).convert("RGB") for one in shown]
-    # each of several prompts has a line of its own, unless it is a line of one picture
+    # one row per prompt, unless the rows would hold a single picture
     columns = arguments.n if len(entries) > 1 and arguments.n > 1 else max(4, round(len(shown) ** 0.5))
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     side = images[0].height * max(1, round(_SHEET_SIDE / images[0].height))
@@ -88,7 +90,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus") -> list[Wanted]:
-    """Every picture with its file name and settings; bad prompts and settings are refused here."""
+    """List all pictures with file names and settings.
+
+    Raises:
+        ValueError: a prompt or a setting is invalid.
+    """
     from model.params import resolve_seeds
 
     params = janus.sampling.override(
@@ -118,10 +124,10 @@ def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus"
 
 
 def draw_missing(janus: "Janus", missing: Sequence[Wanted], *, slots: int, int8: bool = False) -> None:
-    """Draw and write pictures with a progress bar, in rows of codes.
+    """Draw and write pictures; the progress bar counts rows of codes.
 
     Raises:
-        ValueError: some could not be drawn; all others are written.
+        ValueError: some pictures cannot be drawn; all others are written.
     """
     from tqdm import tqdm
 
@@ -145,7 +151,7 @@ def draw_missing(janus: "Janus", missing: Sequence[Wanted], *, slots: int, int8:
 
 
 def job_of(one: Wanted, janus: "Janus") -> "Job":
-    """The job that draws a picture."""
+    """Job that draws one picture."""
     from serve.engine.job import Job
 
     settings = one.metadata
@@ -159,7 +165,7 @@ def job_of(one: Wanted, janus: "Janus") -> "Job":
 
 
 def _is_there(one: Wanted) -> bool:
-    """Whether the picture was made before, with just these settings."""
+    """Whether the file exists; raises ValueError if it was made with other settings."""
     from pairs.picture_file import read_metadata
 
     if not one.path.exists():

@@ -1,4 +1,4 @@
-"""Log lines: for people or as JSON, each with the id of the HTTP request it belongs to."""
+"""Logging as text or JSON; every line has the id of its HTTP request."""
 
 import contextvars
 import logging
@@ -10,11 +10,11 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 
 
 def set_up_logging(*, level: str, format: str) -> None:
-    """One handler for the whole process, on standard error.
+    """Log the whole process to standard error.
 
     Args:
         level: debug, info, warning or error.
-        format: "json" for one object a line, else text.
+        format: "json" for one object per line, else text.
     """
     handler = logging.StreamHandler(sys.stderr)
     if format == "json":
@@ -29,13 +29,13 @@ def set_up_logging(*, level: str, format: str) -> None:
         handler.addFilter(_with_suffix)
     handler.addFilter(_with_request_id)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # the page's requests are in our access log already
-    # uvicorn's lines of start and stop repeat ours
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # the demo page's requests are already in our access log
+    # uvicorn's start and stop messages repeat ours
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
 def _with_suffix(record: logging.LogRecord) -> bool:
-    """Add " (id)" for text lines; nothing outside a request."""
+    """Set the suffix of text lines: " (id)" inside a request, else empty."""
     known = request_id.get()
     record.request_suffix = "" if known == "-" else f" ({known})"
     return True

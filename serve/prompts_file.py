@@ -1,4 +1,4 @@
-"""What `focusdiff-generate` is asked to draw: one prompt, or a file of JSON lines. Imports no torch."""
+"""Input of `focusdiff-generate`: one prompt, or a file of JSON lines. Imports no torch."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ MAX_N = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """A prompt with how many pictures of it, and their seeds; `place` starts messages about it: "FILE, line 3: "."""
+    """A prompt, its number of pictures and their seeds; `place` prefixes error messages: "FILE, line 3: "."""
 
     prompt: str
     n: int
@@ -20,7 +20,11 @@ class Entry:
 
 
 def read_prompts(arguments: argparse.Namespace) -> list[Entry]:
-    """The prompts with their own n and seed; checked before any model is loaded."""
+    """Read and check the prompts, before any model is loaded.
+
+    Raises:
+        ValueError: an argument or a line is invalid.
+    """
     if (arguments.prompt is None) == (arguments.prompts is None):
         raise ValueError("give either a prompt or --prompts FILE")
     if arguments.batch < 1:
@@ -29,7 +33,7 @@ def read_prompts(arguments: argparse.Namespace) -> list[Entry]:
         raise ValueError(f"--n must be from 1 to {MAX_N}, not {arguments.n}")
     if arguments.prompts is None:
         return [Entry(arguments.prompt, arguments.n, arguments.seed)]
-    # a file must give the same pictures when the call is repeated
+    # not random: a repeated command must give the same pictures
     seed = 0 if arguments.seed is None else arguments.seed
     entries = list(_read_entries(arguments.prompts, n=arguments.n, seed=seed))
     if not entries:
@@ -38,7 +42,7 @@ def read_prompts(arguments: argparse.Namespace) -> list[Entry]:
 
 
 def _read_entries(path: Path, *, n: int, seed: int) -> Iterator[Entry]:
-    """The entries of a prompts file; `n` and `seed` are for lines that give none."""
+    """Parse a prompts file; `n` and `seed` are the defaults of its lines."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

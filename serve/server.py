@@ -1,4 +1,4 @@
-"""The process's life: listen, load, serve, drain, stop."""
+"""Life cycle of the server: listen, load, serve, drain, stop."""
 
 import asyncio
 import logging
@@ -18,15 +18,15 @@ from serve.http.store import Store
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05
-_KEEP_ALIVE_SECONDS = 75  # longer than proxies and clients keep a connection, so that none asks on one that just closed
+_KEEP_ALIVE_SECONDS = 75  # longer than proxies and clients: they must never send to a connection just closed
 
 
 @contextmanager
 def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket; port 0 takes a free one.
+    """Bind a TCP socket; port 0 picks a free port.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address cannot be bound.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as listener:
@@ -39,16 +39,17 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _own_url(listener: socket.socket) -> str:
-    """Where this machine reaches a listening socket."""
+    """URL of a bound socket on this machine."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """Answers from the first moment; loads its models meanwhile; told to stop, finishes what it accepted.
+    """HTTP server that answers while models load, and finishes accepted requests before it stops.
 
-    `failure` is why it never became ready, `died` whether an engine has failed.
+    failure: the error that kept it from becoming ready, if any.
+    died: whether an engine has failed.
     """
 
     def __init__(self, settings: Settings, registry: Registry, store: Store, listener: socket.socket) -> None:
@@ -78,20 +79,20 @@ class Server(uvicorn.Server):
         self.died = False
 
     def serve_until_stopped(self) -> None:
-        """All of it; blocks."""
+        """Run the server; blocks until it has stopped."""
         self.run(sockets=[self._listener])
 
     def die(self) -> None:
-        """An engine has failed: tell everyone, let other models finish, and stop; callable from any thread."""
-        self.died |= not self.force_exit  # else it was ended on purpose
-        with suppress(RuntimeError):  # the loop is closed: it has stopped
+        """Stop because an engine has failed, once the other models have finished; callable from any thread."""
+        self.died |= not self.force_exit  # with force_exit it was killed on purpose
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second stops."""
+        """Drain at the first signal, stop at once at the second."""
         if self._loop is None:
-            self.should_exit = True  # nothing was accepted yet
+            self.should_exit = True  # no request was accepted yet
         elif self._registry.state == "draining":
             self.should_exit = self.force_exit = True
             self._registry.kill()
@@ -106,7 +107,7 @@ class Server(uvicorn.Server):
             self._registry.loading = False
         except Exception as error:
             if self._registry.state == "draining":
-                return  # it was told to stop meanwhile
+                return  # stopped while loading
             if not isinstance(error, ValueError):
                 logger.exception("the models cannot be loaded")
             self.failure = error
@@ -117,15 +118,15 @@ class Server(uvicorn.Server):
             await follow(self._registry, self._settings.watch)
 
     async def _drain(self) -> None:
-        """Wait until every answer is complete, but no longer than the limit."""
+        """Wait until every answer is complete, at most `drain_seconds`, then stop."""
         self._registry.drain()
         limit = self._settings.drain_seconds
-        logger.info("stopping: finishing what was accepted, for at most %g seconds", limit)
+        logger.info("stopping: finishing accepted requests within %g seconds", limit)
         try:
             async with asyncio.timeout(limit):
                 while self._registry.busy or self._metrics.open:
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
-            logger.warning("what is not finished after %g seconds is given up", limit)
+            logger.warning("cancelling the requests that are unfinished after %g seconds", limit)
             self._registry.abandon()
         self.should_exit = True

@@ -61,7 +61,7 @@ def golden_tensor(name: str, shape: list[int], seed: int = 7) -> Tensor:
 @pytest.fixture(scope="session")
 def golden() -> Mapping[str, Tensor]:
     """Outputs of the original implementation, float32."""
-    return load_file(GOLDEN / "golden.safetensors")
+    return dict(load_file(GOLDEN / "golden.safetensors"))
 
 
 @pytest.fixture(scope="session")

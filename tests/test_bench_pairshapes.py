@@ -31,19 +31,19 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
     prompts = unseen_prompts(WORLD, 1)
     pictures = [Picture(prompt, scale, seed) for scale in (1.0, 2.0) for prompt in prompts for seed in range(2)]
     results = tmp_path / "tiny.jsonl"
-    whole = judge_pictures(janus, pictures, results, batch=8)
+    whole = judge_pictures(janus, pictures, results, slots=8)
     lines = results.read_text().splitlines()
     assert len(lines) == 1 + len(pictures)
     # a killed run leaves some lines, the last one cut, or the first one, or nothing
     for left in ("\n".join(lines[:9]) + "\n" + lines[9][:17], lines[0][:30], ""):
         results.write_text(left)
-        assert judge_pictures(janus, pictures, results, batch=5) == whole
+        assert judge_pictures(janus, pictures, results, slots=5) == whole
     more = [Picture(prompt, 1.0, 0) for prompt in unseen_prompts(WORLD, 2)]  # other places in another list of prompts
-    again = judge_pictures(janus, more, results, batch=8)
-    assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", batch=8) | whole
+    again = judge_pictures(janus, more, results, slots=8)
+    assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", slots=8) | whole
     assert "overall" in table(prompts, whole, [1.0, 2.0], range(2))
     with pytest.raises(ValueError, match="another checkpoint"):
-        judge_pictures(replace(janus, name="other"), pictures, results, batch=8)
+        judge_pictures(replace(janus, name="other"), pictures, results, slots=8)
 
 
 def test_table_of_known_results() -> None:

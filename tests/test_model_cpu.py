@@ -53,7 +53,7 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
-    return torch.randint(vocabulary, (steps, count), generator=torch.Generator().manual_seed(0)).tolist()  # type: ignore[no-any-return]
+    return torch.randint(vocabulary, (steps, count), generator=torch.Generator().manual_seed(0)).tolist()
 
 
 @needs_compiler

@@ -57,7 +57,7 @@ def sampled(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[Sampling
             for code, one in zip(sampler.codes(rows)[:, position].tolist(), params, strict=True)
             for _ in range(1 + one.guided)
         ]
-    return sampler.codes(rows)[:, : len(steps)].T.tolist()  # type: ignore[no-any-return]
+    return sampler.codes(rows)[:, : len(steps)].T.tolist()
 
 
 one_image = st.builds(

@@ -199,10 +199,8 @@ def test_a_client_that_leaves_frees_its_slots(
     with serve_on_socket(backend) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(head.encode() + body)
-            while engine.idle:
-                time.sleep(0.001)
-        while not engine.idle:
-            time.sleep(0.001)
+            wait_until(lambda: not engine.idle)
+        wait_until(lambda: engine.idle)
         assert steps < 10 * 63 / 2
         assert served.post(IMAGES, {"prompt": "a blue star"}).status_code == 200
 
@@ -220,6 +218,13 @@ def test_a_real_server(small_folder: Path) -> None:
         server.terminate()
         _, errors = server.communicate(timeout=30)
     assert b"Traceback" not in errors
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:

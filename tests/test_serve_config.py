@@ -95,7 +95,7 @@ def test_keys_come_from_settings_and_file_and_are_never_shown(tmp_path: Path) ->
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        Settings().slots = 3  # type: ignore[misc]
+        Settings().slots = 3
 
 
 def test_help_says_what_values_are() -> None:

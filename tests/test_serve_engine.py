@@ -24,6 +24,7 @@ from model.decoder_weights import drop_matrices
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
+from model.kv_cache import Prefix
 from model.params import SamplingParams
 from serve.engine.engine import Engine
 from serve.engine.events import Ended, Event, Failed, Finished, Started
@@ -90,7 +91,12 @@ def watch_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[
     """The lengths of the rows of every prefill to come."""
     read: list[list[int]] = []
     prefill = engine.decoder.prefill
-    monkeypatch.setattr(engine.decoder, "prefill", lambda rows: read.append(list(map(len, rows))) or prefill(rows))
+
+    def watched(rows: list[list[int]]) -> list[Prefix]:
+        read.append(list(map(len, rows)))
+        return prefill(rows)
+
+    monkeypatch.setattr(engine.decoder, "prefill", watched)
     return read
 
 
@@ -241,8 +247,8 @@ def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]])
     assert before != after == reference(others, one) == reference(janus, one)
     (picture,) = (event.picture for event in events if isinstance(event, Finished))
     as_before = ImageTokenizer(load(deepseek_folder, device="cpu")).images(torch.tensor(after))[0]
-    assert np.array_equal(picture, ImageTokenizer(others).images(torch.tensor(after))[0])
-    assert not np.array_equal(picture, as_before)
+    assert np.array_equal(np.asarray(picture), ImageTokenizer(others).images(torch.tensor(after))[0])
+    assert not np.array_equal(np.asarray(picture), as_before)
 
 
 def test_weights_are_held_once(deepseek_folder: Path) -> None:
@@ -258,7 +264,10 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
     first = Engine(janus, slots=1).decoder
     assert held(janus.network) == before
     second = Engine(janus, slots=1).decoder
-    fused = [[layer.qkv.data_ptr() for layer in decoder._weights.layers] for decoder in (first, second)]
+    fused = [
+        [layer.qkv.data_ptr() for layer in decoder._weights.layers if isinstance(layer.qkv, Tensor)]
+        for decoder in (first, second)
+    ]
     assert fused[0] == fused[1]
     attention = janus.network.model.language_model.layers[0].self_attn
     assert attention.q_proj.weight.data_ptr() == fused[0][0]

@@ -41,11 +41,14 @@ async def all_events(*generations: Generation) -> list[list[Event]]:
 def test_a_step_that_fails_ends_every_job_with_a_reason(
     deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch, defect: str
 ) -> None:
-    deaths = []
+    deaths: list[str] = []
     died = threading.Event()
-    backend = ThreadBackend(
-        deepseek, slots=2, queue_limit=100, on_death=lambda: (deaths.append(backend.state), died.set())
-    )
+
+    def on_death() -> None:
+        deaths.append(backend.state)
+        died.set()
+
+    backend = ThreadBackend(deepseek, slots=2, queue_limit=100, on_death=on_death)
     step, count = backend.engine.decoder.step, 0
 
     def break_down(*arguments: object) -> Tensor:

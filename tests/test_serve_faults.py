@@ -149,7 +149,7 @@ def test_a_poisoned_request_fails_alone(served: Any, backend: ThreadBackend, mon
     def poison(codes: Tensor, rows: Any, cache: Any) -> Tensor:
         logits: Tensor = step(codes, rows, cache)
         place = 0
-        for slot in engine._batch.running:
+        for slot in engine._batch.slots:
             if slot.seed == SEED_OF_THE_POISONED:
                 logits[place] = torch.nan
             place += len(slot.rows)

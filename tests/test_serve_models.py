@@ -26,6 +26,7 @@ from model.checkpoints.load import load
 from model.checkpoints.save import save
 from model.errors import CheckpointError, NoRoom
 from model.janus import Janus
+from serve.backends.engine_backend import EngineBackend
 from serve.backends.loader import ProcessLoader
 from serve.backends.registry import Registry
 from serve.backends.watch import follow, newest_checkpoint
@@ -163,7 +164,7 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
     backend = ThreadBackend(janus, slots=3)
     decoder = backend.engine.decoder
     image_tokenizer = backend.engine.image_tokenizer
-    tables = decoder._weights.inputs.nbytes + decoder._turns.nbytes + image_tokenizer.table_bytes
+    tables = decoder._weights.code_embedding.nbytes + decoder._rotations.nbytes + image_tokenizer.table_bytes
     assert needs.weights == tables + sum(parameter.nbytes for parameter in janus.network.state_dict().values())
     cache = backend.engine.cache
     assert 3 * needs.per_image == cache.nbytes
@@ -193,8 +194,8 @@ def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small
     # floats and integers are there while a model is loaded; afterwards the next has the room of the floats
     both = backend.held_bytes + needs * 5 / 4
     loader = ProcessLoader(Settings(slots=2, memory_gib=both / 2**30, device="cpu", int8=True), on_death=print)
-    for backend in [loader(ModelSource(name=name, source=str(small_folder))) for name in ("first", "second")]:
-        backend.close()
+    for loaded in [loader(ModelSource(name=name, source=str(small_folder))) for name in ("first", "second")]:
+        loaded.close()
 
 
 def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: Path) -> None:
@@ -243,7 +244,7 @@ def test_a_checkpoint_without_room_that_goes_away_changes_nothing(
     reasons = iter([NoRoom("too large"), NoRoom("too large"), CheckpointError("damaged")])
     local = ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: None)
 
-    def loader(source: ModelSource) -> ThreadBackend:
+    def loader(source: ModelSource) -> EngineBackend:
         loads.append(Path(source.source).name)
         if loads[-1] == "step-2":
             raise next(reasons)
@@ -282,7 +283,7 @@ def test_a_training_run_is_followed_past_a_damaged_checkpoint(
 
     async def until(models: Registry, scale: float) -> None:
         async with asyncio.timeout(60):
-            while "grpo" not in models.served or models.find("grpo").info.sampling.guidance_scale != scale:
+            while "grpo" not in models.served or models.find("grpo").backend.info.sampling.guidance_scale != scale:
                 await asyncio.sleep(0.02)
 
     async def watched() -> None:

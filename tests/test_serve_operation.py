@@ -227,8 +227,9 @@ def test_stopping_does_not_wait_for_what_is_being_loaded(small_folder: Path) -> 
         while not live(url):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        for one in psutil.Process(process.pid).children(recursive=True):
             one.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()

@@ -73,7 +73,7 @@ def slowly(backend: ThreadBackend, seconds: float) -> ThreadBackend:
         time.sleep(seconds)
         return step(*arguments)
 
-    decoder.step = late  # type: ignore[method-assign]
+    decoder.step = late  # type: ignore[assignment, method-assign]
     return backend
 
 

@@ -147,7 +147,7 @@ def test_muon_moves_as_pytorchs_own_does() -> None:
             a.grad = torch.randn(a.shape, generator=generator)
             b.grad = a.grad.clone()
         ours.step()
-        reference.step()
+        reference.step()  # type: ignore[no-untyped-call]
     for a, b, x in zip(mine, theirs, start, strict=True):
         assert float((a - b).detach().norm() / (b - x).detach().norm()) < 0.03
     with pytest.raises(ValueError, match="matrices"):
@@ -287,7 +287,7 @@ def test_sft_goes_on_as_if_it_had_not_been_stopped(
                 return super().__getitem__(step)
 
         train_sft(network, Stopping(source, codes, small_tokenizer, chosen, seed=0), folder, chosen, seed=0)
-        return load_file(folder / "final.safetensors") | load_file(folder / "base.safetensors")
+        return {**load_file(folder / "final.safetensors"), **load_file(folder / "base.safetensors")}
 
     whole = sft(tmp_path / "whole")
     for step in (3, 9):

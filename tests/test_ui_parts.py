@@ -108,9 +108,9 @@ def test_an_update_carries_only_the_pictures_that_changed() -> None:
         for image in (0, 1):
             one.take(picture(prompt, image) | {"b64_json": "P" * 90_000})
             after = one.html()
-            sent += json.dumps(diff(before, after))
+            sent += json.dumps(diff(before, after))  # type: ignore[no-untyped-call]
             before = after
     assert sent.count("P" * 90_000) == 4
     one.judge("m<1>", [[[1.0, 0.0], [0.25, 0.5]], [[0.0, 1.0], [None, 1.0]]])
-    assert "PPP" not in json.dumps(diff(before, one.html()))
+    assert "PPP" not in json.dumps(diff(before, one.html()))  # type: ignore[no-untyped-call]
     assert len("".join(one.html())) > 4 * 90_000

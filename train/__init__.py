@@ -1,1 +1,1 @@
-"""Training: the image tokenizer, SFT, and the recipes that make the shipped checkpoints."""
+"""Training: the image tokenizer, SFT, and the recipes of the shipped checkpoints."""

@@ -11,7 +11,7 @@ def main() -> None:
     """Entry point of the console script."""
     parser = argparse.ArgumentParser(
         prog="focusdiff-train",
-        description="Train a checkpoint from a recipe. A run that was stopped goes on when called again with the same --out.",
+        description="Train a checkpoint from a recipe. To resume a stopped run, call again with the same --out.",
     )
     parser.add_argument("recipe", help="name of a shipped recipe (tiny), or path of a .toml file")
     parser.add_argument("--out", type=Path, default=Path("run/tiny"), help="folder of the run (default: run/tiny)")
@@ -26,7 +26,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     recipe = load_recipe(arguments.recipe)
     if find_spec("matplotlib") is None:
-        raise ValueError("training draws its curves with matplotlib: pip install 'focusdiff[train]', or make train")
+        raise ValueError("training needs matplotlib for its curves: run pip install 'focusdiff[train]', or make train")
 
     from model.device import choose_device
     from train.tiny.pipeline import train_tiny

@@ -1,8 +1,8 @@
 """Muon (Jordan et al. 2024): momentum whose update of a matrix has singular values near one.
 
-PyTorch's own runs its iterations in bfloat16, one matrix after the other: on a CPU without bfloat16
-units 4.3 s for the tiny decoder's matrices. This one keeps the weights' dtype and takes all matrices
-of a shape at once: 0.11 s. The update is the same (tests/test_train.py).
+`torch.optim.Muon` iterates in bfloat16, one matrix at a time: 4.3 s for the tiny decoder's matrices on a
+CPU without bfloat16 units. This one keeps the weights' dtype and batches matrices of the same shape:
+0.11 s. The update is the same (tests/test_train.py).
 """
 
 from collections import defaultdict
@@ -12,21 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values of [0, 1] to about [0.7, 1.2] in five rounds
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # maps singular values in [0, 1] to about [0.7, 1.2] in five rounds
 _ROUNDS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; scaled so that an entry moves about as far as AdamW would move it.
+    """Nesterov momentum, orthogonalised and scaled so that entries move about as far as with AdamW.
 
-    The scale, 0.2 √(longer side), is that of Liu et al. 2025 ("Muon is scalable"), so that rates and
+    The scale, 0.2 √(longer side), is that of Liu et al. 2025 ("Muon is scalable"): learning rates and
     weight decay chosen for AdamW carry over.
 
     Args:
         params: matrices only.
         lr: step size; a scheduler may change it in `param_groups`.
-        momentum: share of the running mean of gradients that is kept each step.
-        weight_decay: decoupled, times `lr`.
+        momentum: decay per step of the running mean of gradients.
+        weight_decay: decoupled, multiplied by `lr`.
+
+    Raises:
+        ValueError: a parameter is not a matrix.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every matrix by its gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             by_shape: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
@@ -61,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Matrices [N, A, B] with singular values brought near one, by Newton-Schulz iterations of fifth order."""
+    """Bring the singular values of matrices [N, A, B] near one, by Newton-Schulz iterations of fifth order."""
     tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if tall else matrices
     x: Tensor = wide / (wide.flatten(1).norm(dim=1)[:, None, None] + 1e-7)

@@ -1,4 +1,4 @@
-"""A training recipe: one TOML file, checked before anything heavy is imported."""
+"""Training recipes: one TOML file each, validated before torch is imported."""
 
 import json
 import tomllib
@@ -15,7 +15,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the file and the field."""
+    """Unusable recipe; the message names the file or folder and the field."""
 
 
 class _Part(BaseModel):
@@ -23,14 +23,14 @@ class _Part(BaseModel):
 
 
 class DataRecipe(_Part):
-    """How many captioned pictures of the world are rendered and encoded for the decoder."""
+    """The captioned pictures that are rendered and encoded to train the decoder."""
 
     images: int = Field(gt=0)
-    category_weights: dict[Category, float] = Field(default_factory=dict)  # 1 where none is given
+    category_weights: dict[Category, float] = Field(default_factory=dict)  # a missing category has weight 1
 
 
 class VQRecipe(_Part):
-    """Geometry of the image tokenizer, in the names of transformers' JanusVQVAEConfig."""
+    """Geometry of the image tokenizer; names as in transformers' JanusVQVAEConfig."""
 
     base_channels: int = Field(multiple_of=32)
     channel_multiplier: tuple[int, ...]
@@ -43,15 +43,15 @@ class VQRecipe(_Part):
 class VQTrainingRecipe(_Part):
     """How the image tokenizer is trained.
 
-    images: pictures without captions to train on.
-    continuous_steps: steps before there are codes.
-    scaffold_embeddings: codes of the scaffold codebook, which learns until `thin_at_step`; then the network takes its
-        own codes from it.
-    learning_rate, own_learning_rate: before and after `thin_at_step`; each falls to nothing.
+    images: number of pictures without captions.
+    continuous_steps: steps without quantisation, before the codebook is initialised.
+    thin_at_step: step at which the network's own codebook replaces the scaffold.
+    scaffold_embeddings: size of the scaffold, a larger codebook from which the own one is taken.
+    learning_rate, own_learning_rate: peak rates before and after `thin_at_step`; each falls to a fiftieth.
     edge_weight, commitment, locality: weights of the parts of the loss.
-    codebook_decay: share of their running mean that codes keep each step.
-    restart_below, separation: a code of the scaffold that is used less than `restart_below` times a batch, or lies
-        within the squared distance `separation` of a busier one, is moved.
+    codebook_decay: decay per step of the running means that codes follow.
+    restart_below, separation: a scaffold code is moved if it is used less than `restart_below` times per batch, or
+        lies within the squared distance `separation` of a busier one.
     """
 
     images: int = Field(gt=0)
@@ -77,7 +77,7 @@ class VQTrainingRecipe(_Part):
 
 
 class LanguageRecipe(_Part):
-    """Geometry of the decoder, in the names of transformers' LlamaConfig."""
+    """Geometry of the decoder; names as in transformers' LlamaConfig."""
 
     vocab_size: int
     hidden_size: int
@@ -91,11 +91,11 @@ class LanguageRecipe(_Part):
 class SFTRecipe(_Part):
     """How the decoder is trained.
 
-    learning_rate: AdamW's, for everything but the matrices of the decoder's blocks.
-    matrix_learning_rate: Muon's, for those.
+    learning_rate: peak rate of AdamW, which trains all but the matrices of the decoder's blocks.
+    matrix_learning_rate: peak rate of Muon, which trains those matrices.
     drop_prompt: share of the prompts that are replaced by the unconditional row.
-    unconditional_smoothing: probability that the labels of unconditional rows spread evenly over all codes.
-    base_at: share of the steps after which `tiny-base` is kept.
+    unconditional_smoothing: label smoothing of unconditional rows: probability spread evenly over all codes.
+    base_at: share of the steps after which the weights of `tiny-base` are saved.
     """
 
     steps: int = Field(gt=0)
@@ -116,7 +116,7 @@ class SFTRecipe(_Part):
 
 
 class SamplingRecipe(_Part):
-    """The settings that the checkpoint is sampled with unless a request says otherwise."""
+    """The checkpoint's sampling settings, used unless a request gives others."""
 
     guidance_scale: float
     temperature: float
@@ -125,17 +125,16 @@ class SamplingRecipe(_Part):
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        self.params  # noqa: B018  it checks
+        self.params  # noqa: B018  SamplingParams validates
         return self
 
     @property
     def params(self) -> SamplingParams:
-        """The same as what everything else speaks."""
         return SamplingParams(**self.model_dump())
 
 
 class Recipe(_Part):
-    """Everything that decides a checkpoint."""
+    """Everything that decides a trained checkpoint."""
 
     seed: int
     image_size: int
@@ -155,7 +154,7 @@ class Recipe(_Part):
 
     @property
     def category_weights(self) -> tuple[float, ...]:
-        """How often each category is drawn, in the order of `CATEGORIES`."""
+        """Sampling weight of each category, in the order of `CATEGORIES`."""
         return tuple(self.data.category_weights.get(category, 1.0) for category in CATEGORIES)
 
     @property
@@ -166,10 +165,10 @@ class Recipe(_Part):
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe by the name of a shipped one or by the path of a TOML file.
+    """Load a recipe: a shipped one by name, any other by the path of its .toml file.
 
     Raises:
-        RecipeError: no such recipe, or a field that does not fit.
+        RecipeError: there is no such recipe, or a field is invalid.
     """
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     try:
@@ -186,10 +185,10 @@ def load_recipe(name: str) -> Recipe:
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
-    """Make a folder a recipe's: its parts must not be gone on with by another.
+    """Record the recipe of a run in its folder, so that no other recipe resumes that run.
 
     Raises:
-        RecipeError: it holds a run of another recipe.
+        RecipeError: the folder holds a run of another recipe.
     """
     file = folder / "recipe.json"
     mine = recipe.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""One training stage on disk: progress, loss curves, and checkpoints that survive a kill."""
+"""A training stage on disk: progress, loss curves, and checkpoints to resume from after a kill."""
 
 import csv
 import io
@@ -12,25 +12,25 @@ from tqdm import tqdm
 
 from pairs.files import write_atomically
 
-LOG_EVERY = 20  # steps to a row of the curve
+LOG_EVERY = 20  # steps per row of the curve
 SAVE_EVERY_SECONDS = 60.0
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold: modules, optimisers, plain counters."""
+    """Object whose state a checkpoint can hold: module, optimiser, running average."""
 
     def state_dict(self) -> Any:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Go on from a saved state."""
+        """Restore a saved state."""
 
 
 class Run:
     """A stage of training in a folder: `state.pt`, `curve.csv` and `curve.png`.
 
-    Steps are numbered, and the batch of a step must depend on its number alone: then a run that
-    was killed goes on exactly as if it had not been.
+    The batch of a step must depend on the step's number alone: then a run that was killed continues
+    exactly as if it had not been.
     """
 
     def __init__(self, folder: Path, total_steps: int) -> None:
@@ -43,7 +43,10 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
 
     def steps(self, state: Mapping[str, Stateful]) -> Iterator[int]:
-        """Step numbers still to do; restores `state` first and saves it on the way and at the end."""
+        """Yield the numbers of the remaining steps.
+
+        Restores `state` first; saves it every SAVE_EVERY_SECONDS and at the end.
+        """
         start = self._restore(state)
         saved = time.monotonic()
         with tqdm(total=self.total_steps, initial=start, desc=self.folder.name, mininterval=1) as self._bar:
@@ -56,7 +59,7 @@ class Run:
         self._save(self.total_steps, state)
 
     def log(self, step: int, **values: torch.Tensor | float) -> None:
-        """Add a step's values to the running mean; a row of the curve every LOG_EVERY steps."""
+        """Record a step's values; every LOG_EVERY steps, their means become a row of the curve."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1
@@ -68,7 +71,7 @@ class Run:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """The curve so far: one mapping a row, `step` among its keys."""
+        """The curve so far: one mapping per row, with the key `step` among others."""
         return self._rows
 
     def _restore(self, state: Mapping[str, Stateful]) -> int:

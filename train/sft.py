@@ -1,11 +1,12 @@
-"""Supervised fine-tuning: the likelihood of a picture's codes given its prompt (paper, section 3.2).
+"""Supervised fine-tuning: maximise the likelihood of a picture's codes given its prompt (paper, section 3.2).
 
-The loss is the mean over image positions only. A share of the prompts is replaced by the
-unconditional row, so that guidance has something to guide away from; the pad row, which that is
-made of, is trained (transformers would freeze it). Codes of unconditional rows are taught with
-smoothed labels (`code_loss`), which keeps guidance from choosing absurd codes. The decoder's
-matrices are moved by Muon, all else by AdamW: prompts are followed after fewer pictures than AdamW
-alone needs (docs/tiny.md). What is kept is a running average of the weights.
+- The loss is the mean over image positions only.
+- A share of the prompts is replaced by the unconditional row, which guidance needs. The embedding of the
+  pad token, which that row is made of, is trained (transformers would freeze it).
+- Unconditional rows have smoothed labels (`code_loss`), which keeps guidance from choosing absurd codes.
+- Muon trains the matrices of the decoder's blocks, AdamW all else: the model follows prompts after fewer
+  pictures than with AdamW alone (docs/tiny.md).
+- The saved weights are a running average.
 """
 
 from dataclasses import dataclass, fields
@@ -31,7 +32,7 @@ from train.schedule import warmup_cosine
 
 @dataclass(frozen=True)
 class Batch:
-    """Prompts padded in front [B, T] with their mask [B, T], image codes [B, tokens], which are unconditional [B]."""
+    """Left-padded prompts and their mask [B, T], image codes [B, tokens], and which rows are unconditional [B]."""
 
     ids: Tensor
     mask: Tensor
@@ -39,15 +40,14 @@ class Batch:
     unconditional: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Batches:
-    """The training batches: which rows, in which wording, padded how, is a function of the step.
+    """Training batches by step number, which alone decides their rows, wordings and padding.
 
-    Prompts of all lengths stand in a batch together. Sorting them to pad less would sort them by
-    category, and cost more in steps than it saves in time (docs/tiny.md).
+    A batch mixes prompts of all lengths. Sorting them by length would need less padding, but would also
+    sort them by category, which costs more in steps than it saves in time (docs/tiny.md).
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Batches:
         return Batch(ids, mask, self._codes[indices].long(), dropped)
 
     def _shuffled(self, epoch: int, offset: int) -> int:
-        """Row number at a place of an epoch: an affine permutation, so that nothing need be stored."""
+        """Row number at an offset of an epoch: an affine permutation, which needs no storage."""
         count = len(self._codes)
         stride = 7919 + 2 * epoch
         while gcd(stride, count) != 1:
@@ -95,15 +95,15 @@ class Batches:
 
 
 def code_loss(logits: Tensor, batch: Batch, *, unconditional_smoothing: float) -> tuple[Tensor, Tensor]:
-    """What is minimised, and the mean negative log-likelihood of the true codes, in nats a code.
+    """The training objective, and the mean negative log-likelihood of the true codes; both in nats per code.
 
-    Guidance at scale g weighs a code by c^g / u^(g − 1). Far down in the tails both c and u are
-    guesses, and a code whose u came out far too small wins although c calls it absurd. Smoothed
-    labels keep u above a floor, ε / V, so that what c calls absurd stays so (docs/tiny.md).
+    Guidance at scale g weighs a code by c^g / u^(g − 1), c and u being its conditional and unconditional
+    probability. In the tails both are guesses: a code whose u is guessed far too small wins, however
+    improbable by c. Smoothed labels prevent this by keeping u above a floor, ε / V (docs/tiny.md).
 
     Args:
         logits: [B, tokens, V] float32.
-        batch: its codes and which rows are unconditional.
+        batch: gives the codes, and which rows are unconditional.
         unconditional_smoothing: ε.
     """
     logprobs = logits.log_softmax(-1)
@@ -114,7 +114,7 @@ def code_loss(logits: Tensor, batch: Batch, *, unconditional_smoothing: float) -
 
 
 def decoder_parameters(network: JanusForConditionalGeneration) -> dict[str, nn.Parameter]:
-    """What is trained: everything but the image tokenizer and the understanding tower."""
+    """The parameters that SFT trains, by name: all but image tokenizer, understanding tower and text head."""
     frozen = ("model.vqmodel.", "model.vision_model.", "model.aligner.", "lm_head.")
     return {name: p for name, p in network.named_parameters() if not name.startswith(frozen)}
 
@@ -130,12 +130,11 @@ class Average:
         )
 
     def update(self) -> None:
-        """Move towards the present values."""
         self._average.update_parameters(self._present)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The averages by parameter name."""
+        """Averages by parameter name."""
         averages = self._average.module.parameters()
         return {name: value.detach().contiguous() for name, value in zip(self._names, averages, strict=True)}
 
@@ -149,12 +148,13 @@ class Average:
 def train_sft(
     network: JanusForConditionalGeneration, batches: Batches, folder: Path, recipe: SFTRecipe, *, seed: int
 ) -> None:
-    """Train the decoder, resuming from `folder` where it holds an earlier part.
+    """Train the decoder, resuming from `folder` if it holds a stopped run.
 
-    Leaves `base.safetensors` (average weights at `base_at`) and `final.safetensors` in the folder.
+    Writes average weights to `folder`: `base.safetensors` at `base_at`, `final.safetensors` at the end.
     """
     torch.manual_seed(seed)
-    network.model.language_model.embed_tokens.padding_idx = None  # the unconditional row is made of pads
+    # padding_idx would freeze the pad embedding, which the unconditional row is made of
+    network.model.language_model.embed_tokens.padding_idx = None
     network.train()
     network.requires_grad_(False)
     trained = decoder_parameters(network)

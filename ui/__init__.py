@@ -1,1 +1,1 @@
-"""The demo: two prompts that differ by a word, side by side; a client of the HTTP API."""
+"""Gradio demo that compares two similar prompts side by side; a client of the HTTP API."""

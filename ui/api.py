@@ -1,4 +1,4 @@
-"""The HTTP API as the page uses it."""
+"""Client of the HTTP API for the demo page."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -7,16 +7,16 @@ from typing import Any
 
 import httpx
 
-_SECONDS = httpx.Timeout(10, read=900)  # a queue may be long; the server says how long
+_SECONDS = httpx.Timeout(10, read=900)  # a queue may be long; the server reports the wait
 
 
 class ApiFailure(Exception):
-    """What the server refused or failed with, as a sentence for people."""
+    """Error of the server; the message is a sentence for users."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the server; `rows` of codes make a picture, `sampling` is its own settings."""
+    """A served model; `rows` is the rows of codes per picture, `sampling` its own settings."""
 
     name: str
     image_size: int
@@ -26,16 +26,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Api:
-    """One server; `key` is sent where one is needed."""
+    """Client of one server; `key` is the API key, if it needs one."""
 
     url: str
     key: str | None = None
 
     async def models(self) -> dict[str, Model]:
-        """What the server draws with, by name, in its order.
+        """Served models by name, in the server's order.
 
         Raises:
-            ApiFailure: it does not answer, or wants a key.
+            ApiFailure: the server does not answer, or needs a key.
         """
         entries = (await self._json("GET", "/v1/models"))["data"]
         return {
@@ -44,10 +44,10 @@ class Api:
         }
 
     async def pairs(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """The events of a streamed pair; to leave the iteration is to cancel it on the server.
+        """Stream the events of a pair; closing the iterator cancels the pair on the server.
 
         Raises:
-            ApiFailure: it was refused, or broke on the way.
+            ApiFailure: the request was refused, or failed while streaming.
         """
         body = {**request, "stream": True, "queue_events": True}
         try:
@@ -67,7 +67,7 @@ class Api:
             raise self._gone(error) from None
 
     async def judge(self, prompts: Sequence[str], images: Sequence[Sequence[str]]) -> list[list[list[float | None]]]:
-        """Probabilities of yes by prompt, picture and prompt that is asked about; none at all without a judge."""
+        """Probabilities of yes, indexed [picture's prompt][picture][judged prompt]; empty if judging fails."""
         try:
             answer = await self._json("POST", "/v1/judgements", {"prompts": list(prompts), "images": list(images)})
         except ApiFailure:

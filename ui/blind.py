@@ -1,4 +1,4 @@
-"""Blind votes: two models in random order and without names, and what has been voted so far."""
+"""Blind voting: two models in random order without names, and the results so far."""
 
 import secrets
 import tempfile
@@ -22,13 +22,13 @@ Draw = Callable[[Api, Comparison], AsyncIterator[Board]]
 
 @dataclass(frozen=True)
 class Ballot:
-    """What is being voted on: the models in the order in which they are shown, and what they drew."""
+    """The comparison being voted on, with its models in the order shown."""
 
     comparison: Comparison
 
     @property
     def models(self) -> tuple[str, str]:
-        """The one above and the one below."""
+        """Models shown above (A) and below (B)."""
         above, below = self.comparison.models
         return above, below
 
@@ -36,7 +36,7 @@ class Ballot:
 def build_blind(
     url: str, votes: Votes, draw: Draw, comparison: Callable[..., Comparison], chosen: Sequence[gr.components.Component]
 ) -> None:
-    """The section of the page; `chosen` are the inputs of `comparison`, and last the API key."""
+    """Build the section of the page; `chosen` are the inputs of `comparison`, then the API key."""
     with gr.Accordion("Which one follows its prompt better? (blind)", open=False, elem_id="blind"):
         gr.Markdown("Both models draw both prompts; which is which is shown after you voted.")
         start = gr.Button("Draw without names", elem_id="blind-draw")
@@ -89,7 +89,7 @@ def build_blind(
 
 
 def _hidden(board: Board) -> list[str]:
-    """The pictures without what tells the models apart."""
+    """HTML of the board without names and facts, which would identify the models."""
     return board.html(names=dict(zip(board.models, "AB", strict=True)), facts=False)
 
 

@@ -1,4 +1,4 @@
-"""The board of pictures: what is known of each, and how it looks."""
+"""The board of pictures: state of each picture, and the HTML."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from pairs.scores import arithmetic_mean, geometric_mean
 
 
 def board_view(elem_id: str) -> gr.HTML:
-    """Where a board is shown: its value is the board's pieces; while it fills, only those that change travel."""
+    """Component that shows a board; its value is the list of HTML pieces, of which only changed ones are sent."""
     return gr.HTML(html_template="${(value || []).join('')}", elem_id=elem_id)
 
 
 @dataclass
 class Cell:
-    """One picture as far as it has come: base64, its rows of codes drawn, and the overlay over it."""
+    """State of one picture: base64 content, rows of codes drawn, and base64 overlay of the difference."""
 
     picture: str | None = None
     format: str = "png"
@@ -30,14 +30,13 @@ class Cell:
 class Board:
     """The pictures of two prompts by model and seed, filled by the events of a streamed pair.
 
-    `waiting` says of models and prompts that have not begun how many pictures are before theirs, and for how
-    many seconds.
+    `waiting` maps model and prompt of a job that has not started to pictures ahead and estimated seconds.
     """
 
     models: list[str]
     seeds: list[int]
     prompts: tuple[str, str]
-    rows: int  # of codes in a picture
+    rows: int  # of codes per picture
     cells: dict[tuple[str, int, int], Cell] = field(default_factory=dict)
     shares: dict[tuple[str, int], float] = field(default_factory=dict)
     judged: dict[tuple[str, int, int], list[float | None]] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class Board:
 
     @classmethod
     def begin(cls, event: Mapping[str, Any], rows: int) -> "Board":
-        """From the first event."""
+        """Create an empty board from the first event of the stream."""
         board = cls(event["models"], event["seeds"], tuple(event["prompts"]), rows)
         for model in board.models:
             for prompt in (0, 1):
@@ -54,7 +53,7 @@ class Board:
         return board
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Note what an event says."""
+        """Update the board from an event of the stream."""
         kind = event["type"].removeprefix("image_pair.")
         if kind == "queued":
             self.waiting[event["model"], event["prompt_index"]] = event["position"], event["wait_seconds"]
@@ -70,28 +69,30 @@ class Board:
                     self.cells[event["model"], prompt, event["image_index"]].overlay = difference["overlay_b64_json"]
 
     def judge(self, model: str, yes: Sequence[Sequence[Sequence[float | None]]]) -> None:
-        """Note the probabilities of a model's pictures, by prompt and image."""
+        """Store a model's probabilities of yes, indexed [picture's prompt][image][judged prompt]."""
         for prompt, row in enumerate(yes):
             for image, values in enumerate(row):
                 self.judged[model, prompt, image] = list(values)
 
     @property
     def progress(self) -> float:
-        """Share of all rows that are drawn."""
+        """Drawn share of all rows, 0 to 1."""
         cells = self.cells.values()
         return sum(cell.rows for cell in cells) / max(1, self.rows * len(self.cells))
 
     def finished(self, model: str) -> list[list[str]]:
-        """A model's pictures by prompt, base64."""
+        """A model's pictures as base64, indexed [prompt][image]."""
         return [
             [cell.picture for image in range(len(self.seeds)) if (cell := self.cells[model, prompt, image]).picture]
             for prompt in (0, 1)
         ]
 
     def html(self, *, names: Mapping[str, str] | None = None, facts: bool = True) -> list[str]:
-        """All of it, in as many pieces whatever has come: what changes is one picture, or what is said of it.
+        """HTML pieces of the board. Their number is fixed, so an update changes single pictures or facts.
 
-        `names` are what models are called instead.
+        Args:
+            names: display names of the models.
+            facts: whether to show seeds, differences and judgements.
         """
         pieces = []
         for model in self.models:
@@ -126,7 +127,7 @@ class Board:
 
 
 def _table(first: Sequence[float | None], second: Sequence[float | None]) -> str:
-    """Probabilities of yes: a row for each picture, a column for each prompt, and the means of the pictures' own."""
+    """Probabilities of yes, one row per picture and one column per prompt, and the means over own prompts."""
     rows = "".join(
         f"<tr><th>{name} picture</th>"
         + "".join(

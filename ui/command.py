@@ -1,4 +1,4 @@
-"""`focusdiff-ui`: the demo alone, against any server."""
+"""`focusdiff-ui`: the demo page alone, for any server."""
 
 import argparse
 import sys
@@ -12,14 +12,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="focusdiff-ui", description="Compare two prompts, and two models, side by side."
     )
-    parser.add_argument("--server", default="http://127.0.0.1:8000", help="of focusdiff-serve (default: %(default)s)")
+    parser.add_argument("--server", default="http://127.0.0.1:8000", help="server's URL (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument(
         "--votes",
         type=Path,
         default=user_file("votes.sqlite"),
-        help="where votes are kept (default: %(default)s)",
+        help="SQLite file for the votes (default: %(default)s)",
     )
     parser.add_argument("--paircomp", type=Path, help="PairComp.json, to choose pairs from")
     arguments = parser.parse_args()

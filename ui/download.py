@@ -1,4 +1,4 @@
-"""A comparison as files: all pictures in one PNG, and everything that gives them again as JSON."""
+"""Files of a comparison: all pictures in one PNG, and the settings that reproduce them as JSON."""
 
 import base64
 import io
@@ -15,11 +15,11 @@ from ui.board import Board
 from ui.settings import Comparison
 
 _GAP = 8  # pixels
-_SIDE = 256  # of a picture in the grid, at least
+_SIDE = 256  # minimum side of a picture in the grid, in pixels
 
 
 def save_grid(boards: Sequence[Board]) -> str:
-    """All pictures, a row for each model and seed, left and right; the file's path."""
+    """Write all pictures to a PNG, one row (left, right) per model and seed; return its path."""
     rows = [
         [_picture(cell) for prompt in (0, 1) if (cell := board.cells[model, prompt, image].picture)]
         for board in boards
@@ -33,7 +33,7 @@ def save_grid(boards: Sequence[Board]) -> str:
 
 
 def save_json(comparisons: Sequence[Comparison], boards: Sequence[Board]) -> str:
-    """Settings, seeds, shares of differing codes and judgements; the file's path."""
+    """Write settings, seeds, shares of differing codes and judgements to a JSON file; return its path."""
     content = [
         {
             **asdict(comparison),

@@ -1,4 +1,4 @@
-"""Pairs to begin with: of the procedural world, one for each category of PairComp."""
+"""Example pairs from the procedural world, for each category of PairComp."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import numpy as np
 from pairs.scene import CATEGORIES
 from pairs.world import World
 
-_SAMPLED = 60  # of each category, to choose from
+_SAMPLED = 60  # candidates per category
 
 
 class Example(NamedTuple):
-    """Two prompts that differ in one thing."""
+    """Two prompts that differ in one aspect."""
 
     category: str
     first: str
@@ -22,7 +22,7 @@ FIRST = Example("counting", "three red circles", "four red circles")
 
 
 def examples(each: int = 2) -> list[Example]:
-    """Some pairs of every category, always the same: short ones, whose buttons show them whole."""
+    """A fixed set with `each` pairs per category, the shortest candidates, so that buttons show them in full."""
     rng = np.random.default_rng(11)
     found = [FIRST]
     for category in CATEGORIES:

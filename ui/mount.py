@@ -1,4 +1,4 @@
-"""The page on an application."""
+"""Mounting of the demo page on an application."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from ui.votes import Votes
 
 
 def mount(app: FastAPI, server: str, votes: Path, paircomp: Path | None = None) -> FastAPI:
-    """Put the page at / of an application, as a client of the server at a URL.
+    """Mount the page at / of an application.
 
     Args:
         app: the application.
-        server: URL.
-        votes: the file where they are kept.
+        server: URL of the server whose API the page uses.
+        votes: SQLite file for the blind votes.
         paircomp: PairComp.json, to choose pairs from.
 
     Raises:
-        ValueError: votes cannot be kept there, or the cases cannot be read.
+        ValueError: the file of votes cannot be used, or the cases cannot be read.
     """
     cases = read_cases(paircomp) if paircomp else ()
     mounted: FastAPI = gr.mount_gradio_app(

@@ -1,4 +1,4 @@
-"""The page: two prompts, one or two models, pictures that fill in row by row, and how they differ."""
+"""The demo page: two prompts, one or two models, pictures that fill in row by row, and their differences."""
 
 import secrets
 import time
@@ -25,25 +25,25 @@ from ui.words import contrast, marked
 STYLE = Path(__file__).with_name("style.css")
 SWEEP = (1.0, 2.0, 3.0, 5.0, 8.0)  # guidance scales
 _PREVIEWS = 7
-_SECONDS_BETWEEN_UPDATES = 0.08  # a browser draws no faster
-_LARGE = 128  # pixels along a side, from which on pictures travel as WebP
-_RANDOM_SEEDS = 1_000_000  # short enough to be read and typed
+_SECONDS_BETWEEN_UPDATES = 0.08  # a browser cannot draw faster
+_LARGE = 128  # pixels along a side; larger pictures are sent as WebP
+_RANDOM_SEEDS = 1_000_000  # upper bound, so that seeds are short enough to read and type
 _NONE = "none"
 _SAMPLING = ("guidance_scale", "temperature", "top_k", "top_p")
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the machine: nothing is fetched from elsewhere."""
+    """Theme with system fonts, so that nothing is fetched from other hosts."""
     return gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
 def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
-    """The page as a client of the server at a URL.
+    """Build the page.
 
     Args:
-        url: of the server.
-        votes: keeps the blind ones.
-        cases: of PairComp, to choose from.
+        url: URL of the server whose API the page uses.
+        votes: store of the blind votes.
+        cases: PairComp's cases to choose from.
     """
     page: gr.Blocks
     with gr.Blocks(title="FocusDiff", analytics_enabled=False) as page:
@@ -111,12 +111,12 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
         )
         sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
         stopped = stop.click(None, cancels=[running, sweeping], queue=False)
-        # only then: an update that was on its way would be written over it
+        # after cancelling: a pending update would overwrite the status
         stopped.then(lambda: "<p>Stopped.</p>", None, status, show_progress="hidden", queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
         named = [above, below, *sampling, status]
         page.load(drawing.greet, None, named)
-        # only a visit that came by a link has its prompts and settings set: somebody may be typing already
+        # set prompts and settings only if the page was opened by a link: the user may already be typing
         page.load(None, None, link, js="() => location.search")
         link.change(_linked, link, [first, second, *settings], show_progress="hidden", queue=False)
         key.submit(drawing.name_models, [key], named)
@@ -126,20 +126,21 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
 
 
 class _Drawing:
-    """What the page's buttons do, against one server."""
+    """Event handlers of the page, for one server."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     async def greet(self, request: gr.Request) -> list[Any]:
-        """The server's models, those of the visit's link chosen."""
+        """List the server's models, with those of the page's link selected."""
         linked = Comparison.from_query(dict(request.query_params))
         return await self.name_models(None, linked.models if linked else ())
 
     async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> list[Any]:
-        """The server's models in both lists, those that were chosen first among them, and the recipes of both.
+        """Update both lists of models, and the placeholders of the sampling settings.
 
-        Otherwise the last one stands above and the first below, as baseline and model.
+        Selects the `chosen` models that exist; if none do, the last model above and the first below, as baseline
+        and model.
         """
         try:
             models = await Api(self._url, key or None).models()
@@ -152,15 +153,15 @@ class _Drawing:
         return [*lists, *_placeholders([models[name] for name in (above, below) if name in models]), ""]
 
     async def show_sampling(self, above: str, below: str, key: str | None) -> list[Any]:
-        """What the models take for settings that are left empty."""
+        """Show the models' own sampling settings, used for empty fields, as placeholders."""
         try:
             models = await Api(self._url, key or None).models()
-        except ApiFailure:  # drawing will say so
+        except ApiFailure:  # drawing reports it
             models = {}
         return _placeholders([models[name] for name in (above, below) if name in models])
 
     async def draw(self, *chosen: Any) -> AsyncIterator[list[Any]]:
-        """Pictures of both prompts, as they come."""
+        """Draw both prompts; yields page updates as pictures arrive."""
         *values, key, links = chosen
         try:
             comparisons = [_comparison(*values)]
@@ -171,7 +172,7 @@ class _Drawing:
             yield update
 
     async def sweep(self, *chosen: Any) -> AsyncIterator[list[Any]]:
-        """The same seed with five guidance scales, one after the other."""
+        """Draw one seed with five guidance scales, one after the other."""
         *values, key, links = chosen
         try:
             scales = [replace(_comparison(*values), guidance_scale=scale, n=1) for scale in SWEEP]
@@ -205,7 +206,7 @@ async def _drawn_by(api: Api, comparison: Comparison) -> AsyncIterator[Board]:
 
 
 async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> AsyncIterator[Board]:
-    """The board of one comparison, as it fills."""
+    """Yield the board of one comparison as it fills."""
     models = [known[name] for name in comparison.models if name in known] or list(known.values())[:1]
     rows = min(model.rows for model in models)
     large = max(model.image_size for model in models) > _LARGE
@@ -228,7 +229,7 @@ async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> A
 
 
 def _comparison(first: str, second: str, above: str, below: str, n: float, *settings: str) -> Comparison:
-    """What was chosen, with a seed; raises SettingError."""
+    """Comparison from the page's inputs, with a random seed if none is given; raises SettingError."""
     models = tuple(dict.fromkeys(name for name in (above, below) if name and name != _NONE))
     seed, guidance, temperature, top_k, top_p, negative = settings
     one = Comparison.typed(
@@ -247,7 +248,7 @@ def _comparison(first: str, second: str, above: str, below: str, n: float, *sett
 
 
 def _linked(link: str) -> list[Any]:
-    """Prompts and settings of a link; nothing changes where there is none."""
+    """Updates of the inputs from a link; no change if there is none."""
     linked = Comparison.from_query(dict(parse_qsl(link.removeprefix("?"))))
     if linked is None:
         return [gr.skip()] * (5 + len(_SAMPLING))
@@ -257,7 +258,7 @@ def _linked(link: str) -> list[Any]:
 
 
 def _placeholders(models: Sequence[Model]) -> list[Any]:
-    """What is taken for each empty setting, by the model above and the one below where they differ."""
+    """Placeholders with the models' own sampling settings: both values if they differ."""
     texts = (dict.fromkeys(f"{model.sampling[name]:g}" for model in models) for name in _SAMPLING)
     return [gr.update(placeholder=" / ".join(text)) for text in texts]
 
@@ -268,7 +269,7 @@ def _difference(first: str, second: str) -> str:
 
 
 def _status(boards: list[Board], planned: int) -> str:
-    """Who is before what has not begun, and how much is drawn."""
+    """HTML of the queue position, if waiting, and the progress bar."""
     board = boards[-1]
     ahead, seconds = max(board.waiting.values(), default=(0, 0.0))
     said = f"<p>{ahead} pictures are before yours: about {seconds:.0f} s.</p>" if ahead else ""
@@ -282,11 +283,11 @@ def _boards(boards: list[Board], comparisons: list[Comparison]) -> list[str]:
     pieces = ['<div class="sweep">']
     for comparison, board in zip(comparisons, boards, strict=False):
         pieces += [f"<section><h2>guidance {comparison.guidance_scale:g}</h2>", *board.html(), "</section>"]
-    return pieces  # a browser closes what is open at the end
+    return pieces  # the browser closes the open div
 
 
 def _link(comparison: Comparison, board: Board) -> str:
-    """A link that gives the same pictures again."""
+    """HTML link that reproduces the pictures."""
     fixed = replace(comparison, models=tuple(board.models))
     scale = "" if comparison.guidance_scale is None else f", guidance {comparison.guidance_scale:g}"
     a, b = marked(comparison.first, comparison.second)

@@ -1,4 +1,4 @@
-"""PairComp's cases on the page: by category, number or words, and into the prompts with one click."""
+"""PairComp's cases on the page: search by category, number or words, and copy a pair into the prompts."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ _PER_PAGE = 10
 
 
 def build_paircomp(cases: Sequence[Case], first: gr.Textbox, second: gr.Textbox) -> None:
-    """The section of the page; a case that is chosen goes into the two prompts."""
+    """Build the section of the page; choosing a case fills in the two prompts."""
     categories = list(dict.fromkeys(case.category for case in cases))
     found, listed = _page(cases, 0)
     with gr.Accordion(f"PairComp ({len(cases)} pairs)", open=False, elem_id="paircomp"):
@@ -37,7 +37,7 @@ def build_paircomp(cases: Sequence[Case], first: gr.Textbox, second: gr.Textbox)
         box.change(search, [category, words, start], [said, choice, start], queue=False)
     for button, by in ((back, -_PER_PAGE), (on, _PER_PAGE)):
         button.click(partial(search, by=by), [category, words, start], [said, choice, start], queue=False)
-    # nothing stays chosen, so that the same pair can be chosen again after its prompts were changed
+    # clear the choice, so that the same pair can be chosen again after its prompts were edited
     choice.input(
         lambda number: (*cases[number].prompts, None),
         choice,
@@ -48,7 +48,7 @@ def build_paircomp(cases: Sequence[Case], first: gr.Textbox, second: gr.Textbox)
 
 
 def matching(cases: Sequence[Case], category: str | None, text: str) -> list[Case]:
-    """The cases of a category, or of all, that have every word in one of their prompts, or the number."""
+    """Cases of a category (None: all) whose number is `text`, or that have all its words in one prompt."""
     words = text.casefold().split()
     return [
         case
@@ -59,7 +59,7 @@ def matching(cases: Sequence[Case], category: str | None, text: str) -> list[Cas
 
 
 def _page(cases: Sequence[Case], start: int) -> tuple[str, list[tuple[str, int]]]:
-    """Which cases are shown, in words, and the choices among them."""
+    """Text that says which cases are shown, and the choices: (label, case number)."""
     if not cases:
         return "No pair has that.", []
     shown = cases[start : start + _PER_PAGE]

@@ -1,4 +1,4 @@
-"""What a comparison is made with, how it is typed, and how a link carries it."""
+"""Settings of a comparison: parsed from text fields, sent as a request, and stored in a link."""
 
 import json
 import math
@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 from urllib.parse import urlencode
 
-MAX_IMAGES = 4  # of each prompt
+MAX_IMAGES = 4  # per prompt
 
 
 class SettingError(ValueError):
-    """A setting that was typed and makes no sense, as a sentence."""
+    """Invalid text in a settings field; the message is a sentence for users."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that decides the pictures; None is the model's own settings."""
+    """Everything that determines the pictures; None means the model's own setting."""
 
     first: str
     second: str
@@ -44,10 +44,10 @@ class Comparison:
         top_p: str,
         negative: str,
     ) -> Self:
-        """From texts as people type them; what is empty is left to the model.
+        """Parse text fields; an empty one means the model's own setting.
 
         Raises:
-            SettingError: one is no number, or no whole one.
+            SettingError: a field is not a number, or not a whole number where one is needed.
         """
         return cls(
             first,
@@ -71,13 +71,13 @@ class Comparison:
 
     @property
     def query(self) -> str:
-        """Of a link that restores it."""
+        """Query string of a link that restores the comparison."""
         given = {name: value for name, value in asdict(self).items() if value not in (None, "", ())}
         return urlencode({name: json.dumps(value, ensure_ascii=False) for name, value in given.items()})
 
     @classmethod
     def from_query(cls, parameters: Mapping[str, str]) -> Self | None:
-        """What a link carries; None if it carries none, or none that makes sense."""
+        """Comparison from the parameters of a link; None if they hold none, or an invalid one."""
         known = {field.name for field in fields(cls)}
         try:
             values = {name: json.loads(value) for name, value in parameters.items() if name in known}

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 Choice = Literal["first", "second", "tie"]
-_Z = 1.959964  # of a 95 % interval
+_Z = 1.959964  # standard normal quantile for a 95 % interval
 
 
 @dataclass(frozen=True)
 class Vote:
-    """Which of two models followed its prompts better, as somebody saw it who did not know which was which.
+    """A blind vote on which of two models followed the prompts better.
 
-    `shown_first` is the model that stood above; `query` gives the pictures again (`ui.settings`).
+    `shown_first` is the model shown above; `query` reproduces the pictures (`ui.settings.Comparison`).
     """
 
     first: str
@@ -32,7 +32,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class WinRate:
-    """How often the first model of a pair was preferred, a tie counting half, with its 95 % interval (Wilson 1927)."""
+    """Share of votes for the first model of a pair, ties counting half, and its 95 % interval (Wilson 1927)."""
 
     first: str
     second: str
@@ -43,10 +43,10 @@ class WinRate:
 
 
 class Votes:
-    """A file of votes; every call opens it anew, so threads and processes may share it.
+    """SQLite file of votes; every call opens it anew, so threads and processes may share it.
 
     Raises:
-        ValueError: it cannot be opened or is something else; the message names it.
+        ValueError: the file cannot be opened, or is not a database; the message names it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,18 +60,18 @@ class Votes:
             raise ValueError(f"{path}: votes cannot be kept there ({error})") from None
 
     def add(self, vote: Vote) -> None:
-        """Keep a vote; it is on the disk when this returns."""
+        """Store a vote; it is on disk when this returns."""
         places = ", ".join("?" for _ in fields(Vote))
         with self._open() as connection:
             connection.execute(f"INSERT INTO votes VALUES ({places})", tuple(asdict(vote).values()))
 
     def all(self) -> list[Vote]:
-        """In the order in which they came."""
+        """All votes, oldest first."""
         with self._open() as connection:
             return [Vote(*row) for row in connection.execute("SELECT * FROM votes ORDER BY rowid")]
 
     def win_rates(self) -> list[WinRate]:
-        """One for each pair of models, by name."""
+        """One entry per pair of models, sorted by name."""
         tallies: dict[tuple[str, str], list[float]] = {}
         for vote in self.all():
             a, b = sorted((vote.first, vote.second))
@@ -80,7 +80,7 @@ class Votes:
         return [WinRate(a, b, len(won), *wilson(sum(won), len(won))) for (a, b), won in sorted(tallies.items())]
 
     def as_csv(self) -> str:
-        """All votes with a line of names."""
+        """All votes as CSV with a header line."""
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(Vote)])
         writer.writeheader()
@@ -88,7 +88,7 @@ class Votes:
         return text.getvalue()
 
     def as_jsonl(self) -> str:
-        """All votes, a JSON object a line."""
+        """All votes as JSON, one object per line."""
         return "".join(json.dumps(asdict(vote), ensure_ascii=False) + "\n" for vote in self.all())
 
     @contextmanager
@@ -102,7 +102,7 @@ class Votes:
 
 
 def wilson(wins: float, votes: int) -> tuple[float, float, float]:
-    """Share of wins, and the ends of its 95 % interval (Wilson 1927)."""
+    """Share of wins, and lower and upper bound of its 95 % interval (Wilson 1927)."""
     share = wins / votes
     centre = (share + _Z**2 / (2 * votes)) / (1 + _Z**2 / votes)
     half = _Z / (1 + _Z**2 / votes) * math.sqrt(share * (1 - share) / votes + _Z**2 / (4 * votes**2))

@@ -1,4 +1,4 @@
-"""The words in which two prompts differ, as HTML and in one line."""
+"""Words that differ between two prompts, as HTML and on one line."""
 
 from html import escape
 
@@ -6,13 +6,13 @@ from pairs.difference import Span, word_difference
 
 
 def marked(first: str, second: str) -> tuple[str, str]:
-    """Both prompts with the words that the other does not have marked."""
+    """Both prompts as HTML, with the words that the other lacks marked."""
     a, b = word_difference(first, second)
     return _mark(first, a), _mark(second, b)
 
 
 def contrast(first: str, second: str) -> str:
-    """Both prompts in one line: "three → four red circles" where they differ in one place, else one after the other."""
+    """Both prompts on one line: "three → four red circles" if they differ in one place, else "first / second"."""
     a, b = word_difference(first, second)
     if (
         len(a) == len(b) == 1

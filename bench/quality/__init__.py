@@ -1,1 +1,1 @@
-"""How good a checkpoint is: its pictures, judged."""
+"""Quality of a checkpoint: judged pictures."""

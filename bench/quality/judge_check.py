@@ -1,4 +1,4 @@
-"""Whether the exact judge can be trusted: what it says of scenes that are right, wrong, damaged or empty."""
+"""Reliability of the exact judge: its scores for right, wrong and damaged scenes, and for noise."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,9 +17,9 @@ Damage = Callable[[ScenePair, int, np.random.Generator], Image.Image | None]
 
 
 def sample_pairs(world: World, per_category: int, seed: int = 1) -> list[ScenePair]:
-    """Pairs of every category, of scenes that training may see and of reserved ones."""
+    """Pairs of every category, from the train split and, one in eight, from the test split."""
     rng = np.random.default_rng([seed, 99])
-    # one in eight, as in the world
+    # the same share as in the world
     return [
         world.sample_pair(rng, category, "test" if number % ONE_IN_TEST == 0 else "train")
         for category in CATEGORIES
@@ -28,28 +28,28 @@ def sample_pairs(world: World, per_category: int, seed: int = 1) -> list[ScenePa
 
 
 def rendered(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image:
-    """The first scene as drawn."""
+    """The first scene, undamaged."""
     return Image.fromarray(render(pair.scenes[0], seed))
 
 
 def noise(_: ScenePair, __: int, rng: np.random.Generator) -> Image.Image:
-    """Uniform noise."""
+    """Uniform noise, without any scene."""
     return Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 def noisy(pair: ScenePair, seed: int, rng: np.random.Generator) -> Image.Image:
-    """The scene under Gaussian noise of standard deviation 64."""
+    """The scene plus Gaussian noise of standard deviation 64 (pixel values 0–255)."""
     pixels = render(pair.scenes[0], seed) + rng.normal(0, 64, (64, 64, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def blurred(pair: ScenePair, seed: int, rng: np.random.Generator) -> Image.Image:
-    """The scene under a Gaussian blur of two pixels."""
+    """The scene under a Gaussian blur with a radius of two pixels."""
     return rendered(pair, seed, rng).filter(ImageFilter.GaussianBlur(2))
 
 
 def shape_missing(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image | None:
-    """The scene with its last object left out."""
+    """The scene without its last object; None if it has no object."""
     layout = arrange(pair.scenes[0], seed)
     if not layout.objects:
         return None
@@ -57,7 +57,7 @@ def shape_missing(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.I
 
 
 def shape_added(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image | None:
-    """The scene with one object more, of a look that it has."""
+    """The scene with one more object of its first group; None if it is full or has a sign."""
     scene = pair.scenes[0]
     if scene.sign is not None or scene.object_count == MAX_OBJECTS:
         return None
@@ -67,7 +67,7 @@ def shape_added(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Ima
 
 
 def half_drawn(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Image | None:
-    """The scene with the left half of an object, or of the sign, wiped out."""
+    """The scene with the left half of its first object erased, or of the sign if there is no object."""
     layout = arrange(pair.scenes[0], seed)
     whole = render_layout(layout)
     empty = render_layout(replace(layout, objects=layout.objects[1:], board=layout.board if layout.objects else None))
@@ -79,7 +79,7 @@ def half_drawn(pair: ScenePair, seed: int, _: np.random.Generator) -> Image.Imag
     return Image.fromarray(whole)
 
 
-DAMAGES: dict[str, tuple[Damage, int]] = {  # name: (picture, which of the pair's captions it is judged against)
+DAMAGES: dict[str, tuple[Damage, int]] = {  # name: (picture, index of the caption it is judged against)
     "rendered, own caption": (rendered, 0),
     "rendered, the pair's other caption": (rendered, 1),
     "uniform noise": (noise, 0),
@@ -92,7 +92,7 @@ DAMAGES: dict[str, tuple[Damage, int]] = {  # name: (picture, which of the pair'
 
 
 def check(pairs: Sequence[ScenePair]) -> dict[str, dict[str, float]]:
-    """Mean score of every kind of picture, by category and overall."""
+    """Mean score of each kind of picture, by category and overall."""
     judge = ExactJudge()
     report: dict[str, dict[str, float]] = {}
     for name, (damage, side) in DAMAGES.items():
@@ -108,7 +108,7 @@ def check(pairs: Sequence[ScenePair]) -> dict[str, dict[str, float]]:
 
 
 def table(report: dict[str, dict[str, float]]) -> str:
-    """The report as text: a row for each kind of picture."""
+    """Format the report as text, one row per kind of picture."""
     columns = (*CATEGORIES, "overall")
     lines = [f"{'judge mean':36s}" + "".join(f"{column:>12s}" for column in columns)]
     for name, row in report.items():

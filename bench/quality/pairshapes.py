@@ -1,8 +1,8 @@
-"""How well a checkpoint follows unseen prompts of the procedural world, by category and guidance.
+"""Scores of a checkpoint on unseen prompts of the procedural world, by category and guidance scale.
 
     prompts → draw → judge → results.jsonl → table
 
-Every judged picture is one line of the results file, so a run that was stopped goes on.
+Every judged picture is one line of the results file, from which a stopped run resumes.
 """
 
 import json
@@ -27,12 +27,12 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
 
-_STREAM = 20_250_605  # of random numbers; training draws from another
+_STREAM = 20_250_605  # seed of the random numbers; training uses others
 
 
 @dataclass(frozen=True)
 class UnseenPrompt:
-    """One test prompt; `held_out` says whether it contains a combination kept out of training."""
+    """A test prompt; `held_out` says whether it contains a combination held out of training."""
 
     index: int
     category: Category
@@ -46,7 +46,7 @@ Key = tuple[str, float, int]  # prompt, guidance scale, seed
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to make and judge."""
+    """A picture to draw and judge."""
 
     prompt: UnseenPrompt
     guidance_scale: float
@@ -54,20 +54,23 @@ class Picture:
 
     @property
     def key(self) -> Key:
-        """What tells it from the others in the results file."""
+        """Unique key in the results file."""
         return self.prompt.caption, self.guidance_scale, self.seed
 
 
 @dataclass(frozen=True)
 class Result:
-    """A picture's score (None where its prompt cannot be judged) and a digest of its codes."""
+    """Score of a picture (None if its prompt cannot be judged) and digest of its codes."""
 
     score: float | None
     digest: str
 
 
 def unseen_prompts(world: World, per_category: int) -> list[UnseenPrompt]:
-    """Unseen prompts, the same for every checkpoint: scenes of the test split, 40 % held-out combinations."""
+    """Sample unseen prompts of the test split, the same for every checkpoint.
+
+    40 % are sampled to contain a held-out combination.
+    """
     prompts: list[UnseenPrompt] = []
     captions: set[str] = set()
     for number, category in enumerate(CATEGORIES):
@@ -86,14 +89,14 @@ def unseen_prompts(world: World, per_category: int) -> list[UnseenPrompt]:
 def judge_pictures(
     janus: Janus, pictures: Sequence[Picture], results: Path, *, slots: int, int8: bool = False
 ) -> dict[Key, Result]:
-    """Draw and judge pictures; those already in `results` are not drawn again.
+    """Draw and judge pictures, except those already in `results`.
 
     Args:
         janus: the model.
-        pictures: what is wanted.
-        results: JSON lines; a picture is added as soon as it is judged.
+        pictures: pictures to judge.
+        results: JSON lines file; each picture is appended as soon as it is judged.
         slots: guided pictures drawn at once.
-        int8: as `serve.engine.engine.Engine` takes it.
+        int8: see `serve.engine.engine.Engine`.
 
     Returns:
         Results by key.
@@ -126,9 +129,13 @@ def _job(picture: Picture, janus: Janus) -> Job:
 
 
 def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
-    """What a results file holds already; a new one, or one that was killed, is made ready to be added to."""
+    """Read a results file, and create it or drop its incomplete last line, so that it can be appended to.
+
+    Raises:
+        ValueError: the file belongs to another checkpoint or other settings.
+    """
     lines = results.read_text().split("\n") if results.exists() else [""]
-    whole = lines[:-1]  # what a kill cut short stands after the last line's end
+    whole = lines[:-1]  # a line that a kill cut short has no newline
     if not whole:
         whole = [json.dumps(identity)]
     elif whole[0] != json.dumps(identity):
@@ -140,23 +147,23 @@ def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
 
 
 def fingerprint(janus: Janus) -> float:
-    """A number that changes with the weights."""
+    """Sum of the absolute weights, which identifies a checkpoint."""
     return float(sum(parameter.double().abs().sum() for parameter in janus.network.parameters()))
 
 
 def table(prompts: Sequence[UnseenPrompt], results: Mapping[Key, Result], scales: Sequence[float], seeds: range) -> str:
-    """Mean score per category, of held-out and other prompts, and overall; a column for each guidance scale."""
+    """Table of mean scores by category, for held-out and other prompts, and overall; one column per scale."""
 
     def cell(chosen: Sequence[UnseenPrompt], scale: float) -> Mean:
-        # a prompt's pictures are alike: the standard error is over prompts, not over pictures
+        # pictures of one prompt are correlated, so the standard error is over prompts
         return mean(mean(results[(prompt.caption, scale, seed)].score for seed in seeds).value for prompt in chosen)
 
     def gain(scale: float) -> Mean:
-        # by prompt: its pictures at two scales have the same noise, and much else in common
+        # paired by prompt: its pictures at two scales share their noise and are correlated
         return mean(cell([prompt], scale).value - cell([prompt], scales[0]).value for prompt in prompts)
 
     def different(scale: float) -> int:
-        """Prompts whose pictures differ from each other in at least one code."""
+        """Number of prompts whose pictures all differ from each other in at least one code."""
         return sum(
             len({results[(prompt.caption, scale, seed)].digest for seed in seeds}) == len(seeds) for prompt in prompts
         )

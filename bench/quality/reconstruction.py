@@ -1,4 +1,4 @@
-"""What the image tokenizer loses: scenes through its codes and back, judged."""
+"""Loss of the image tokenizer: scores of scenes that were encoded to codes and decoded."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from pairs.render import render
 
 
 def reconstruct(janus: Janus, pictures: NDArray[np.uint8], *, batch: int = 64) -> list[Image.Image]:
-    """Pictures [N, H, W, 3] uint8 through the VQ tokenizer."""
+    """Encode and decode pictures [N, H, W, 3] uint8 with the image tokenizer."""
     images, image_tokenizer = [], ImageTokenizer(janus)
     for part in torch.split(torch.from_numpy(pictures), batch):
         codes = image_tokenizer.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -24,7 +24,7 @@ def reconstruct(janus: Janus, pictures: NDArray[np.uint8], *, batch: int = 64) -
 
 
 def reconstruction_scores(janus: Janus, prompts: Sequence[UnseenPrompt]) -> list[float | None]:
-    """Judged reconstructions of one rendered picture of each prompt."""
+    """Score the reconstruction of one rendered picture per prompt; None if its prompt cannot be judged."""
     pictures = np.stack([render(prompt.scene, 1_000_000 + prompt.index, janus.image_size) for prompt in prompts])
     judgements = ExactJudge()(reconstruct(janus, pictures), [prompt.caption for prompt in prompts])
     return [None if judgement is None else judgement.score for judgement in judgements]

@@ -1,4 +1,4 @@
-"""A contact sheet of prompt pairs: what a checkpoint draws for two prompts that differ in a word."""
+"""Contact sheet of a checkpoint's pictures for pairs of prompts that differ in a word."""
 
 from PIL import Image
 
@@ -21,7 +21,7 @@ _PAIRS_PER_ROW = 2
 
 
 def pair_sheet(janus: Janus, *, seeds: tuple[int, ...] = (1, 2)) -> Image.Image:
-    """Pictures of each prompt of each pair with the same seeds, the prompt above the first; two pairs a row."""
+    """Draw each pair with the same seeds, two pairs per row, the prompt above its first picture."""
     prompts = [prompt for pair in PAIRS for prompt in pair]
     jobs = [Job(janus.encode(prompt), None, seeds, janus.sampling) for prompt in prompts]
     pictures: dict[tuple[Job, int], Image.Image] = {}

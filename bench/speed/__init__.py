@@ -1,1 +1,1 @@
-"""How fast: the engine beside other loops, and a serving process under load."""
+"""Speed of the engine against other loops, and of a server under load."""

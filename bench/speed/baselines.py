@@ -1,4 +1,4 @@
-"""Other loops that draw the same pictures, to be timed beside the engine over the same weights."""
+"""Baseline loops, timed against the engine on the same weights and prompt."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,7 +13,7 @@ from model.prompt import unconditional_row
 
 @torch.no_grad()
 def with_transformers(janus: Janus, prompt: list[int], seeds: Sequence[int], params: SamplingParams) -> Tensor:
-    """transformers' own `generate(generation_mode="image")`: codes [N, tokens] for one prompt."""
+    """Draw codes [N, tokens] of one prompt with transformers' `generate(generation_mode="image")`."""
     torch.manual_seed(seeds[0])
     ids = torch.tensor([prompt] * len(seeds), device=janus.device)
     codes = janus.network.generate(
@@ -31,10 +31,10 @@ def with_transformers(janus: Janus, prompt: list[int], seeds: Sequence[int], par
 
 @torch.inference_mode()
 def with_a_growing_cache(janus: Janus, prompt: list[int], seeds: Sequence[int], params: SamplingParams) -> Tensor:
-    """The loop of Janus's published inference script: codes [N, tokens] for one prompt.
+    """Draw codes [N, tokens] of one prompt with the loop of Janus's published inference script.
 
     Conditional and unconditional rows alternate, one global seed feeds `torch.multinomial`, and the
-    cache grows by a token a step. Like the script it has neither top-k nor top-p.
+    KV cache grows by one token per step. Like the script it has neither top-k nor top-p.
     """
     torch.manual_seed(seeds[0])
     model = janus.network.model

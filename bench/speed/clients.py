@@ -1,4 +1,4 @@
-"""Clients of a server: some that ask again as soon as they are answered, some that arrive at random."""
+"""Clients for load tests: closed-loop clients that saturate a server, and random arrivals."""
 
 import asyncio
 import random
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import httpx
 
 PROMPT = "three red circles and a blue star"
-PATIENCE = 180.0  # seconds for any answer
+PATIENCE = 180.0  # timeout of any answer in seconds
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's status (0 if the connection broke), and seconds to its preview and its end."""
+    """Result of a request: status (0 if the stream broke), and seconds to its preview and its end."""
 
     status: int
     preview: float | None
@@ -25,10 +25,10 @@ def _client() -> httpx.AsyncClient:
 
 
 async def saturate(url: str, slots: int, seconds: float) -> float:
-    """Images a second while twice as many clients as slots ask again as soon as they are answered.
+    """Images per second with twice as many clients as slots, each asking again as soon as it is answered.
 
-    Images that start in the same step also end together, and so do those that follow them, which costs less than
-    images that are spread. So the first image of each slot starts after that of the slot before.
+    Images that start in the same step also end together, as do their successors, which costs less than images that
+    are spread out. So the first image of each slot starts after that of the slot before.
 
     Raises:
         ConnectionError: a request was refused or lost.
@@ -67,7 +67,7 @@ async def saturate(url: str, slots: int, seconds: float) -> float:
 
 
 async def arrive(url: str, *, rate: float, seconds: float) -> list[Answer]:
-    """Send requests at random (Poisson) for `seconds` seconds, `rate` a second, then wait for all answers."""
+    """Send Poisson arrivals for `seconds` seconds at `rate` per second, then wait for all answers."""
     started = time.perf_counter()
     async with _client() as client:
         asking = []

@@ -1,6 +1,6 @@
-"""Timings of the engine, and of other loops over the same weights.
+"""Timings of the engine and of other loops on the same weights.
 
-All are timed in turn, round after round, so that other load on the machine disturbs all alike. Seconds are wall time.
+All take turns in every round, so that other load on the machine affects all equally. Seconds are wall time.
 """
 
 import statistics
@@ -25,12 +25,12 @@ from serve.engine.job import Job, JobState
 from serve.engine.previews import preview_rows
 
 _PROMPT = "three red circles and a blue star"
-_PROMPT_IDS = list(range(100, 126))  # where a model has no tokenizer
+_PROMPT_IDS = list(range(100, 126))  # for models without a tokenizer
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured: a model, a prompt as token ids, and settings that every way of drawing has."""
+    """A model, a prompt as token ids, and sampling settings that all loops support."""
 
     janus: Janus
     prompt: list[int]
@@ -38,32 +38,32 @@ class Workload:
 
     @classmethod
     def of(cls, janus: Janus) -> "Workload":
-        """At the checkpoint's guidance, without top-k and top-p, which the published loop lacks."""
+        """At the checkpoint's guidance scale and temperature 1; no top-k and top-p, which the published loop lacks."""
         ids = [janus.ids.bos, *_PROMPT_IDS, janus.ids.begin_of_image]
         prompt = janus.encode(_PROMPT) if janus.tokenizer else ids
         return cls(janus, prompt, janus.sampling.override(temperature=1.0, top_k=0, top_p=1.0))
 
     def job(self, seeds: Sequence[int], *, previews: int = 0) -> Job:
-        """One job of several images, with `previews` previews of each."""
+        """Job with one image per seed and `previews` previews of each."""
         rows = preview_rows(previews, self.janus.grid)
         return Job(self.prompt, None, tuple(seeds), self.params, preview_rows=rows)
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one batch of pictures: drawing their codes, and turning codes into pixels."""
+    """Seconds for one batch of pictures: to draw the codes, and to decode them to pixels."""
 
     codes: float
     pixels: float
 
     @property
     def whole(self) -> float:
-        """From prompt to pixels."""
+        """Seconds from prompt to pixels."""
         return self.codes + self.pixels
 
 
 def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Seconds:
-    """A loop that returns codes, then transformers' own image tokenizer."""
+    """Time a loop that returns codes, then transformers' image tokenizer."""
     image_tokenizer = ImageTokenizer(work.janus, native=False)
     _settle(work.janus)
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Secon
 
 
 def time_engine(engine: Engine, work: Workload, images: int) -> Seconds:
-    """One request for so many images through the engine."""
+    """Time one job of `images` images on the engine."""
     stopwatch = Stopwatch()
     _settle(work.janus)
     started = time.perf_counter()
@@ -91,9 +91,9 @@ def _settle(janus: Janus) -> None:
 
 
 def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Seconds]:
-    """Medians of the engine and, unless it is `alone`, of the other loops, for images that arrive together.
+    """Median times of the engine and, unless `alone`, of the other loops, for images that arrive together.
 
-    The engine with PyTorch's operations only is what machines without a C compiler have.
+    "no compiler" is the engine with PyTorch's operations only, as on machines without a C compiler.
     """
     engine, plain = (Engine(work.janus, slots=images, native=native) for native in (True, False))
     ways: dict[str, Callable[[], Seconds]] = {"engine": lambda: time_engine(engine, work, images)}
@@ -109,7 +109,7 @@ def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = Fals
     for _ in range(rounds):
         for name, way in ways.items():
             taken[name].append(way())
-    kept = {name: times[1:] or times for name, times in taken.items()}  # the first round warms up
+    kept = {name: times[1:] or times for name, times in taken.items()}  # the first round is a warm-up
     return {
         name: Seconds(statistics.median(t.codes for t in times), statistics.median(t.pixels for t in times))
         for name, times in kept.items()
@@ -118,7 +118,7 @@ def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = Fals
 
 @dataclass(frozen=True)
 class Load:
-    """Images that arrived at random: how many a second came, and how long each took from its arrival."""
+    """Result of random arrivals: images per second, and percentiles of seconds from arrival to picture."""
 
     rate: float
     p50: float
@@ -126,7 +126,7 @@ class Load:
 
 
 def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> Load:
-    """Single images at exponential intervals; the same ones for every number of slots."""
+    """Draw single images that arrive at exponential intervals, the same for every number of slots."""
     gaps = np.random.default_rng(0).exponential(1 / per_second, arrivals)
     due = np.cumsum(gaps) - gaps[0]
     engine = Engine(work.janus, slots=slots)
@@ -151,7 +151,11 @@ def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> 
 
 @dataclass(frozen=True)
 class PreviewCost:
-    """Of previews of images that came one by one and are drawn together: wall seconds with and without them."""
+    """Cost of previews for jobs of one image each, drawn together.
+
+    came, asked: previews made and requested.
+    seconds, seconds_without: wall time with and without previews.
+    """
 
     came: int
     asked: int
@@ -160,7 +164,7 @@ class PreviewCost:
 
 
 def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> PreviewCost:
-    """Medians with and without previews, in turn."""
+    """Median times with and without previews, measured alternately."""
     engine = Engine(work.janus, slots=images)
     taken: dict[int, list[float]] = {0: [], each: []}
     came = 0
@@ -178,9 +182,12 @@ def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> 
 
 
 def profile(work: Workload, images: int) -> dict[str, float]:
-    """Seconds of the engine's parts for images that arrive together; "own" is what the engine itself adds."""
+    """Seconds spent in each part of the engine for images that arrive together.
+
+    "own" is the rest of the engine's time; "png" is encoding the pictures afterwards.
+    """
     engine = Engine(work.janus, slots=images)
-    list(draw(engine, [work.job(range(images))]))  # warms up
+    list(draw(engine, [work.job(range(images))]))  # warm-up
     stopwatch = Stopwatch()
     started = time.perf_counter()
     with stopwatch.over(

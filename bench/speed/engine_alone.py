@@ -1,4 +1,4 @@
-"""Images a second that an engine draws without a server, in a process of its own."""
+"""Throughput of an engine without a server, in its own process."""
 
 import argparse
 import contextlib
@@ -18,15 +18,15 @@ from serve.engine.previews import preview_rows
 
 
 def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
-    """Throughput with single images, each with one preview, while as many wait as there are slots.
+    """Images per second with jobs of one image and one preview, twice as many in flight as there are slots.
 
-    Images start evenly spread over the steps of one image, as those of `bench.speed.clients.saturate` do. Counting
-    starts when twice as many images as slots are complete.
+    Starts are spread evenly over the steps of one image, as in `bench.speed.clients.saturate`. Counting starts when
+    twice as many images as slots are complete.
 
     Args:
-        engine: idle, and idle again in the end.
-        prompt: of all images.
-        seconds: of counting.
+        engine: idle before and after.
+        prompt: prompt of all images.
+        seconds: duration of counting.
     """
     janus, slots = engine.janus, engine.slots
     ids = janus.encode(prompt)
@@ -36,7 +36,7 @@ def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
     begun: float | None = None
     while begun is None or time.perf_counter() - begun < seconds:
         clients = 2 * slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
-        while len(states) < clients + ended:  # each asks again as soon as it has its picture
+        while len(states) < clients + ended:  # each client asks again as soon as it has its picture
             states.append(engine.submit(Job(ids, None, (len(states),), janus.sampling, preview_rows=rows)))
         steps += 1
         came = sum(isinstance(event, Finished) for _, event in engine.step())
@@ -52,7 +52,7 @@ def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
 
 
 class EngineAlone:
-    """A process that runs this module, asked for one slice of time after another."""
+    """Process that runs this module and measures one time slice per call of `saturate`."""
 
     def __init__(self, model: str, prompt: str, *, slots: int, threads: int) -> None:
         command = [sys.executable, "-m", "bench.speed.engine_alone", model, prompt]
@@ -63,10 +63,10 @@ class EngineAlone:
         )
 
     def saturate(self, seconds: float) -> float:
-        """Images a second, over `seconds` seconds.
+        """Images per second, measured for `seconds` seconds.
 
         Raises:
-            ChildProcessError: it has ended.
+            ChildProcessError: the process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -86,7 +86,7 @@ class EngineAlone:
 
 
 def main() -> None:
-    """Read seconds, a line each; print the images a second of each slice."""
+    """Read durations in seconds from standard input, one per line; print the images per second of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("prompt")

@@ -1,4 +1,4 @@
-"""`focusdiff-bench speed`: the engine beside other loops, as a table and one JSON line."""
+"""`focusdiff-bench speed`: the engine against other loops, as tables and one JSON line."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -23,17 +23,17 @@ def report(
     arrivals: int,
     baselines_up_to: int,
 ) -> Iterator[str]:
-    """Time everything: lines of a table for people as they come, and last a JSON line for machines.
+    """Run all timings; yield table lines as they are measured, then one JSON line.
 
     Args:
-        model: shipped name or folder; or
-        geometry: a model with random weights (`bench.geometry`).
+        model: shipped name or folder; None means tiny.
+        geometry: model with random weights to use instead (`bench.speed.geometry`).
         device: cpu, cuda, mps or auto.
-        threads: of the CPU.
-        batches: how many images arrive together, from few to many.
-        rounds: of each timing; of several the first is not counted.
-        arrivals: images of the Poisson load; 0 leaves it out.
-        baselines_up_to: larger batches than this are timed on the engine alone.
+        threads: CPU threads.
+        batches: numbers of images that arrive together, ascending.
+        rounds: rounds per timing; the first of several is a warm-up.
+        arrivals: images of the Poisson load; 0 skips it.
+        baselines_up_to: larger batches are timed on the engine alone.
 
     Raises:
         ValueError: a setting is out of range; the message names it.

@@ -1,4 +1,4 @@
-"""Models of a published geometry with random weights: speed does not depend on what they have learnt."""
+"""Models of a published geometry with random weights: speed does not depend on their values."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from model.prompt import SpecialIds
 
 @dataclass(frozen=True)
 class Geometry:
-    """Of a decoder; the image tokenizer is always Janus-Pro's, 384 pixels from 24 × 24 of 16,384 codes."""
+    """Geometry of a decoder. The image tokenizer is Janus-Pro's: 384 pixels, 24 × 24 codes, codebook of 16,384."""
 
     layers: int
     hidden: int
@@ -31,10 +31,10 @@ GEOMETRIES = {
 
 
 def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: int = 0) -> Janus:
-    """A model of a geometry by name, made on the device; prompts are token ids.
+    """Build a model with random weights on a device. It has no tokenizer: prompts are token ids.
 
     Raises:
-        ValueError: there is no such geometry.
+        ValueError: no such geometry.
     """
     if name not in GEOMETRIES:
         raise ValueError(f"no geometry {name!r}; known: {', '.join(GEOMETRIES)}")

@@ -1,10 +1,12 @@
-"""A server under load: arrivals that do not wait for answers, at shares of what it can do, and what HTTP costs.
+"""A server under load: latencies and refusals at multiples of its capacity, and the cost of HTTP.
 
-Capacity is what the server draws while more clients wait than it has slots. Then images arrive at
-random (Poisson) at each factor of it, whether or not the earlier ones are done, as they would from
-people; each arrival is one streamed request with one preview. The engine alone, in a process of its
-own with as many threads, says what HTTP and encoding cost; both are measured in turn, several times
-with new processes: on the same code one is some three per cent faster than another, as long as it lives.
+Capacity is the throughput while more clients wait than there are slots. Then images arrive at random (Poisson) at
+each multiple of capacity, whether or not earlier ones are done, as from real users; each arrival is one streamed
+request with one preview.
+
+An engine alone, in its own process with as many threads, shows the cost of HTTP and encoding. Both are measured in
+turn, several times with new processes: one process can be some three per cent faster than another of the same code,
+for its whole life.
 """
 
 import asyncio
@@ -21,12 +23,12 @@ from bench.speed.engine_alone import EngineAlone
 from bench.speed.server_process import ServerProcess, free_port, running, serve_command
 from pairs.scores import mean
 
-_TIMES = 6  # new servers and new engines that are compared
+_TIMES = 6  # pairs of a new server and a new engine process
 
 
 @dataclass
 class Round:
-    """All requests at one rate; `memory` is the server's, in bytes, before and after."""
+    """Requests at one arrival rate; `memory` is the server's in bytes, before and after."""
 
     factor: float
     rate: float
@@ -35,16 +37,16 @@ class Round:
     memory: tuple[int, int] = (0, 0)
 
     def share(self, status: int) -> int:
-        """Arrivals with this status."""
+        """Number of answers with this status."""
         return sum(answer.status == status for answer in self.answers)
 
     @property
     def drawn_per_second(self) -> float:
-        """Images that came, over the time until the last did."""
+        """Images drawn, divided by the seconds until the last answer."""
         return self.share(200) / self.seconds
 
     def percentiles(self, values: Sequence[float]) -> list[float]:
-        """p50, p95 and p99; NaN where there is nothing to rank."""
+        """p50, p95 and p99; NaN for fewer than two values."""
         if len(values) < 2:
             return [float("nan")] * 3
         cuts = statistics.quantiles(values, n=100, method="inclusive")
@@ -52,10 +54,10 @@ class Round:
 
 
 def report(model: str, *, threads: int, slots: int, seconds: float, factors: Sequence[float]) -> Iterator[str]:
-    """Lines of a table as they come, then one JSON line.
+    """Yield table lines as they are measured, then one JSON line.
 
     Raises:
-        ValueError: a number that cannot be used.
+        ValueError: a number is not above 0.
     """
     for name, value in (
         ("threads", threads),
@@ -134,7 +136,7 @@ def _server(model: str, *, slots: int, threads: int) -> AbstractContextManager[S
 
 
 def _side_by_side(url: str, engine: EngineAlone, slots: int, seconds: float) -> tuple[float, float]:
-    """Images a second over HTTP and of the engine alone: two slices of time each, in turn, each once first."""
+    """Images per second over HTTP and of the engine alone, from two time slices each, in ABBA order."""
     over_http, alone = [], []
     for http in (True, False, False, True):
         if http:

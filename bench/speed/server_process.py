@@ -1,4 +1,4 @@
-"""A server in a process of its own, from its start to its end."""
+"""Start and stop a server in its own process."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ _STOP_SECONDS = 60
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A ready server. `started` is the `time.perf_counter` at which its process was started."""
+    """A ready server; `started` is the `time.perf_counter()` of its process start."""
 
     url: str
     pid: int
@@ -27,7 +27,7 @@ class ServerProcess:
 
     @property
     def memory_bytes(self) -> int:
-        """Resident memory of the server and its engines; on Linux, what they share is counted once."""
+        """Resident memory of the server and its engines; on Linux shared memory is counted once (PSS)."""
         total = 0
         for process in (psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -36,7 +36,7 @@ class ServerProcess:
 
 
 def serve_command(models: Sequence[str], port: int, *more: str) -> list[str]:
-    """The command line of `focusdiff-serve` on the CPU, in this interpreter."""
+    """Command line of `focusdiff-serve` on the CPU, with this interpreter."""
     named = [word for model in models for word in ("--model", model)]
     return [sys.executable, "-m", "serve.command", *named, "--port", str(port), "--device", "cpu", *more]
 
@@ -49,16 +49,16 @@ def running(
 
     Args:
         command: starts a server, directly or through make.
-        port: it listens on.
+        port: port that the server listens on.
         patience: seconds until it must be ready.
         environment: variables in addition to this process's.
 
     Raises:
-        ChildProcessError: it ended.
-        TimeoutError: it was not ready in time.
+        ChildProcessError: the server ended before it was ready.
+        TimeoutError: the server was not ready in time.
     """
     started = time.perf_counter()
-    # a process group of its own: make does not forward signals to the server
+    # its own process group, because make does not forward signals to the server
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | dict(environment or {})
     )
@@ -67,13 +67,13 @@ def running(
         _wait(url, process, started + patience)
         yield ServerProcess(url, process.pid, started, time.perf_counter() - started)
     finally:
-        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        with contextlib.suppress(ProcessLookupError):  # already ended
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(_STOP_SECONDS)
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
+    """A free TCP port on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

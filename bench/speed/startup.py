@@ -1,4 +1,4 @@
-"""A server: from its start to readiness and to its first picture, and its memory."""
+"""Start of a server: seconds until ready and to the first picture, and memory."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from bench.speed.server_process import free_port, running, serve_command
 
 @dataclass(frozen=True)
 class Serving:
-    """Seconds from the start of a server to readiness and to its first picture, and its memory in bytes after pictures."""
+    """Seconds from a server's start until ready and to its first picture; peak memory in bytes after a picture."""
 
     ready_seconds: float
     first_picture_seconds: float
@@ -25,14 +25,14 @@ class Serving:
 
 
 def measure_serving(model: str, *, threads: int, pictures: int = 8) -> Serving:
-    """Start `focusdiff-serve` on the CPU, draw pictures, stop it."""
+    """Start `focusdiff-serve` on the CPU, draw pictures and stop it."""
     port = free_port()
     command = serve_command([model], port, "--log-level", "warning")
     return _measure(command, port, pictures=pictures, patience=120, environment={"OMP_NUM_THREADS": str(threads)})
 
 
 def measure_fresh_machine(model: str) -> Serving:
-    """`make serve` in a new clone of this repository, with no virtual environment and no cache of packages."""
+    """Measure `make serve` in a new clone of this repository, without virtual environment or package cache."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         here = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def _measure(
 
 
 def report(model: str, *, threads: int, fresh: bool) -> str:
-    """A table for people and one JSON line for machines; with `fresh`, `make serve` in a new clone as well."""
+    """Measure and return a table and one JSON line; with `fresh`, also time `make serve` in a new clone."""
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, not {threads}")
     serving = measure_serving(model, threads=threads)

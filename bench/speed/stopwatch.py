@@ -1,4 +1,4 @@
-"""Where the time goes: seconds spent inside chosen functions."""
+"""Measure the seconds spent in chosen functions."""
 
 import time
 from collections import defaultdict
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopwatch:
-    """Seconds by label; what one timed function spends inside another counts for the inner one."""
+    """Seconds by label; time in nested timed functions counts only for the inner one."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -16,7 +16,7 @@ class Stopwatch:
 
     @contextmanager
     def over(self, **labelled: tuple[object, str]) -> Iterator["Stopwatch"]:
-        """Time attributes of objects or modules, label=(owner, attribute), while inside."""
+        """Time functions inside the context, given as label=(object or module, attribute name)."""
         with ExitStack() as stack:
             for label, (owner, name) in labelled.items():
                 stack.enter_context(self._timing(owner, name, label))

@@ -1,1 +1,1 @@
-"""Checkpoints in and out: DeepSeek's and transformers' layouts in, transformers' layout out."""
+"""Checkpoints: DeepSeek's and transformers' layouts are read, transformers' layout is written."""

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's configuration."""
+"""Read a checkpoint's configuration."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from model.errors import CheckpointError
 
 
 def read_config(folder: Path) -> JanusConfig:
-    """A checkpoint's configuration, in transformers' terms; raises CheckpointError, naming the file."""
+    """Read config.json of either layout as transformers' configuration; raises CheckpointError that names the file."""
     path = folder / "config.json"
     settings = read_json(path)
     try:
@@ -22,13 +22,13 @@ def read_config(folder: Path) -> JanusConfig:
         config: JanusConfig = JanusConfig.from_pretrained(folder)
     except CheckpointError:
         raise
-    except Exception as error:  # the library's checks of values have no common base
+    except Exception as error:  # transformers' validation errors have no common base class
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from None
     return config
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint; raises CheckpointError, naming the file."""
+    """Read the object in a JSON file of a checkpoint; raises CheckpointError that names the file."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`focusdiff-convert`: any checkpoint that loads, written in transformers' layout."""
+"""`focusdiff-convert`: convert any loadable checkpoint to transformers' layout."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from model.cli import add_model_arguments, one_line_errors
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of `focusdiff-convert`."""
     parser = argparse.ArgumentParser(
         prog="focusdiff-convert",
         description="Write a Janus checkpoint (DeepSeek's or transformers' layout) in transformers' layout.",
@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    """Load and save."""
+    """Load the model that the arguments name and save it to `arguments.out`."""
     from model.checkpoints.load import load_from
     from model.checkpoints.save import check_new, save
 

@@ -1,4 +1,4 @@
-"""The DeepSeek checkpoint layout, translated to transformers': configuration and tensor names."""
+"""Translation of DeepSeek's checkpoint layout to transformers': configuration and tensor names."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _LLAMA_KEYS = (
 )  # fmt: skip
 _DROPPED = ("vision_model.vision_tower.attn_pool.", "gen_vision_model.quantize.codebook_used")
 
-# Applied in order, the first that matches wins; the right side is a template for re.Match.expand.
+# The first pattern that matches wins; the right side is a template for re.Match.expand.
 _RENAMES = [
     (re.compile(pattern), target)
     for pattern, target in (
@@ -57,20 +57,21 @@ _ALIGNER = re.compile(r"(gen_)?aligner\.layers\.(\d+)\.(.+)")
 
 
 def is_deepseek(config: Json) -> bool:
-    """Whether a config.json is of this layout."""
+    """Whether a config.json has DeepSeek's layout."""
     return config.get("model_type") == "multi_modality"
 
 
 def convert_config(config: Json, *, file: str) -> JanusConfig:
-    """The transformers configuration of a DeepSeek config.json.
+    """Convert a DeepSeek config.json to transformers' configuration.
 
-    What the file leaves to class names (VQ-16, SigLIP-L) or to Llama's defaults is filled in.
+    Values that the file implies by class names (VQ-16, SigLIP-L) or leaves to Llama's defaults are filled in.
 
     Args:
-        file: path for messages.
+        config: content of the file.
+        file: its path, for messages.
 
     Raises:
-        CheckpointError: a sub-config is missing.
+        CheckpointError: a sub-config or a value is missing, or widths differ that must be equal.
     """
 
     def params(name: str) -> Json:
@@ -118,7 +119,7 @@ def convert_config(config: Json, *, file: str) -> JanusConfig:
 
 
 def _check_widths(text: LlamaConfig, vq: JanusVQVAEConfig, *, inner: int, file: str) -> None:
-    """transformers keeps one width for the code aligner and inside the image head."""
+    """Refuse unequal widths: transformers has one width for the code aligner and inside the image head."""
     widths = {
         "language_config.hidden_size": text.hidden_size,
         "gen_aligner_config.params.n_embed": vq.projection_dim,
@@ -127,21 +128,22 @@ def _check_widths(text: LlamaConfig, vq: JanusVQVAEConfig, *, inner: int, file: 
     }
     if len(set(widths.values())) > 1:
         told = ", ".join(f"{name} {width}" for name, width in widths.items())
-        raise CheckpointError(f"{file}: widths differ, which no Janus has: {told}")
+        raise CheckpointError(f"{file}: these widths must be equal: {told}")
 
 
 def convert_tensors(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """A DeepSeek state dict under transformers' names; names of neither layout stay as they are.
+    """Convert a DeepSeek state dict to transformers' names; other names stay as they are.
 
-    The fused q, k, v of the vision tower are split; its pooling head is dropped. Codebook rows are
-    scaled to unit length (decoding normalises them anyway), so that transformers' own encode, which
-    does not, finds the original's codes.
+    The fused q, k, v of the vision tower are split; its pooling head is dropped. Codebook rows are scaled to unit
+    length: decoding normalises them anyway, but transformers' own encode does not, and finds the original's codes
+    only with unit rows.
 
     Args:
+        tensors: in DeepSeek's or transformers' layout.
         source: file or folder, for messages.
 
     Raises:
-        CheckpointError: a fused tensor that does not fall into three.
+        CheckpointError: a fused tensor cannot be split into three.
     """
     converted: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""How much memory a checkpoint takes, found out before it is loaded."""
+"""Memory that a checkpoint needs, computed before it is loaded, and memory that is free."""
 
 import math
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from model.device import choose_dtype
 from model.image_tokenizer import planned_table_bytes
 from model.prompt import MAX_PROMPT_TOKENS
 
-_FREED = ("inactive_file", "active_file", "slab_reclaimable")  # of memory.stat
+_FREED = ("inactive_file", "active_file", "slab_reclaimable")  # reclaimable; fields of memory.stat
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of the weights, and of keys and values for each guided image that is drawn at once."""
+    """Bytes of the weights with their tables, and of keys and values per guided image drawn at once."""
 
     weights: int
     per_image: int
 
     def total(self, images: int) -> int:
-        """Bytes with room for so many images."""
+        """Bytes needed to draw `images` guided images at once."""
         return self.weights + images * self.per_image
 
 
 def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: str | None = None) -> Footprint:
-    """What a checkpoint will take, from its configuration alone.
+    """Compute a checkpoint's footprint from its configuration alone; dtype "source" counts as bfloat16.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or its configuration does not fit.
+        CheckpointError: there is no such checkpoint, or its configuration is invalid.
     """
     config = read_config(find_folder(path_or_name, revision)[1])
     chosen = choose_dtype(dtype, device, torch.bfloat16)
@@ -42,7 +42,7 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
     text = config.text_config
     head = text.head_dim or text.hidden_size // text.num_attention_heads
-    # what is made of them: the table of code inputs, the rotations of all positions, the image tokenizer's tables
+    # tables computed from the weights: code embeddings, rotations of all positions, the image tokenizer's
     tables = config.vq_config.num_embeddings * text.hidden_size * size + 2 * 4 * text.max_position_embeddings * head
     tokens = min(MAX_PROMPT_TOKENS + config.vq_config.num_patches**2, text.max_position_embeddings)
     row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens
@@ -53,19 +53,19 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory of a device that nobody has; of a container's or a service's own, where it may not take all."""
+    """Free bytes on the device (without CUDA: free RAM, or what the cgroup leaves if that is less)."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(min(psutil.virtual_memory().available, cgroup_room()))
 
 
 def cgroup_room(root: Path = Path("/")) -> int | float:
-    """Bytes that Linux's control groups, versions 1 and 2, leave to this process; infinite where nothing bounds it.
+    """Bytes that Linux's control groups (cgroups, versions 1 and 2) leave to this process; infinite without a limit.
 
-    Pages of files, which the kernel gives back when memory is short, count as free.
+    Memory that the kernel can reclaim, such as pages of files, counts as free.
 
     Args:
-        root: where /proc and /sys are.
+        root: folder that holds proc and sys.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -83,7 +83,7 @@ def cgroup_room(root: Path = Path("/")) -> int | float:
         else:
             continue
         group = top / own.lstrip("/")
-        # every group above bounds it as well; in a container the own one may be what is mounted on top
+        # limits of parent groups apply too; in a container the process's own group may be mounted at `top`
         for folder in (group, *group.parents):
             if folder.is_relative_to(top):
                 room = min(room, _room_of(folder, limit, usage, prefix))
@@ -96,5 +96,5 @@ def _room_of(group: Path, limit: str, usage: str, prefix: str) -> int | float:
         details = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         freed = sum(int(details.get(prefix + name, 0)) for name in _FREED)
         return math.inf if most == "max" else max(0, int(most) - taken + freed)
-    except (OSError, ValueError):  # no such group in sight, or none with bounds
+    except (OSError, ValueError):  # the group is not visible, or has no limit
         return math.inf

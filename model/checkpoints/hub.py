@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a shipped name, a folder, or a repository of the hub."""
+"""Find a checkpoint by shipped name, folder or hub id."""
 
 from pathlib import Path
 
@@ -9,7 +9,11 @@ _HUB_PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer*"]
 
 
 def find_folder(name: str, revision: str | None) -> tuple[str, Path]:
-    """What a model is called, and where it is."""
+    """Resolve a shipped name, folder or hub id to the model's name and folder; hub repositories are downloaded.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be downloaded.
+    """
     if name in shipped_names():
         return name, SHIPPED / name
     path = Path(name).expanduser()
@@ -19,7 +23,7 @@ def find_folder(name: str, revision: str | None) -> tuple[str, Path]:
         return name, _download(name, revision)
     if path.exists():
         raise CheckpointError(
-            f"{name} is a file: give the checkpoint's folder (a .pt state dict is laid over one with --weights)"
+            f"{name} is a file: give the checkpoint's folder (a .pt state dict is given with --weights)"
         )
     raise CheckpointError(f"no model {name!r}: give a folder, a hub id (owner/name){_shipped()}")
 
@@ -42,9 +46,7 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
     except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise CheckpointError(
-            f"{name}: neither a folder here nor to be had from the hub ({first_line(error)})"
-        ) from None
+        raise CheckpointError(f"{name}: no such folder, and not available from the hub ({first_line(error)})") from None
     except GatedRepoError:
         raise CheckpointError(f"{name}: is gated; accept its terms on the hub and set HF_TOKEN") from None
     except RepositoryNotFoundError:
@@ -55,5 +57,5 @@ def _download(name: str, revision: str | None) -> Path:
         raise CheckpointError(f"{name}: no revision {revision!r} on the hub") from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise CheckpointError(f"{name}: the hub refused ({first_line(error)})") from None
-    except Exception as error:  # a full disk, and whatever else the hub's several transports raise
+    except Exception as error:  # a full disk, or any other error that the hub's transports raise
         raise CheckpointError(f"{name}: cannot be downloaded ({first_line(error)})") from None

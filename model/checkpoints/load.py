@@ -1,4 +1,4 @@
-"""Checkpoints in: DeepSeek's or transformers' layout, from a folder, a shipped name or a hub id."""
+"""Load checkpoints of DeepSeek's or transformers' layout from a folder, a shipped name or a hub id."""
 
 import argparse
 from collections.abc import Mapping
@@ -33,18 +33,18 @@ def load(
     overlay: str | Path | None = None,
     revision: str | None = None,
 ) -> Janus:
-    """A Janus from a folder, a shipped name, or a hub id; DeepSeek's or transformers' layout.
+    """Load a Janus from a folder, a shipped name or a hub id, in DeepSeek's or transformers' layout.
 
     Args:
         path_or_name: folder, name of a shipped checkpoint, or hub id "owner/name".
         device: "auto" takes cuda, then mps, then cpu.
-        dtype: "auto" is bfloat16 on cuda and float32 elsewhere; "source" is what the files hold.
-        tokenizer: folder or hub id to take the tokenizer from; needed where the checkpoint has none.
+        dtype: "auto" is bfloat16 on cuda and float32 elsewhere; "source" is the dtype of the files.
+        tokenizer: folder or hub id to take the tokenizer from; needed if the checkpoint has none.
         overlay: a .pt state dict whose tensors replace the checkpoint's (FocusDiff's training output).
         revision: of the hub repository.
 
     Raises:
-        CheckpointError: one line that names the file and what is missing or wrong.
+        CheckpointError: something is missing or wrong; the message is one line and names the file.
     """
     name, folder = find_folder(str(path_or_name), revision)
     chosen = choose_device(device)
@@ -78,7 +78,7 @@ def load(
 
 
 def load_from(arguments: argparse.Namespace) -> Janus:
-    """The model that a command line names (see `model.cli.add_model_arguments`)."""
+    """Load the model that a command line names (see `model.cli.add_model_arguments`)."""
     return load(
         arguments.model,
         device=arguments.device,
@@ -98,7 +98,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Si
 def _build(
     config: JanusConfig, weights: dict[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> JanusForConditionalGeneration:
-    """A network with exactly these tensors in it."""
+    """Build a network from exactly these tensors, for inference."""
     logging.disable_progress_bar()
     network = JanusForConditionalGeneration.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
     network.eval().requires_grad_(False).to(device)
@@ -114,13 +114,13 @@ def _load_tokenizer(folder: Path, *, required: bool) -> PreTrainedTokenizerBase 
         return None
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the library raises anything at all on a damaged file
+    except Exception as error:  # transformers raises errors of any type on a damaged file
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({first_line(error)})") from None
     return tokenizer
 
 
 def _ids_of_config(folder: Path, config: JanusConfig) -> SpecialIds:
-    """Framing ids of a checkpoint without tokenizer: from its generation settings, else by convention."""
+    """Frame ids of a checkpoint without tokenizer; begin-of-image is EOS + 1 if generation_config.json has no id."""
     text = config.text_config
     generation = folder / "generation_config.json"
     kwargs = read_json(generation).get("generation_kwargs", {}) if generation.exists() else {}

@@ -1,4 +1,4 @@
-"""Sampling settings of a checkpoint: our own file, and transformers' generation_config.json."""
+"""Sampling settings of a checkpoint: our focusdiff.json, and transformers' generation_config.json."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ _FILE = "focusdiff.json"
 
 
 def read_sampling(folder: Path) -> SamplingParams:
-    """The settings a checkpoint is sampled with by default; FocusDiff's published ones where it has none.
+    """Read a checkpoint's default sampling settings; without focusdiff.json, FocusDiff's published ones.
 
     Raises:
         CheckpointError: the file is damaged or a value is out of range.
@@ -25,16 +25,16 @@ def read_sampling(folder: Path) -> SamplingParams:
     try:
         return SamplingParams(**read_json(path)["sampling"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: sampling settings do not fit ({error})") from None
+        raise CheckpointError(f"{path}: invalid sampling settings ({error})") from None
 
 
 def write_sampling(folder: Path, sampling: SamplingParams) -> None:
-    """Write the settings that `read_sampling` reads."""
+    """Write focusdiff.json, which `read_sampling` reads."""
     (folder / _FILE).write_text(json.dumps({"sampling": sampling.as_dict()}, indent=2) + "\n")
 
 
 def generation_config(config: JanusConfig, ids: SpecialIds, sampling: SamplingParams) -> GenerationConfig:
-    """The settings with which transformers' own `generate` draws pictures as we do."""
+    """Settings with which transformers' own `generate` samples as this project does."""
     filters = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
     return GenerationConfig(
         bos_token_id=ids.bos,

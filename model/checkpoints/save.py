@@ -1,4 +1,4 @@
-"""Checkpoints out: transformers' layout, with tokenizer, generation settings and sampling settings."""
+"""Write checkpoints in transformers' layout."""
 
 import os
 import shutil
@@ -17,10 +17,10 @@ from model.janus import Janus
 def save(janus: Janus, folder: Path) -> None:
     """Write a checkpoint in transformers' layout, with tokenizer, generation and sampling settings.
 
-    The folder appears complete or not at all; an existing one is refused.
+    The folder appears complete or not at all; an existing folder is refused.
 
     Raises:
-        CheckpointError: the folder exists, or cannot be written (no room, no rights), or the model is int8 only.
+        CheckpointError: the folder exists or cannot be written (disk full, no permission), or the model is int8 only.
     """
     check_complete(janus.network)
     check_new(folder)
@@ -38,7 +38,7 @@ def save(janus: Janus, folder: Path) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that is there already.
+    """Check that a folder does not exist yet.
 
     Raises:
         CheckpointError: it exists.

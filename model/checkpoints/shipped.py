@@ -1,4 +1,4 @@
-"""Names of the checkpoints that come with the repository; imports nothing heavy."""
+"""Names of the checkpoints shipped with the repository; imports no torch."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
 def shipped_names() -> list[str]:
-    """Names that `model.checkpoints.load.load` knows without a path."""
+    """Names that `model.checkpoints.load.load` accepts in place of a path."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))

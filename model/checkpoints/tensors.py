@@ -1,4 +1,4 @@
-"""Tensors from files: safetensors or pickled, single or sharded, never running code from them."""
+"""Read tensors from safetensors or pickle files, single or sharded, without running code from them."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint folder.
+    """Read all tensors of a checkpoint folder.
 
     Raises:
         CheckpointError: there are no weights, a shard is missing, or a file is damaged or unsafe.
@@ -30,16 +30,16 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, by its suffix: .safetensors, or .bin / .pt / .pth read with weights_only.
+    """Read the tensors of one file: .safetensors, or any other suffix (.bin, .pt, .pth) with `weights_only`.
 
     Raises:
-        CheckpointError: see `read_tensors`.
+        CheckpointError: the file is missing, damaged or unsafe, or is not a state dict.
     """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        with warnings.catch_warnings(action="ignore"):  # of pickles that are refused below
-            # files of before PyTorch 1.6 are no zip archives, and cannot be mapped
+        with warnings.catch_warnings(action="ignore"):  # PyTorch warns of pickles that are refused below
+            # files older than PyTorch 1.6 are not zip archives and cannot be memory-mapped
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None

@@ -1,6 +1,7 @@
-"""C functions for the CPU, where the machine has a compiler; without one PyTorch's operations do the same.
+"""Compile and load the C functions for the CPU.
 
-They are compiled into one library for each processor, which is kept among the user's cached files.
+Needs a C compiler on the machine; without one, PyTorch's operations compute the same. The library is compiled once
+for each kind of processor and kept in the user's cache directory.
 """
 
 import ctypes
@@ -19,33 +20,33 @@ from torch import Tensor
 
 logger = logging.getLogger("focusdiff")
 
-# with what each file is compiled besides; codes have to be those that PyTorch's operations come to, to the last bit
+# each file's additional flags: sampler.c must round as PyTorch's operations do, so that codes are equal
 _SOURCES = {"step.c": (), "sampler.c": ("-ffp-contract=off",), "pixels.c": ()}
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[ctypes.c_void_p]:
-    """Where contiguous tensors lie; C keeps none of them alive."""
+    """Data pointers of contiguous tensors, which the caller must keep alive."""
     assert all(tensor.is_contiguous() for tensor in tensors)
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
 def pointers(names: str) -> list[tuple[str, type[ctypes.c_void_p]]]:
-    """Fields of a structure that are addresses."""
+    """Pointer fields of a C structure, from space-separated names."""
     return [(name, ctypes.c_void_p) for name in names.split()]
 
 
 def numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
-    """Fields of a structure that are whole numbers."""
+    """int64 fields of a C structure, from space-separated names."""
     return [(name, ctypes.c_int64) for name in names.split()]
 
 
 @lru_cache(maxsize=1)
 def native_library() -> ctypes.CDLL | None:
-    """The C functions, compiled if they have not been for this processor; None where that cannot be done."""
+    """Load the C functions, compiling them first if necessary; None if they cannot be compiled or loaded here."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None or platform.system() != "Linux":
-        logger.info("no C compiler: PyTorch's operations do what C would")
+        logger.info("the C functions need Linux and a C compiler: using PyTorch's operations instead")
         return None
     try:
         file = _cache_folder() / f"native-{_fingerprint(compiler)}.so"
@@ -53,7 +54,7 @@ def native_library() -> ctypes.CDLL | None:
             _compile(compiler, file)
         library = ctypes.CDLL(str(file))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        logger.info("the C functions cannot be compiled (%s): PyTorch's operations do what they would", error)
+        logger.info("cannot compile or load the C functions (%s): using PyTorch's operations instead", error)
         return None
     library.step_scratch.restype = library.sample_scratch.restype = library.sample.restype = ctypes.c_int64
     library.step_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
@@ -76,14 +77,14 @@ def native_library() -> ctypes.CDLL | None:
 
 
 def _cache_folder() -> Path:
-    """The user's own; nobody else may put a library there."""
+    """Per-user cache directory, not writable by others."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "focusdiff"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def _fingerprint(compiler: str) -> str:
-    """Of everything that the library depends on: source, flags, compiler, and what the processor can do."""
+    """Hash of everything the library depends on: sources, flags, compiler version and CPU features."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
     abilities = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))

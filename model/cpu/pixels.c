@@ -1,12 +1,11 @@
-/* Convolutions of 3 × 3 in float32 that multiply a quarter as often: Winograd's F(4 × 4, 3 × 3).
+/* 3 × 3 convolutions in float32 by Winograd's F(4 × 4, 3 × 3), with a quarter of the multiplications.
 
-   Most of an image tokenizer's decoder is such convolutions over large pictures, each after a group
-   norm and SiLU. A tile of 4 × 4 outputs needs 6 × 6 inputs; turned into 36 numbers, they are
-   multiplied with the weights' 36, and turned back (Lavin and Gray 2016, "Fast algorithms for
-   convolutional neural networks"). A thread takes a block of tiles through all of this while its
-   cache holds them. Pictures are [height, width, channels]. What an output comes to depends neither
-   on the number of threads nor on other pictures. model/cpu/pixels.py holds the other half of the
-   structures. */
+   Convolutions over large pictures, each after a group norm and SiLU, are most of an image tokenizer's decoder. A tile
+   of 4 × 4 outputs needs 6 × 6 inputs. They are transformed to 36 elements, multiplied by the 36 elements of the
+   transformed weights, and transformed back (Lavin and Gray 2016, "Fast algorithms for convolutional neural
+   networks"). A thread takes a block of tiles through all of this while its cache holds them. Pictures are
+   [height, width, channels]. An output depends neither on the number of threads nor on the other pictures.
+   model/cpu/library.py compiles this file; model/cpu/pixels.py declares the same structures. */
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -19,33 +18,34 @@
 #include "vectors.h"
 
 #define SIDE 6 /* of a tile's inputs */
-#define NUMBERS (SIDE * SIDE)
-#define STRIDE 4 /* between tiles, the side of their outputs */
-#define DOWN 4 /* tiles in a block */
-#define ACROSS 6
-#define TILES (DOWN * ACROSS)
-#define HIGH (STRIDE * DOWN + 2) /* inputs of a block */
-#define WIDE (STRIDE * ACROSS + 2)
+#define ELEMENTS (SIDE * SIDE) /* of a transformed tile */
+#define STRIDE 4 /* between tiles; the side of a tile's outputs */
+#define BLOCK_ROWS 4 /* tiles in a block */
+#define BLOCK_COLUMNS 6
+#define BLOCK_TILES (BLOCK_ROWS * BLOCK_COLUMNS)
+#define BLOCK_HEIGHT (STRIDE * BLOCK_ROWS + 2) /* inputs of a block */
+#define BLOCK_WIDTH (STRIDE * BLOCK_COLUMNS + 2)
 #ifdef __AVX512F__
-#define ROWS 12 /* tiles and vectors of outputs whose sums the registers hold */
+#define ROWS 12 /* tiles multiplied together: registers hold ROWS × VECTORS accumulators */
 #else
 #define ROWS 6
 #endif
-#define VECTORS 2
-#define OUTPUTS 32 /* channels that are computed with one pass over a block's numbers */
-#define PIXELS 512 /* that are summed together: in floats, these sums then in doubles */
+#define VECTORS 2 /* of output channels, multiplied together */
+#define OUTPUTS 32 /* channels computed in one pass over a block's elements */
+#define CHUNK 512 /* pixels summed in floats; the sums of chunks are added in doubles */
 
 typedef struct {
-    const float *table; /* [outputs / OUTPUTS, NUMBERS, inputs, OUTPUTS], filled up with zeros */
-    const float *bias; /* [outputs], filled up likewise */
+    const float *table; /* [outputs / OUTPUTS, ELEMENTS, inputs, OUTPUTS], outputs padded with zeros */
+    const float *bias;  /* [outputs], padded likewise */
     int64_t inputs, outputs;
 } Convolution;
 
 typedef struct {
-    const float *input; /* [count, height, width, inputs], sides halved where the picture is to be doubled first */
-    const float *residual; /* added to the output, or none */
-    float *output; /* [count, height, width, outputs] */
-    int64_t count, height, width, doubled;
+    const float *input;    /* [count, height, width, inputs]; half the height and width if `doubled` */
+    const float *residual; /* added to the output; may be null */
+    float *output;         /* [count, height, width, outputs] */
+    int64_t count, height, width;
+    int64_t doubled; /* whether to upsample the input by 2 first, nearest neighbour */
 } Pictures;
 
 typedef struct {
@@ -54,8 +54,8 @@ typedef struct {
     double epsilon;
 } Norm;
 
-/* Past the caches, which a large picture would only push other things out of. */
-INLINE void store_far(float *to, vector value) {
+/* Store past the caches, where a large picture would only evict other data. */
+INLINE void store_streaming(float *to, vector value) {
 #ifdef __AVX512F__
     if ((uintptr_t)to % sizeof value == 0) {
         _mm512_stream_ps(to, (__m512)value);
@@ -65,95 +65,96 @@ INLINE void store_far(float *to, vector value) {
     store(to, value);
 }
 
-/* Until then what was stored so may be on its way. */
-static inline void arrive(void) {
+/* Complete all streaming stores; until then they may be in flight. */
+static inline void store_fence(void) {
 #ifdef __AVX512F__
     _mm_sfence();
 #endif
 }
 
-/* x / (1 + e^−x); e^y = 2^n · e^r with |r| ≤ ln 2 / 2, the latter by its series. */
+/* x / (1 + e^y) with y = −x; e^y = 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its Taylor series. */
 INLINE vector silu(vector x) {
-    const float shift = 12582912.0f; /* 1.5 · 2^23: adding it rounds to a whole number in the lowest bits */
-    const vector bound = (vector){0} + 87; /* beyond, e^y is no normal float */
-    vector y = either(x > bound, -bound, either(x < -bound, bound, -x));
-    vector shifted = y * 1.44269504f + shift, whole = shifted - shift;
-    vector r = y - whole * 0.693145752f - whole * 1.42860677e-6f;
+    const float shift = 12582912.0f; /* 1.5 · 2^23: adding it rounds to an integer, which is in the lowest bits */
+    const vector bound = (vector){0} + 87; /* beyond it e^y is not a normal float */
+    vector y = select_lanes(x > bound, -bound, select_lanes(x < -bound, bound, -x));
+    vector shifted = y * 1.44269504f + shift, n = shifted - shift;
+    vector r = y - n * 0.693145752f - n * 1.42860677e-6f;
     vector e = 1 + r * (1 + r * (0.5f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f))))));
     vector power = (vector)(((int32s)shifted << 23) + (127 << 23));
     return x / (1 + e * power);
 }
 
-/* With scales [count, 2, channels], the factors and summands before SiLU, or none:
-   a block's inputs from (top, left) on: [high, wide, channels]; outside the picture is 0. */
-static void gather(
-    const Pictures *pictures, const float *scales, int64_t picture, int64_t channels, int64_t top, int64_t left,
-    int64_t high, int64_t wide, float *band) {
-    int64_t halved = pictures->doubled ? 1 : 0, across = pictures->width >> halved;
-    const float *from = pictures->input + picture * (pictures->height >> halved) * across * channels;
-    const float *factors = scales + picture * 2 * channels, *summands = factors + channels;
-    for (int64_t y = 0; y < high; y++)
-        for (int64_t x = 0; x < wide; x++) {
-            int64_t line = top + y, column = left + x;
-            float *to = band + (y * wide + x) * channels;
-            if (line < 0 || line >= pictures->height || column < 0 || column >= pictures->width) {
+/* Load the inputs of a block from (top, left) on: block [height, width, channels], zero outside the picture.
+   `affine` [count, 2, channels], scale and shift of each channel, is applied before SiLU; null copies the inputs. */
+static void load_block(
+    const Pictures *pictures, const float *affine, int64_t picture, int64_t channels, int64_t top, int64_t left,
+    int64_t height, int64_t width, float *block) {
+    int64_t halved = pictures->doubled ? 1 : 0, input_width = pictures->width >> halved;
+    const float *input = pictures->input + picture * (pictures->height >> halved) * input_width * channels;
+    const float *scale = affine + picture * 2 * channels, *shift = scale + channels;
+    for (int64_t y = 0; y < height; y++)
+        for (int64_t x = 0; x < width; x++) {
+            int64_t row = top + y, column = left + x;
+            float *to = block + (y * width + x) * channels;
+            if (row < 0 || row >= pictures->height || column < 0 || column >= pictures->width) {
                 memset(to, 0, channels * sizeof(float));
                 continue;
             }
-            const float *pixel = from + ((line >> halved) * across + (column >> halved)) * channels;
-            if (!scales)
+            const float *pixel = input + ((row >> halved) * input_width + (column >> halved)) * channels;
+            if (!affine)
                 memcpy(to, pixel, channels * sizeof(float));
             else
                 for (int64_t c = 0; c < channels; c += WIDTH)
-                    store(to + c, silu(load(pixel + c) * load(factors + c) + load(summands + c)));
+                    store(to + c, silu(load(pixel + c) * load(scale + c) + load(shift + c)));
         }
 }
 
-/* Six inputs of a line as the six numbers that are multiplied, in place; `step` vectors apart. */
-INLINE void transform_input(vector *d, int step) {
-    vector a = d[0], b = d[step], c = d[2 * step], e = d[3 * step], f = d[4 * step], g = d[5 * step];
+/* Input transform of a row or column of six, in place (Bᵀ in the paper); its vectors are `stride` apart. */
+INLINE void transform_input(vector *d, int stride) {
+    vector a = d[0], b = d[stride], c = d[2 * stride], e = d[3 * stride], f = d[4 * stride], g = d[5 * stride];
     vector even = f - 4 * c, odd = e - 4 * b, near = f - c, far = 2 * (e - b);
     d[0] = 4 * a - 5 * c + f;
-    d[step] = even + odd;
-    d[2 * step] = even - odd;
-    d[3 * step] = near + far;
-    d[4 * step] = near - far;
-    d[5 * step] = 4 * b - 5 * e + g;
+    d[stride] = even + odd;
+    d[2 * stride] = even - odd;
+    d[3 * stride] = near + far;
+    d[4 * stride] = near - far;
+    d[5 * stride] = 4 * b - 5 * e + g;
 }
 
-/* Six products of a line as its four outputs, in the first four places. */
-INLINE void transform_output(vector *m, int step) {
-    vector s = m[step] + m[2 * step], d = m[step] - m[2 * step];
-    vector t = m[3 * step] + m[4 * step], u = m[3 * step] - m[4 * step];
+/* Output transform of a row or column from six products to four outputs, in place (Aᵀ in the paper). */
+INLINE void transform_output(vector *m, int stride) {
+    vector s = m[stride] + m[2 * stride], d = m[stride] - m[2 * stride];
+    vector t = m[3 * stride] + m[4 * stride], u = m[3 * stride] - m[4 * stride];
     m[0] = m[0] + s + t;
-    m[step] = d + 2 * u;
-    m[2 * step] = s + 4 * t;
-    m[3 * step] = d + 8 * u + m[5 * step];
+    m[stride] = d + 2 * u;
+    m[2 * stride] = s + 4 * t;
+    m[3 * stride] = d + 8 * u + m[5 * stride];
 }
 
-/* From one of a tile's numbers to its next, in block after block of [TILES, channels]: were the distance
-   a multiple of 4 KiB, all would fall on the same few places of the first cache. */
-static inline int64_t apart(int64_t channels) { return TILES * channels + 16; }
+/* Distance between the elements of a tile, each in an array [BLOCK_TILES, channels]. The 16 avoid multiples of
+   4 KiB, at which all elements would compete for the same few sets of the L1 cache. */
+static inline int64_t element_stride(int64_t channels) { return BLOCK_TILES * channels + 16; }
 
-/* numbers [NUMBERS, TILES, channels] of the tile number `tile`, whose inputs begin at `band`. */
-static void transform_tile(const float *band, int64_t wide, int64_t channels, int64_t tile, float *numbers) {
+/* Transform the inputs of one tile, the corner of which is `input` in a block of `width` pixels per row, and store
+   them at index `tile` of elements [ELEMENTS, BLOCK_TILES, channels]. */
+static void transform_tile(const float *input, int64_t width, int64_t channels, int64_t tile, float *elements) {
     for (int64_t c = 0; c < channels; c += WIDTH) {
-        vector d[NUMBERS];
+        vector d[ELEMENTS];
         for (int y = 0; y < SIDE; y++) {
-            for (int x = 0; x < SIDE; x++) d[y * SIDE + x] = load(band + (y * wide + x) * channels + c);
+            for (int x = 0; x < SIDE; x++) d[y * SIDE + x] = load(input + (y * width + x) * channels + c);
             transform_input(d + y * SIDE, 1);
         }
         for (int x = 0; x < SIDE; x++) transform_input(d + x, SIDE);
-        for (int i = 0; i < NUMBERS; i++) store(numbers + i * apart(channels) + tile * channels + c, d[i]);
+        for (int i = 0; i < ELEMENTS; i++) store(elements + i * element_stride(channels) + tile * channels + c, d[i]);
     }
 }
 
-/* products [tiles, OUTPUTS] = numbers [tiles, channels] · table [channels, OUTPUTS], tiles rounded up to ROWS. */
-static void multiply(const float *numbers, const float *table, int64_t tiles, int64_t channels, float *products) {
+/* products [tiles, OUTPUTS] = element [tiles, channels] · table [channels, OUTPUTS], with tiles rounded up to ROWS. */
+static void multiply(const float *element, const float *table, int64_t tiles, int64_t channels, float *products) {
     for (int64_t first = 0; first < tiles; first += ROWS)
         for (int64_t out = 0; out < OUTPUTS; out += VECTORS * WIDTH) {
             vector totals[ROWS][VECTORS] = {0};
-            const float *from = numbers + first * channels;
+            const float *from = element + first * channels;
             for (int64_t c = 0; c < channels; c++) {
                 vector weights[VECTORS];
                 for (int v = 0; v < VECTORS; v++) weights[v] = load(table + c * OUTPUTS + out + v * WIDTH);
@@ -167,53 +168,55 @@ static void multiply(const float *numbers, const float *table, int64_t tiles, in
         }
 }
 
-/* Outputs of a tile at (top, left), channels from `first` on, of products [NUMBERS, TILES, OUTPUTS]. */
+/* Transform a tile of products [ELEMENTS, BLOCK_TILES, OUTPUTS] back, add bias and residual, and store the outputs
+   at (top, left) in up to OUTPUTS channels, starting at `first`. */
 static void write_tile(
     const Convolution *convolution, const Pictures *pictures, int64_t picture, int64_t top, int64_t left, int64_t first,
     const float *products) {
-    const int whole = convolution->outputs % WIDTH == 0;
+    const int full_vectors = convolution->outputs % WIDTH == 0;
     for (int64_t part = 0; part < OUTPUTS && first + part < convolution->outputs; part += WIDTH) {
-        vector m[NUMBERS];
-        for (int i = 0; i < NUMBERS; i++) m[i] = load(products + i * apart(OUTPUTS) + part);
+        vector m[ELEMENTS];
+        for (int i = 0; i < ELEMENTS; i++) m[i] = load(products + i * element_stride(OUTPUTS) + part);
         for (int y = 0; y < SIDE; y++) transform_output(m + y * SIDE, 1);
         for (int x = 0; x < STRIDE; x++) transform_output(m + x, SIDE);
         vector bias = load(convolution->bias + first + part);
-        for (int64_t y = 0; y < least(STRIDE, pictures->height - top); y++)
-            for (int64_t x = 0; x < least(STRIDE, pictures->width - left); x++) {
+        for (int64_t y = 0; y < min_int64(STRIDE, pictures->height - top); y++)
+            for (int64_t x = 0; x < min_int64(STRIDE, pictures->width - left); x++) {
                 int64_t pixel = (picture * pictures->height + top + y) * pictures->width + left + x;
-                int64_t at = pixel * convolution->outputs + first + part;
+                int64_t offset = pixel * convolution->outputs + first + part;
                 vector value = m[y * SIDE + x] + bias;
-                if (whole) {
-                    if (pictures->residual) value += load(pictures->residual + at);
-                    store_far(pictures->output + at, value);
+                if (full_vectors) {
+                    if (pictures->residual) value += load(pictures->residual + offset);
+                    store_streaming(pictures->output + offset, value);
                 } else {
-                    for (int64_t i = 0; i < least(WIDTH, convolution->outputs - first - part); i++)
-                        pictures->output[at + i] = value[i] + (pictures->residual ? pictures->residual[at + i] : 0);
+                    for (int64_t i = 0; i < min_int64(WIDTH, convolution->outputs - first - part); i++)
+                        pictures->output[offset + i] =
+                            value[i] + (pictures->residual ? pictures->residual[offset + i] : 0);
                 }
             }
     }
 }
 
-static inline int64_t chunks(int64_t pixels) { return (pixels + PIXELS - 1) / PIXELS; }
+static inline int64_t chunk_count(int64_t pixels) { return (pixels + CHUNK - 1) / CHUNK; }
 
-static int64_t moments_scratch(int64_t count, int64_t pixels, int64_t channels) {
-    return count * chunks(pixels) * 2 * channels;
+static int64_t norm_scratch(int64_t count, int64_t pixels, int64_t channels) {
+    return count * chunk_count(pixels) * 2 * channels;
 }
 
-/* A group norm as factors and summands: input [count, pixels, channels] → scales [count, 2, channels]. */
-static void moments(
-    const Norm *norm, const float *input, int64_t count, int64_t pixels, float *scales, float *scratch,
+/* A group norm of input [count, pixels, channels] as scale and shift of each channel: affine [count, 2, channels]. */
+static void norm_affine(
+    const Norm *norm, const float *input, int64_t count, int64_t pixels, float *affine, float *scratch,
     int64_t threads) {
-    int64_t channels = norm->channels, wide = channels / norm->groups, parts = chunks(pixels);
+    int64_t channels = norm->channels, group_channels = channels / norm->groups, chunks = chunk_count(pixels);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t chunk = 0; chunk < count * parts; chunk++) {
-            int64_t first = chunk % parts * PIXELS, many = least(PIXELS, pixels - first);
-            const float *from = input + (chunk / parts * pixels + first) * channels;
+        for (int64_t chunk = 0; chunk < count * chunks; chunk++) {
+            int64_t first = chunk % chunks * CHUNK, size = min_int64(CHUNK, pixels - first);
+            const float *from = input + (chunk / chunks * pixels + first) * channels;
             float *sums = scratch + chunk * 2 * channels, *squares = sums + channels;
             memset(sums, 0, 2 * channels * sizeof(float));
-            for (int64_t pixel = 0; pixel < many; pixel++)
+            for (int64_t pixel = 0; pixel < size; pixel++)
                 for (int64_t c = 0; c < channels; c += WIDTH) {
                     vector x = load(from + pixel * channels + c);
                     store(sums + c, load(sums + c) + x);
@@ -222,18 +225,18 @@ static void moments(
         }
 #pragma omp for schedule(static)
         for (int64_t group = 0; group < count * norm->groups; group++) {
-            int64_t picture = group / norm->groups, start = group % norm->groups * wide;
+            int64_t picture = group / norm->groups, start = group % norm->groups * group_channels;
             double sum = 0, square = 0;
-            for (int64_t part = 0; part < parts; part++) {
-                const float *sums = scratch + (picture * parts + part) * 2 * channels;
-                for (int64_t c = start; c < start + wide; c++) sum += sums[c], square += sums[channels + c];
+            for (int64_t chunk = 0; chunk < chunks; chunk++) {
+                const float *sums = scratch + (picture * chunks + chunk) * 2 * channels;
+                for (int64_t c = start; c < start + group_channels; c++) sum += sums[c], square += sums[channels + c];
             }
-            double mean = sum / (pixels * wide), variance = square / (pixels * wide) - mean * mean;
+            double mean = sum / (pixels * group_channels), variance = square / (pixels * group_channels) - mean * mean;
             double factor = 1 / sqrt((variance > 0 ? variance : 0) + norm->epsilon);
-            float *factors = scales + picture * 2 * channels, *summands = factors + channels;
-            for (int64_t c = start; c < start + wide; c++) {
-                factors[c] = (float)(norm->weight[c] * factor);
-                summands[c] = (float)(norm->bias[c] - mean * factor * norm->weight[c]);
+            float *scale = affine + picture * 2 * channels, *shift = scale + channels;
+            for (int64_t c = start; c < start + group_channels; c++) {
+                scale[c] = (float)(norm->weight[c] * factor);
+                shift[c] = (float)(norm->bias[c] - mean * factor * norm->weight[c]);
             }
         }
     }
@@ -242,53 +245,55 @@ static void moments(
 static inline int64_t blocks(int64_t side, int64_t tiles) { return (side + STRIDE * tiles - 1) / (STRIDE * tiles); }
 
 static int64_t thread_scratch(int64_t channels) {
-    return HIGH * WIDE * channels + NUMBERS * (apart(channels) + apart(OUTPUTS));
+    return BLOCK_HEIGHT * BLOCK_WIDTH * channels + ELEMENTS * (element_stride(channels) + element_stride(OUTPUTS));
 }
 
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t max_int64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Numbers of scratch memory for a convolution of so many channels, over pictures with so many pixels before doubling. */
+/* Floats of scratch memory for `channels` inputs and `count` pictures of `pixels` pixels, before doubling. */
 int64_t convolve_scratch(int64_t channels, int64_t count, int64_t pixels, int64_t threads) {
-    return count * 2 * channels + most(moments_scratch(count, pixels, channels), threads * thread_scratch(channels));
+    return count * 2 * channels + max_int64(norm_scratch(count, pixels, channels), threads * thread_scratch(channels));
 }
 
-/* Pictures normed and through SiLU, if there is a norm, then doubled, if they are to be, and convolved. */
+/* Zero-padded convolution of the pictures, plus residual. Before it, if `norm` is not null, group norm and SiLU, and
+   then, if `doubled`, upsampling. */
 void convolve(
     const Convolution *convolution, const Norm *norm, const Pictures *pictures, float *scratch, int64_t threads) {
     int64_t channels = convolution->inputs, halved = pictures->doubled ? 1 : 0;
-    float *scales = norm ? scratch : 0, *rest = scratch + pictures->count * 2 * channels;
+    float *affine = norm ? scratch : 0, *rest = scratch + pictures->count * 2 * channels;
     if (norm) {
         int64_t pixels = (pictures->height >> halved) * (pictures->width >> halved);
-        moments(norm, pictures->input, pictures->count, pixels, scales, rest, threads);
+        norm_affine(norm, pictures->input, pictures->count, pixels, affine, rest, threads);
     }
-    int64_t down = blocks(pictures->height, DOWN), across = blocks(pictures->width, ACROSS);
+    int64_t down = blocks(pictures->height, BLOCK_ROWS), across = blocks(pictures->width, BLOCK_COLUMNS);
 #pragma omp parallel num_threads(threads)
     {
-        float *band = rest + omp_get_thread_num() * thread_scratch(channels);
-        float *numbers = band + HIGH * WIDE * channels, *products = numbers + NUMBERS * apart(channels);
+        float *input = rest + omp_get_thread_num() * thread_scratch(channels);
+        float *elements = input + BLOCK_HEIGHT * BLOCK_WIDTH * channels;
+        float *products = elements + ELEMENTS * element_stride(channels);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t block = 0; block < pictures->count * down * across; block++) {
             int64_t picture = block / (down * across), row = block / across % down, column = block % across;
-            int64_t top = row * DOWN * STRIDE, left = column * ACROSS * STRIDE;
-            int64_t high = least(DOWN, (pictures->height - top + STRIDE - 1) / STRIDE);
-            int64_t wide = least(ACROSS, (pictures->width - left + STRIDE - 1) / STRIDE);
-            int64_t band_wide = wide * STRIDE + 2;
-            gather(pictures, scales, picture, channels, top - 1, left - 1, high * STRIDE + 2, band_wide, band);
-            for (int64_t tile = 0; tile < high * wide; tile++) {
-                const float *corner = band + (tile / wide * band_wide + tile % wide) * STRIDE * channels;
-                transform_tile(corner, band_wide, channels, tile, numbers);
+            int64_t top = row * BLOCK_ROWS * STRIDE, left = column * BLOCK_COLUMNS * STRIDE;
+            int64_t rows = min_int64(BLOCK_ROWS, (pictures->height - top + STRIDE - 1) / STRIDE);
+            int64_t columns = min_int64(BLOCK_COLUMNS, (pictures->width - left + STRIDE - 1) / STRIDE);
+            int64_t width = columns * STRIDE + 2;
+            load_block(pictures, affine, picture, channels, top - 1, left - 1, rows * STRIDE + 2, width, input);
+            for (int64_t tile = 0; tile < rows * columns; tile++) {
+                const float *corner = input + (tile / columns * width + tile % columns) * STRIDE * channels;
+                transform_tile(corner, width, channels, tile, elements);
             }
             for (int64_t first = 0; first < convolution->outputs; first += OUTPUTS) {
-                const float *table = convolution->table + first * NUMBERS * channels;
-                for (int64_t i = 0; i < NUMBERS; i++)
-                    multiply(numbers + i * apart(channels), table + i * channels * OUTPUTS, high * wide, channels,
-                             products + i * apart(OUTPUTS));
-                for (int64_t tile = 0; tile < high * wide; tile++) {
-                    int64_t y = top + tile / wide * STRIDE, x = left + tile % wide * STRIDE;
+                const float *table = convolution->table + first * ELEMENTS * channels;
+                for (int64_t i = 0; i < ELEMENTS; i++)
+                    multiply(elements + i * element_stride(channels), table + i * channels * OUTPUTS, rows * columns,
+                             channels, products + i * element_stride(OUTPUTS));
+                for (int64_t tile = 0; tile < rows * columns; tile++) {
+                    int64_t y = top + tile / columns * STRIDE, x = left + tile % columns * STRIDE;
                     write_tile(convolution, pictures, picture, y, x, first, products + tile * OUTPUTS);
                 }
             }
         }
-        arrive();
+        store_fence();
     }
 }

@@ -1,7 +1,7 @@
-"""The image tokenizer's decoder with its convolutions over large pictures in C, where the machine has a compiler.
+"""The image tokenizer's decoder with convolutions over large pictures in C, for machines with a C compiler.
 
-They are most of a picture's time on a CPU. `pixels.c` multiplies a quarter as often for them and
-has norm and SiLU done on the way, while a part of the picture is in the cache (docs/performance.md).
+On a CPU, these convolutions take most of the time of a picture. `pixels.c` needs a quarter of the multiplications
+and applies norm and SiLU while that part of the picture is in the cache (docs/performance.md).
 """
 
 import ctypes
@@ -15,9 +15,9 @@ from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEResne
 
 from model.cpu.library import addresses, numbers, pointers
 
-_WIDTH = 16  # channels in the widest vector of pixels.c
-_OUTPUTS = 32  # channels that it computes together
-# Three weights of a line as the six numbers that are multiplied (Lavin and Gray 2016, section 4.3).
+_WIDTH = 16  # channels in the longest vector of pixels.c
+_OUTPUTS = 32  # output channels that pixels.c computes in one pass
+# Filter transform G, from three weights of a row or column to six elements (Lavin and Gray 2016, section 4.3).
 _FILTER_TRANSFORM = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
          (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 
@@ -39,11 +39,12 @@ class _Norm(ctypes.Structure):
 
 
 class NativePixelDecoder:
-    """Pictures of codes with fixed weights; by one thread at a time, for what lies between convolutions is kept.
+    """Decodes codes to pixels. Not thread-safe, because the buffers between convolutions are reused.
 
     Args:
-        vq: float32 on the CPU; once its weights have changed, `load_weights` must be called.
-        pictures: the most at once.
+        library: the compiled C functions (`model.cpu.library`).
+        vq: image tokenizer, float32 on the CPU. Call `load_weights` whenever its weights have changed.
+        pictures: largest number of pictures in one call.
     """
 
     def __init__(self, library: ctypes.CDLL, vq: JanusVQVAE, *, pictures: int) -> None:
@@ -56,18 +57,18 @@ class NativePixelDecoder:
 
     @torch.no_grad()
     def load_weights(self) -> None:
-        """Make the tables of the weights as they are now."""
+        """Compute the tables of transformed weights from the current weights."""
         for convolution, pixels in _convolutions(self._vq):
             if _suits(convolution, pixels):
                 self._tables[convolution] = _table(convolution)
 
     @property
     def nbytes(self) -> int:
-        """Of the tables, and of the buffers between convolutions."""
+        """Bytes of the tables and of the buffers between convolutions."""
         return self._buffers.nbytes + sum(table.nbytes for table, _ in self._tables.values())
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """What `JanusVQVAE.decode` makes of codes [N, tokens]: float32 [N, 3, H, W]; N is at most `pictures`."""
+        """Decode codes [N, tokens], N ≤ `pictures`, like `JanusVQVAE.decode`: float32 [N, 3, H, W]."""
         decoder = self._vq.decoder
         x = self._vq.post_quant_conv(self._vq.quantize.get_codebook_entry(codes))
         x = decoder.mid(decoder.conv_in(x))
@@ -96,9 +97,9 @@ class NativePixelDecoder:
         residual: Tensor | None = None,
         doubled: bool = False,
     ) -> Tensor:
-        """The convolution of x [N, C, H, W], normed and through SiLU if there is a norm, or doubled.
+        """Convolve x [N, C, H, W], after norm and SiLU if `norm` is given, and after 2× upsampling if `doubled`.
 
-        A residual is added to, in place; without one the result lies in a buffer, which later results overwrite.
+        With `residual` the result is added to it in place. Without, C writes to a buffer that later results overwrite.
         """
         if convolution not in self._tables:
             x = x if norm is None else F.silu(norm(x))
@@ -122,9 +123,9 @@ class NativePixelDecoder:
         return output
 
     def _buffer(self, shape: tuple[int, int, int, int], *, beside: Tensor) -> Tensor:
-        """That buffer of the two where `beside` is not, for N, H, W and C: [N, C, H, W].
+        """The one of the two buffers that `beside` does not use, for `shape` (N, H, W, C): a view [N, C, H, W].
 
-        New memory of this size costs as much as a fifth of a convolution.
+        Allocating memory of this size would cost a fifth of a convolution.
         """
         which = int(self._buffers.data_ptr() == beside.data_ptr())
         return self._buffers[which, : math.prod(shape)].view(shape).permute(0, 3, 1, 2)
@@ -136,7 +137,7 @@ class NativePixelDecoder:
 
 
 def planned_bytes(vq: JanusVQVAE, *, pictures: int) -> int:
-    """`NativePixelDecoder.nbytes` of an image tokenizer, whose weights need not be there yet."""
+    """`NativePixelDecoder.nbytes` of an image tokenizer; its weights need not be loaded yet."""
     tables = sum(
         36 * convolution.in_channels * _rounded_up(convolution.out_channels)
         for convolution, pixels in _convolutions(vq)
@@ -146,21 +147,21 @@ def planned_bytes(vq: JanusVQVAE, *, pictures: int) -> int:
 
 
 def _suits(convolution: nn.Conv2d, pixels: int) -> bool:
-    """Whether C is to compute a convolution over pictures of so many pixels.
+    """Whether C computes this convolution, for output pictures of `pixels` pixels.
 
-    Its table holds four times the weights: in a small picture with many channels reading them takes
-    longer than multiplying, and memory is worth more.
+    Its table is four times the size of the weights. With many channels and a small picture, reading it takes longer
+    than multiplying, and the memory is better saved.
     """
     return convolution.in_channels % _WIDTH == 0 and 9 * convolution.in_channels <= pixels
 
 
 def _most_outputs(vq: JanusVQVAE) -> int:
-    """Numbers of the largest output of one picture that C computes."""
+    """Floats in the largest output that C computes for one picture."""
     return max((c.out_channels * pixels for c, pixels in _convolutions(vq) if _suits(c, pixels)), default=0)
 
 
 def _convolutions(vq: JanusVQVAE) -> Iterator[tuple[nn.Conv2d, int]]:
-    """The decoder's convolutions of 3 × 3 after its middle, each with the number of pixels of what it makes."""
+    """The decoder's 3 × 3 convolutions after its middle block, each with the number of pixels of its output."""
     height, width = vq.quantize.quant_state_dims
     for level in vq.decoder.up:
         for block in level.block:
@@ -173,9 +174,9 @@ def _convolutions(vq: JanusVQVAE) -> Iterator[tuple[nn.Conv2d, int]]:
 
 
 def _table(convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weights [outputs, inputs, 3, 3] and bias as pixels.c reads them: [outputs / 32, 36, inputs, 32] and [outputs]."""
+    """Transformed weights [outputs / 32, 36, inputs, 32] and bias [outputs] for pixels.c, outputs padded with zeros."""
     transform = torch.tensor(_FILTER_TRANSFORM, dtype=torch.float64)
-    both = torch.kron(transform, transform)  # of lines, then of columns: [36, 9]
+    both = torch.kron(transform, transform)  # [36, 9], transforms rows and columns
     outputs, inputs = convolution.out_channels, convolution.in_channels
     more = _rounded_up(outputs) - outputs
     weight = F.pad(convolution.weight.double(), (0, 0, 0, 0, 0, 0, 0, more)).view(-1, _OUTPUTS, inputs, 9)
@@ -185,5 +186,5 @@ def _table(convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 
 def _rounded_up(outputs: int) -> int:
-    """So many channels and those that fill the last ones up."""
+    """`outputs` rounded up to a multiple of 32."""
     return -(-outputs // _OUTPUTS) * _OUTPUTS

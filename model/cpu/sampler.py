@@ -1,6 +1,6 @@
-"""Guidance, filters and sampling as one C function, sampler.c.
+"""Guidance, filters and sampling in one C function, `sampler.c`.
 
-PyTorch sorts all 16,384 codes to filter them; the C function counts instead (docs/performance.md).
+To filter, PyTorch sorts all 16,384 codes; the C function only counts them (docs/performance.md).
 """
 
 import ctypes
@@ -24,20 +24,20 @@ class _Batch(ctypes.Structure):
 
 
 class NativeSampler:
-    """Samples codes of the same N images again and again.
+    """Samples the next code of N fixed images, once per step.
 
     Args:
         library: the compiled C functions (`model.cpu.library`).
         params: settings of each image.
         seeds: seed of each image.
-        rows: int64 [N]; this and the following are as in `model.sampler.SamplerBatch`.
+        rows: int64 [N]; this and the next four are as in `model.sampler.SamplerBatch`.
         sampled: int64 [N].
         conditional: int64 [N].
         unconditional: int64 [N].
         latest: int64 [R].
-        codes: int64 [rows, tokens], of all images; `codes` and `sums` must stay where they are in memory.
-        sums: float32 [rows].
-        vocabulary: V.
+        codes: int64 [rows, tokens], codes of all images. `codes` and `sums` must keep their memory.
+        sums: float32 [rows], sums of each image's guided logits; finite as long as every logit is.
+        vocabulary: V, the number of codes to choose from.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class NativeSampler:
             torch.tensor([float(one.top_p) for one in params], dtype=torch.float64),
         ]
         tensors = [conditional, unconditional, *settings, rows, sampled, latest, self._seeds, codes, sums]
-        self._held = (*tensors, self._ambiguous)  # C knows addresses only
+        self._held = (*tensors, self._ambiguous)  # keeps the memory alive: C has pointers only
         self._threads = torch.get_num_threads()
         self._scratch = torch.empty(self._threads * library.sample_scratch(vocabulary), dtype=torch.uint8)
         self._logits: Tensor | None = None
@@ -76,7 +76,7 @@ class NativeSampler:
         self._batch = _Batch(*addresses(self._held), len(params), vocabulary, codes.shape[1])
 
     def __call__(self, logits: Tensor) -> None:
-        """Sample one more code for every image from logits, float32 [R, V]."""
+        """Sample one more code for each image from logits, float32 [R, V]."""
         if logits is not self._logits:  # the decoder returns the same tensor at every step
             assert logits.dtype == torch.float32
             self._logits = logits
@@ -86,7 +86,7 @@ class NativeSampler:
                 self._resample(image, logits)
 
     def _resample(self, image: int, logits: Tensor) -> None:
-        """Let the reference choose between codes that are too close for C's coarser noise."""
+        """Sample again with the reference, `model.sampling`: the best codes are too close for C's precision."""
         conditional, unconditional = self._logit_rows[image]
         params, position = self._params[image], self._sampled[image] - 1
         guided = guide(logits[conditional], logits[unconditional], params.guidance_scale)

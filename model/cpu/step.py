@@ -1,7 +1,7 @@
-"""The decode step, and the reading of prompts, as one C function, where the machine has a compiler.
+"""Decode step and prefill in one C function, `step.c`, for machines with a C compiler.
 
-PyTorch's operations are made for many rows. For the few rows of a step most of its time goes into
-calls and into threads that meet and part. `step.c` computes the same in one go (docs/performance.md).
+PyTorch's operations are made for many rows. With the few rows of a step, most of the time goes into calls and into
+starting and joining threads. `step.c` computes the same in one call (docs/performance.md).
 """
 
 import ctypes
@@ -63,14 +63,16 @@ def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
 
 
 class NativeStep:
-    """The step over fixed weights.
+    """Decode step and prefill with fixed weights.
 
     Args:
-        weights: float32 or int8 on the CPU, each contiguous; they may change in place, not move.
-        rotations: cosines and signed sines [2, positions, head_dim], float32.
-        heads: of the queries.
-        kv_heads: of keys and values.
-        epsilon: of the norms.
+        library: the compiled C functions (`model.cpu.library`).
+        weights: float32 or int8 on the CPU, contiguous. They may be changed in place, but must keep their memory.
+        rotations: float32 [2, positions, head_dim], cosines and sines of the rotary embedding; the sines of the
+            first half of each head are negated.
+        heads: number of query heads.
+        kv_heads: number of key-value heads.
+        epsilon: of the RMS norms.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class NativeStep:
         self._library = library
         self._call: _Call | None = None
         self._weights = weights
-        self._rotations = rotations  # C knows its address only
+        self._rotations = rotations  # keeps the memory alive: C has a pointer only
         self._layers = (_Layer * len(weights.layers))(*map(_Layer.of, weights.layers))
         self._model = _Model(
             ctypes.cast(self._layers, ctypes.c_void_p),
@@ -106,10 +108,10 @@ class NativeStep:
         )
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """See `Decoder.prefill`. A prompt leaves the same to the last bit whatever is read beside it.
+        """Compute the prefixes of prompts, as `Decoder.prefill` does; to the last bit the same in any batch.
 
         Raises:
-            IndexError: the model has no such token.
+            IndexError: a token is outside the vocabulary.
         """
         model, embedding = self._model, self._weights.text_embedding
         tokens = [token for prompt in prompts for token in prompt]
@@ -146,7 +148,7 @@ class NativeStep:
             return [Prefix(cache.keys[:, 0], cache.values[:, 0], logits[0])]
         return [
             Prefix(
-                cache.keys[:, row, :, : len(prompt)].clone(),  # not to keep the others' alive
+                cache.keys[:, row, :, : len(prompt)].clone(),  # a view would keep the other prompts' memory alive
                 cache.values[:, row, :, : len(prompt)].clone(),
                 logits[row].clone(),
             )
@@ -154,7 +156,7 @@ class NativeStep:
         ]
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
-        """See `Decoder.step`; every row has at least one token in the cache."""
+        """Compute logits like `Decoder.step`; every row must have at least one token in the cache."""
         if self._call is None or not self._call.suits(codes, rows, cache):
             self._call = self._prepare(codes, rows, cache)
         self._library.step(*self._call.arguments)
@@ -163,7 +165,7 @@ class NativeStep:
 
     def _prepare(self, codes: Tensor, rows: Rows, cache: KVCache) -> "_Call":
         count, threads = len(codes), torch.get_num_threads()
-        # the default type may be another one while a model is being loaded in another thread
+        # explicit dtype: the default may be another one while another thread is loading a model
         logits = torch.empty(count, self._model.vocabulary, dtype=torch.float32)
         size = self._library.step_scratch(ctypes.byref(self._model), count, cache.length, threads)
         scratch = torch.empty(size, dtype=torch.float32)
@@ -183,10 +185,10 @@ class NativeStep:
 
 
 class _Call(NamedTuple):
-    """A step that is done again and again while the same images are drawn.
+    """Prepared arguments of the step, reused for as long as the same images are drawn.
 
-    After each step, which reads all weights, the caches hold nothing else: then every operation of
-    PyTorch, however small, takes a tenth of a millisecond and more.
+    A step reads all weights, so that the CPU caches hold nothing else afterwards. Any PyTorch operation between two
+    steps, however small, would then take a tenth of a millisecond or more.
     """
 
     codes: Tensor
@@ -194,8 +196,8 @@ class _Call(NamedTuple):
     cache: KVCache
     logits: Tensor
     arguments: tuple[Any, ...]
-    held: tuple[Tensor, ...]  # C knows addresses only
+    held: tuple[Tensor, ...]  # keeps the memory alive: C has pointers only
 
     def suits(self, codes: Tensor, rows: Rows, cache: KVCache) -> bool:
-        """Whether it is the step of these."""
+        """Whether the arguments were prepared for these objects."""
         return codes is self.codes and rows is self.rows and cache is self.cache

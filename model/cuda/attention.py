@@ -1,8 +1,8 @@
-"""Attention of one new token a row as Triton kernels: reads what is filled, learns how much that is on the device.
+"""Triton kernels for attention of one new token per row over the filled part of the row.
 
-Nothing here depends on numbers that the host knows, so a captured CUDA graph stays valid while rows
-grow and change. Each row is cut into parts that are attended to side by side and then put together
-(Dao et al. 2023, "Flash-Decoding"), because one image alone has too few rows to fill a GPU.
+Row indices and lengths are read on the device, not on the host, so a captured CUDA graph stays valid while rows grow
+and change. Each row is split into parts that are attended to in parallel and then combined (Dao et al. 2023,
+"Flash-Decoding"), because one image alone has too few rows to fill a GPU.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_PARTS = 4
+_PARTS = 4  # of each row, in parallel
 _BLOCK = 64  # tokens read at once
 
 
@@ -20,7 +20,7 @@ def _attend_to_part(
     row_stride, head_stride, token_stride, scale,
     group: tl.constexpr, width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """One part of one row for one head: weighted sum of values, largest score, sum of weights."""
+    """Attend to one part of one row for one head; stores weighted sum of values, largest score, sum of weights."""
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     place = (row * tl.num_programs(1) + head) * parts + part
     filled = tl.load(positions + row) + 1
@@ -58,7 +58,7 @@ def _put_together(
     sums, peaks, totals, output,
     width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr, padded_parts: tl.constexpr,
 ):  # fmt: skip
-    """The parts of one row and head as one; a part of a short row may be empty."""
+    """Combine the parts of one row and head; parts of a short row may be empty."""
     place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     part = tl.arange(0, padded_parts)
     column = tl.arange(0, padded_width)
@@ -73,14 +73,14 @@ def _put_together(
 
 
 def attend_filled(queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, positions: Tensor) -> Tensor:
-    """Attention of each row's new token over all tokens of its row.
+    """Attend from each row's new token to all tokens of its row.
 
     Args:
         queries: [R, heads, head_dim], contiguous.
-        keys: [cache rows, kv_heads, length, head_dim]; a row's numbers lie side by side.
-        values: likewise, with the same strides.
-        index: which row of the cache each is, [R].
-        positions: place of the new token, whose key and value are in the cache already, [R].
+        keys: [cache rows, kv_heads, length, head_dim], the last dimension contiguous.
+        values: same shape and strides as `keys`.
+        index: [R], cache row of each.
+        positions: [R], position of the new token, whose key and value are already in the cache.
 
     Returns:
         [R, heads · head_dim].

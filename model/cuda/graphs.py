@@ -1,4 +1,4 @@
-"""The decode step as CUDA graphs: one launch instead of hundreds, for each of a few batch sizes."""
+"""The decode step as CUDA graphs, one per batch size: one launch instead of hundreds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from model.attention import Rows
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A captured step of so many rows; it reads `codes` and `rows` and writes `logits` where they are."""
+    """Captured step of one batch size; replaying it reads `codes` and `rows` and overwrites `logits`, all in place."""
 
     codes: Tensor
     rows: Rows
@@ -20,12 +20,12 @@ class StepGraph:
 
 
 class StepGraphs:
-    """A step that replays graphs; batches between two sizes are filled up.
+    """Step that replays captured graphs; a batch is padded to the next captured size.
 
     Args:
-        step: codes [R] and rows to logits [R, V]; depends on nothing that the host knows.
-        sizes: the batch sizes to capture.
-        spare_row: of the cache; takes what is computed for places that are filled up.
+        step: from codes [R] and rows to logits [R, V]; must not depend on values on the host.
+        sizes: batch sizes to capture.
+        spare_row: cache row that padding writes to.
         device: a CUDA device.
     """
 
@@ -35,12 +35,12 @@ class StepGraphs:
         self._spare_row = spare_row
         self._graphs: dict[int, StepGraph] = {}
         pool = None
-        for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory
+        for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory pool
             codes = torch.zeros(size, dtype=torch.int64, device=device)
             rows = Rows(torch.full_like(codes, spare_row), torch.zeros_like(codes), ())
             side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(side):  # kernels are chosen and compiled before anything is captured
+            with torch.cuda.stream(side):  # kernels must be chosen and compiled before the capture
                 for _ in range(2):
                     step(codes, rows)
             torch.cuda.current_stream(device).wait_stream(side)
@@ -51,7 +51,7 @@ class StepGraphs:
             self._graphs[size] = StepGraph(codes, rows, logits, graph)
 
     def __call__(self, codes: Tensor, rows: Rows) -> Tensor:
-        """Logits [R, V], good until the next call."""
+        """Logits [R, V], valid until the next call."""
         count = len(codes)
         captured = self._graphs[min(size for size in self._graphs if size >= count)]
         captured.codes[:count] = codes
@@ -64,6 +64,6 @@ class StepGraphs:
 
 
 def batch_sizes(rows: int) -> list[int]:
-    """Sizes to capture for up to so many rows: close enough together that filling up wastes little."""
+    """Batch sizes to capture for at most `rows` rows, close enough together that padding wastes little."""
     few = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48) if size < rows]
     return [*few, *range(64, rows, 32), rows]

@@ -1,6 +1,6 @@
 """The offline entrance: pictures of many jobs, without a server."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from serve.engine.engine import Engine
 from serve.engine.events import Ended, Failed, Finished, Preview
@@ -9,7 +9,7 @@ from serve.engine.job import Job, JobState
 
 def draw(
     engine: Engine, jobs: Iterable[Job], *, on_step: Callable[[int], object] = lambda codes: None
-) -> Iterator[tuple[Job, Preview | Finished | Failed]]:
+) -> Generator[tuple[Job, Preview | Finished | Failed], None, None]:
     """Draw jobs and yield each image as soon as it is complete, in the order of completion.
 
     Jobs are taken from the iterable as slots become free, so it may be long, or endless. Closing the iterator, or

@@ -1,1 +1,1 @@
-"""The HTTP API: routes, and the path from a request to jobs and from events to an answer."""
+"""HTTP API: routes, requests to jobs, and events to answers."""

@@ -1,4 +1,4 @@
-"""Pictures as answers: files in the requested format, with the settings that reproduce them."""
+"""Pictures for answers: files in the requested format, with the settings that reproduce them."""
 
 import asyncio
 import base64
@@ -13,12 +13,12 @@ from serve.http.schemas import PictureRequest, Usage
 
 
 async def picture_file(image: Image.Image, format: PictureFormat, metadata: dict[str, Any] | None = None) -> bytes:
-    """A picture's file; encoded in a thread, since others are being served."""
+    """Encode a picture as a file, in a thread so that the event loop stays free."""
     return await asyncio.to_thread(_encode, image, format, metadata or {})
 
 
 def metadata(generation: Generation, index: int, request: PictureRequest, prompt: str) -> dict[str, Any]:
-    """The settings in a picture's file: with them the same model draws it again."""
+    """Settings stored in a picture's file, with which the same model reproduces it."""
     negative = {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
     weights = {"weights": "int8"} if generation.info.int8 else {}
     job = generation.job
@@ -27,12 +27,12 @@ def metadata(generation: Generation, index: int, request: PictureRequest, prompt
 
 
 def usage(generation: Generation, images: int) -> Usage:
-    """Tokens read and codes drawn for `images` images of a job."""
+    """Prompt tokens read and codes drawn for `images` images of a job."""
     return Usage.of(read=len(generation.job.prompt), drawn=generation.info.image_tokens * images)
 
 
 def as_base64(content: bytes) -> str:
-    """A file as text in JSON."""
+    """Encode a file as base64 text."""
     return base64.b64encode(content).decode()
 
 

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, guards, and how errors are answered."""
+"""The HTTP application: routes, middleware and error handlers."""
 
 import asyncio
 import logging
@@ -43,14 +43,14 @@ Task = Callable[[], Coroutine[Any, Any, None]]
 def create_app(
     settings: Settings, registry: Registry, store: Store, metrics: Metrics, *, background: tuple[Task, ...] = ()
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
-        settings: of the server.
+        settings: settings of the server.
         registry: the models; closed when the application stops.
-        store: keeps pictures that answers link to.
-        metrics: counts what happens.
-        background: coroutines that run from start to stop.
+        store: pictures that answers link to.
+        metrics: counters of requests and events.
+        background: coroutine functions that run from start to stop.
     """
     service = Service(
         registry=registry,
@@ -81,7 +81,7 @@ def create_app(
         title="FocusDiff",
         summary="Autoregressive text-to-image models over OpenAI's Images API.",
         lifespan=lifespan,
-        # traces go where OTEL_EXPORTER_OTLP_ENDPOINT says, if anywhere; metrics and logs have routes of their own
+        # traces go to OTEL_EXPORTER_OTLP_ENDPOINT, if set; metrics and logs are exported separately
         telemetry={"auto_configure": True, "metrics": False, "logs": False, "exclude": _is_probe},
     )
     routers = [
@@ -132,7 +132,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        # after the field's name come list indices and members of unions
+        # list indices and union members follow the field's name
         param = next((part for part in first["loc"] if isinstance(part, str) and part != "body"), None)
         return _response(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param))
 

@@ -1,4 +1,4 @@
-"""Work that is given up when nobody waits for it any more."""
+"""Cancellation of work when the client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has disconnected."""
 
 
 async def unless_gone(connection: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives; it is cancelled when the client disconnects.
+    """Await `work`; cancel it when the client disconnects.
 
     Raises:
-        ClientGone: it did.
+        ClientGone: the client disconnected first.
     """
 
     async def disconnected() -> None:

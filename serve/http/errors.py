@@ -1,16 +1,16 @@
-"""What the API answers when a request cannot be served, as OpenAI's error object.
+"""Errors of the API, answered as OpenAI's error object.
 
 ApiError                   status, type
 ├── InvalidRequest         400  invalid_request_error    a field is wrong; `param` names it
-│   ├── Unauthorized       401  authentication_error     no key, or not one of ours
-│   ├── ModelNotFound      404  invalid_request_error    answers with the known names
-│   ├── NotFound           404  invalid_request_error    no such thing, or not any more
-│   ├── Conflict           409  invalid_request_error    what is asked for does not go with what is there
-│   └── TooLarge           413  invalid_request_error    the body is longer than the server reads
-├── Busy                   429  rate_limit_error         Retry-After says when to come again
-├── GenerationFailed       500  server_error             an image broke; says which, and why
-├── Unavailable            503  server_error             the engine has failed, or the server is stopping
-└── DeadlinePassed         504  timeout_error            the images did not come in time
+│   ├── Unauthorized       401  authentication_error     no API key, or an unknown one
+│   ├── ModelNotFound      404  invalid_request_error    the message lists the known names
+│   ├── NotFound           404  invalid_request_error    no such route or picture, or it has expired
+│   ├── Conflict           409  invalid_request_error    the name is taken, or it is the only model
+│   └── TooLarge           413  invalid_request_error    the body is over the size limit
+├── Busy                   429  rate_limit_error         queue full or rate limit reached; sets Retry-After
+├── GenerationFailed       500  server_error             an image cannot be drawn, or an unexpected error
+├── Unavailable            503  server_error             loading, stopping, or the engine has failed
+└── DeadlinePassed         504  timeout_error            the request's time limit passed
 """
 
 import math
@@ -19,7 +19,7 @@ from serve.http.schemas import ErrorDetail, ErrorResponse
 
 
 class ApiError(Exception):
-    """Base of everything the API refuses or fails with."""
+    """Base class of the API's errors."""
 
     status = 500
     type = "server_error"
@@ -32,7 +32,6 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the answer."""
         return {}
 
     @property
@@ -43,50 +42,49 @@ class ApiError(Exception):
 
 
 class InvalidRequest(ApiError):
-    """A field is missing, out of range or not understood."""
+    """A field is missing, out of range or unknown."""
 
     status = 400
     type = "invalid_request_error"
 
 
 class Unauthorized(InvalidRequest):
-    """No key was sent, or one that nobody was given."""
+    """No API key was sent, or an unknown one."""
 
     status = 401
     type = "authentication_error"
 
     @property
     def headers(self) -> dict[str, str]:
-        """How to send one."""
         return {"WWW-Authenticate": "Bearer"}
 
 
 class ModelNotFound(InvalidRequest):
-    """A model that this server does not have."""
+    """No such model."""
 
     status = 404
 
 
 class NotFound(InvalidRequest):
-    """Something that is not here, or not any more."""
+    """No such route or picture, or the picture has expired."""
 
     status = 404
 
 
 class Conflict(InvalidRequest):
-    """Something that does not go with what is there."""
+    """The request conflicts with the loaded models."""
 
     status = 409
 
 
 class TooLarge(InvalidRequest):
-    """A body longer than the server reads."""
+    """The request body is over the size limit."""
 
     status = 413
 
 
 class Busy(ApiError):
-    """Not now: the queue is full, or a key has asked for all that it may; `retry_after` is in seconds."""
+    """The queue is full, or the caller's rate limit is reached; `retry_after` is in seconds."""
 
     status = 429
     type = "rate_limit_error"
@@ -97,22 +95,21 @@ class Busy(ApiError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come again."""
         return {"Retry-After": str(self.retry_after)}
 
 
 class GenerationFailed(ApiError):
-    """Decoding broke for a reason that is not the request's."""
+    """Drawing failed through no fault of the request."""
 
 
 class Unavailable(ApiError):
-    """Nothing is drawn here any more."""
+    """No model is loaded, the engine has failed or the server is stopping."""
 
     status = 503
 
 
 class DeadlinePassed(ApiError):
-    """The images did not come in time."""
+    """The request's time limit passed."""
 
     status = 504
     type = "timeout_error"

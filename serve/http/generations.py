@@ -1,4 +1,4 @@
-"""A generation seen from HTTP: its events are counted, and images that will not come become errors."""
+"""Events of a generation, counted in the metrics, with failures raised as API errors."""
 
 from collections.abc import AsyncIterator
 
@@ -12,10 +12,10 @@ from serve.http.metrics import Metrics
 
 
 async def counted(generation: Generation, metrics: Metrics) -> AsyncIterator[Event]:
-    """The events of a job up to its last image.
+    """Yield the events of a job and count them.
 
     Raises:
-        ApiError: an image will not come.
+        ApiError: an image failed, or the job ended early.
     """
     model = generation.info.name
     previewed: set[int] = set()
@@ -31,7 +31,7 @@ async def counted(generation: Generation, metrics: Metrics) -> AsyncIterator[Eve
 
 
 async def finished(generation: Generation, metrics: Metrics) -> list[Finished]:
-    """All images of a job in the order of its seeds; raises as `counted` does."""
+    """Wait for all images of a job, in the order of its seeds; raises like `counted`."""
     images = {event.index: event async for event in counted(generation, metrics) if isinstance(event, Finished)}
     return [images[index] for index in range(generation.job.images)]
 

@@ -1,4 +1,4 @@
-"""Counters and gauges for Prometheus."""
+"""Metrics for Prometheus."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
 
 
 class Metrics:
-    """Counters of one server."""
+    """Counters, histograms and gauges of one server."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -36,11 +36,11 @@ class Metrics:
         self._images = counter("images", "Pictures finished.", "model")
         self._codes = counter("codes", "Image codes of finished pictures.", "model")
         self._failures = counter("failures", "Pictures or requests that failed, by cause.", "model", "cause")
-        self._refusals = counter("queue_full", "Requests refused because too many images waited.", "model")
+        self._refusals = counter("queue_full", "Requests refused because the queue was full.", "model")
         self._answers = counter("http_answers", "Answers, by route and status.", "route", "status")
-        self._queue = histogram("queue_wait", "From the request to the start of each of its images.")
-        self._first = histogram("first_preview", "From the request to the first preview of each image.")
-        self._latency = histogram("image", "From the request to each of its finished pictures.")
+        self._queue = histogram("queue_wait", "Seconds from a request to the start of each image.")
+        self._first = histogram("first_preview", "Seconds from a request to the first preview of each image.")
+        self._latency = histogram("image", "Seconds from a request to each finished picture.")
 
     def count(self, model: str, event: Event, seconds: float) -> None:
         """Count an event of a job, `seconds` after the job was accepted."""
@@ -61,7 +61,7 @@ class Metrics:
         self._first.labels(model).observe(seconds)
 
     def refuse(self, model: str) -> None:
-        """Count a job that found the queue full."""
+        """Count a job refused because the queue was full."""
         self._refusals.labels(model).inc()
 
     def answer(self, route: str, status: int) -> None:
@@ -69,29 +69,29 @@ class Metrics:
         self._answers.labels(route, str(status)).inc()
 
     def text(self) -> bytes:
-        """All counters and gauges in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._collectors)
 
 
 class _Gauges(Collector):
-    """Gauges that are read from the registry when they are asked for."""
+    """Gauges read from the registry at each scrape."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges, each with a sample for every model."""
+        """Yield gauges with one sample per model."""
         everything = self._registry.all
         stats = [(one.source.name, one.backend.stats) for one in everything]
         yield _gauge("running_images", "Images being drawn.", ((name, one.running) for name, one in stats))
         yield _gauge("waiting_images", "Images that wait for a slot.", ((name, one.waiting) for name, one in stats))
         yield _gauge("slots", "Guided images that can be drawn at once.", ((name, one.slots) for name, one in stats))
         ready = ((name, one.backend.state == "ready") for name, one in self._registry.served.items())
-        yield _gauge("ready", "Whether it takes requests.", ready)
+        yield _gauge("ready", "Whether the model accepts requests.", ready)
 
 
 def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
-    """A gauge; while a model is replaced, its old and new backend are added up."""
+    """Build a gauge; while a model is replaced, its old and new backends are summed."""
     totals: defaultdict[str, float] = defaultdict(float)
     for model, value in values:
         totals[model] += value

@@ -1,4 +1,4 @@
-"""Requests and answers about pairs of prompts, and judgements of pictures; imports no torch."""
+"""Requests and answers of pairs and judgements. Imports no torch."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve.http.schemas import OutputFormat, PictureRequest, Prompt, StreamEvent, Usage
 
 MAX_MODELS = 2
-MAX_JUDGED = 40  # pictures of one request
+MAX_JUDGED = 40  # pictures per request
 _EXAMPLE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # one pixel
 )
@@ -27,7 +27,7 @@ class PairRequest(PictureRequest):
     )
 
     prompts: tuple[Prompt, Prompt]
-    models: list[str] = Field(default=[], max_length=MAX_MODELS, description="the first of the server unless given")
+    models: list[str] = Field(default=[], max_length=MAX_MODELS, description="default: the server's first model")
 
 
 class SpanEntry(BaseModel):
@@ -39,25 +39,25 @@ class SpanEntry(BaseModel):
 
 
 class PairImage(BaseModel):
-    """One picture of a pair, in base64, and the seed that gives it again."""
+    """A picture of a pair as base64, and the seed that reproduces it."""
 
     b64_json: str
     seed: int
 
 
 class Difference(BaseModel):
-    """The codes in which the two pictures of a seed differ."""
+    """Codes that differ between the two pictures of a seed."""
 
     seed: int
     grid: list[list[Literal[0, 1]]] = Field(description="rows of cells; 1 where the codes differ")
-    share: float = Field(description="of the cells, those that differ")
+    share: float = Field(description="share of the cells that differ, 0 to 1")
     overlay_b64_json: str = Field(
-        description="a PNG to lay over either picture: clear and outlined where they differ, pale elsewhere"
+        description="PNG to lay over either picture: clear and outlined where codes differ, pale elsewhere"
     )
 
 
 class ModelPairs(BaseModel):
-    """What one model drew: the pictures of each prompt by seed, and how the two of each seed differ."""
+    """One model's pictures of each prompt, in the order of the seeds, and the difference of each seed."""
 
     model: str
     images: tuple[list[PairImage], list[PairImage]]
@@ -66,12 +66,12 @@ class ModelPairs(BaseModel):
 
 
 class PairResponse(BaseModel):
-    """The answer to a pair."""
+    """Answer of `POST /v1/images/pairs`."""
 
     created: int
     prompts: tuple[str, str]
     spans: tuple[list[SpanEntry], list[SpanEntry]] = Field(
-        description="the words of each prompt that the other has not"
+        description="words of each prompt that the other does not have"
     )
     seeds: list[int]
     size: str
@@ -87,7 +87,7 @@ class _PairEvent(StreamEvent):
 
 
 class PairQueuedEvent(StreamEvent):
-    """How many images are drawn before a model's first of this pair, and after how many seconds it begins."""
+    """Queue position of one prompt on one model: images ahead, and estimated seconds until it starts."""
 
     type: Literal["image_pair.queued"] = "image_pair.queued"
     model: str
@@ -97,7 +97,7 @@ class PairQueuedEvent(StreamEvent):
 
 
 class PairPartialImageEvent(_PairEvent):
-    """A picture on its way; `rows` of its codes are drawn."""
+    """A preview of a picture after `rows` rows of codes."""
 
     type: Literal["image_pair.partial_image"] = "image_pair.partial_image"
     b64_json: str
@@ -107,7 +107,7 @@ class PairPartialImageEvent(_PairEvent):
 
 
 class PairImageEvent(_PairEvent):
-    """A finished picture; once both of a seed are there, how they differ."""
+    """A finished picture; the second of a seed also has their difference."""
 
     type: Literal["image_pair.image"] = "image_pair.image"
     b64_json: str
@@ -116,7 +116,7 @@ class PairImageEvent(_PairEvent):
 
 
 class PairCreatedEvent(StreamEvent):
-    """The first event: what will be drawn, and which words differ."""
+    """The first event: models, seeds and the words that differ."""
 
     type: Literal["image_pair.created"] = "image_pair.created"
     created: int
@@ -127,7 +127,7 @@ class PairCreatedEvent(StreamEvent):
 
 
 class PairCompletedEvent(StreamEvent):
-    """The last event; `usage` has an entry for each model, in the order of `models`."""
+    """The last event; `usage` has one entry per model, in the order of `models`."""
 
     type: Literal["image_pair.completed"] = "image_pair.completed"
     models: list[str]
@@ -135,7 +135,7 @@ class PairCompletedEvent(StreamEvent):
 
 
 class JudgementRequest(BaseModel):
-    """`POST /v1/judgements`: each picture against each prompt."""
+    """`POST /v1/judgements`: every picture is judged against every prompt."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -144,21 +144,21 @@ class JudgementRequest(BaseModel):
 
     prompts: list[Prompt] = Field(min_length=1, max_length=8)
     images: list[Annotated[list[str], Field(max_length=MAX_JUDGED)]] = Field(
-        min_length=1, max_length=8, description="for each prompt its pictures: PNG, JPEG or WebP in base64"
+        min_length=1, max_length=8, description="pictures of each prompt: PNG, JPEG or WebP as base64"
     )
 
 
 class JudgedImage(BaseModel):
-    """One picture: the probability of yes for every prompt; null where it could not be judged."""
+    """Probability of yes for a picture and every prompt; null if it could not be judged."""
 
     yes: list[float | None]
 
 
 class JudgementResponse(BaseModel):
-    """Pictures by prompt, as they were sent, and the means of each picture's probability for its own prompt.
+    """Answer of `POST /v1/judgements`, in the order of the request's pictures.
 
-    `s_a` and `s_g` are the arithmetic and the geometric mean (paper, section 3.2); null if a picture
-    could not be judged.
+    `s_a` and `s_g` are the arithmetic and geometric mean (paper, section 3.2) of each picture's probability for
+    its own prompt; null if one of these could not be judged.
     """
 
     judge: str

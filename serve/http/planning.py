@@ -1,4 +1,4 @@
-"""From a request to jobs: defaults are filled in, and fields that do not fit the model are refused by name."""
+"""Requests to jobs: fill in defaults and refuse fields that do not fit the model."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MAX_UPSCALED = 2048  # pixels along a side
 
 @dataclass(frozen=True)
 class PictureFormat:
-    """File format of answered pictures, its quality 0–100, and their side in pixels."""
+    """Format of answered pictures: file type, quality 0–100, and side in pixels."""
 
     name: OutputFormat
     quality: int
@@ -30,10 +30,10 @@ class PictureFormat:
 
 
 def seeds_of(request: PictureRequest) -> tuple[int, ...]:
-    """The seeds of a request's pictures.
+    """Seeds of a request's pictures, one per image.
 
     Raises:
-        InvalidRequest: a list of another length, or numbers too large.
+        InvalidRequest: a list whose length is not n, or seeds that are too large.
     """
     try:
         return tuple(resolve_seeds(request.seed, request.n))
@@ -47,10 +47,10 @@ def picture_format(
     """Format and size of a request's pictures.
 
     Raises:
-        InvalidRequest: the size is not offered, or a compression is given for a lossless format.
+        InvalidRequest: the size is not offered, or a compression is given for PNG.
     """
     if request.output_compression is not None and request.output_format == "png":
-        raise InvalidRequest("output_compression suits jpeg and webp, not png", param="output_compression")
+        raise InvalidRequest("output_compression applies to jpeg and webp, not png", param="output_compression")
     quality = 100 if request.output_compression is None else request.output_compression
     return PictureFormat(request.output_format, quality, _side(size, backend, upscale=upscale))
 
@@ -72,13 +72,13 @@ def _side(size: str | None, backend: Backend, *, upscale: bool) -> int:
 def job_of(
     request: PictureRequest, backend: Backend, prompts: Mapping[str, str], seeds: tuple[int, ...], *, deadline: float
 ) -> Job:
-    """The job of one prompt on one model.
+    """Build the job of one prompt on one model.
 
     Args:
-        request: its settings.
-        backend: will draw it.
-        prompts: one entry, from the name of the field to the prompt; messages use the name.
-        seeds: one for each picture.
+        request: settings of the pictures.
+        backend: model that draws them.
+        prompts: one entry, {field name: prompt}; error messages name the field.
+        seeds: one per picture.
         deadline: in seconds of the monotonic clock.
 
     Raises:
@@ -90,7 +90,7 @@ def job_of(
     if request.negative_prompt is not None:
         negative = _encode(backend, request.negative_prompt, "negative_prompt")
     if (request.top_k or 0) > backend.info.codebook_size:
-        raise InvalidRequest(f"top_k must be at most {backend.info.codebook_size}, the codes there are", param="top_k")
+        raise InvalidRequest(f"top_k must be at most {backend.info.codebook_size}, the codebook's size", param="top_k")
     params: SamplingParams = backend.info.sampling.override(**request.sampling)
     return Job(ids, negative, seeds, params, preview_rows=_preview_rows(request, backend), deadline=deadline)
 

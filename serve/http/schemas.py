@@ -1,4 +1,4 @@
-"""Requests and answers of the Images API, in OpenAI's shape; imports no torch."""
+"""Requests and answers of the Images API, in OpenAI's format. Imports no torch."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ MAX_PROMPT_CHARACTERS = 4000
 
 
 def _whole(value: Any) -> Any:
-    """JSON has one kind of number: 4.0 is whole as well."""
+    """Accept 4.0 as whole: JSON has a single number type."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -33,32 +33,32 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 
 
 class PictureRequest(BaseModel):
-    """Settings that every request for pictures may carry; what is not given comes from the checkpoint's own settings."""
+    """Settings common to all picture requests; sampling settings default to the checkpoint's own."""
 
     model_config = ConfigDict(extra="forbid")
 
     n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
-    seed: Seed | Seeds | None = Field(default=None, description="image i has seed + i; a list gives each its own")
-    negative_prompt: Prompt | None = Field(default=None, description="what to guide away from")
+    seed: Seed | Seeds | None = Field(default=None, description="image i uses seed + i; a list has one per image")
+    negative_prompt: Prompt | None = Field(default=None, description="prompt to guide away from")
     guidance_scale: Number | None = Field(default=None, ge=1, le=20, allow_inf_nan=False, description="1 is unguided")
     temperature: Temperature | None = Field(default=None, ge=0, le=2, allow_inf_nan=False, description="0 is greedy")
     top_k: Whole | None = Field(default=None, ge=0, description="0 keeps all codes")
     top_p: Number | None = Field(default=None, gt=0, le=1, allow_inf_nan=False, description="1 keeps all codes")
     output_format: OutputFormat = "png"
     output_compression: Whole | None = Field(
-        default=None, ge=0, le=100, description="of jpeg and webp: 100, unless given, is the best quality"
+        default=None, ge=0, le=100, description="quality of jpeg and webp (default: 100, the best)"
     )
     stream: StrictBool = False
     partial_images: Whole = Field(
-        default=0, ge=0, description="pictures on the way, while streaming; at most the model's rows of codes"
+        default=0, ge=0, description="previews per image while streaming; fewer than the model's rows of codes"
     )
     queue_events: StrictBool = Field(
-        default=False, description="while streaming, say how many images are before this one"
+        default=False, description="while streaming, send the queue position and estimated wait"
     )
 
     @property
     def sampling(self) -> dict[str, float | int | None]:
-        """What `SamplingParams.override` takes."""
+        """Arguments of `SamplingParams.override`."""
         names = ("guidance_scale", "temperature", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}
 
@@ -66,8 +66,8 @@ class PictureRequest(BaseModel):
 class ImageRequest(PictureRequest):
     """`POST /v1/images/generations`.
 
-    Beyond OpenAI's fields: seed, negative_prompt, guidance_scale, temperature, top_k, top_p, queue_events, and
-    more partial_images than three. quality, style, moderation, user and safety_identifier change nothing.
+    Extends OpenAI's fields with seed, negative_prompt, guidance_scale, temperature, top_k, top_p and queue_events,
+    and allows more than three partial_images. quality, style, moderation, user and safety_identifier have no effect.
     """
 
     model_config = ConfigDict(
@@ -82,7 +82,7 @@ class ImageRequest(PictureRequest):
 
     prompt: Prompt
     model: str | None = None
-    size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size that the server offers')
+    size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size the server offers')
     response_format: Literal["b64_json", "url"] = "b64_json"
     background: Literal["auto", "opaque", "transparent"] = "auto"
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
@@ -93,7 +93,7 @@ class ImageRequest(PictureRequest):
 
 
 class ImageData(BaseModel):
-    """One picture, in base64 or as a link, and the seed that gives it again."""
+    """A picture, as base64 or as a link, and the seed that reproduces it."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -101,14 +101,14 @@ class ImageData(BaseModel):
 
 
 class InputTokensDetails(BaseModel):
-    """Where the input tokens come from."""
+    """Input tokens by kind."""
 
     text_tokens: int
     image_tokens: int = 0
 
 
 class Usage(BaseModel):
-    """Tokens read and image codes drawn."""
+    """Prompt tokens read and image codes drawn."""
 
     input_tokens: int
     input_tokens_details: InputTokensDetails
@@ -117,19 +117,19 @@ class Usage(BaseModel):
 
     @classmethod
     def of(cls, *, read: int, drawn: int) -> "Usage":
-        """From the tokens of the prompt and the codes of the pictures."""
+        """Build from the numbers of prompt tokens and image codes."""
         details = InputTokensDetails(text_tokens=read)
         return cls(input_tokens=read, input_tokens_details=details, output_tokens=drawn, total_tokens=read + drawn)
 
 
 class StreamEvent(BaseModel):
-    """What is streamed; `type` names the event."""
+    """Base class of streamed events; `type` is the event's name."""
 
     type: str
 
 
 class _PictureEvent(StreamEvent):
-    """What OpenAI says of a picture beside its content."""
+    """OpenAI's fields of a streamed picture, without its content."""
 
     size: str
     quality: Literal["auto"] = "auto"
@@ -138,7 +138,7 @@ class _PictureEvent(StreamEvent):
 
 
 class ImageResponse(BaseModel):
-    """The answer: pictures in the order of their seeds."""
+    """Answer of `POST /v1/images/generations`: pictures in the order of their seeds."""
 
     created: int
     model: str
@@ -150,7 +150,7 @@ class ImageResponse(BaseModel):
 
 
 class QueuedEvent(StreamEvent):
-    """How many images are drawn before the first of this request, and after how many seconds it begins."""
+    """Queue position: images ahead of the request's first, and estimated seconds until it starts."""
 
     type: Literal["image_generation.queued"] = "image_generation.queued"
     position: int
@@ -158,7 +158,7 @@ class QueuedEvent(StreamEvent):
 
 
 class PartialImageEvent(_PictureEvent):
-    """A picture on its way; `rows` of its codes are drawn."""
+    """A preview of a picture after `rows` rows of codes."""
 
     type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
     b64_json: str
@@ -182,7 +182,7 @@ class CompletedEvent(_PictureEvent):
 
 
 class ModelEntry(BaseModel):
-    """One model of `GET /v1/models`, with what it draws."""
+    """A model in `GET /v1/models`: image size, codes per image and sampling settings."""
 
     id: str
     object: Literal["model"] = "model"
@@ -195,14 +195,14 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """`GET /v1/models`."""
+    """Answer of `GET /v1/models`."""
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]
 
 
 class Health(BaseModel):
-    """Whether the server takes requests; anything but ready comes with status 503."""
+    """State of the server; `/health` and `/health/ready` answer 503 unless it is ready."""
 
     status: Literal["ready", "loading", "draining", "dead"]
     models: list[str]
@@ -218,6 +218,6 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """What every refused request gets."""
+    """Body of every error answer."""
 
     error: ErrorDetail

@@ -1,4 +1,4 @@
-"""What all routes share."""
+"""State and helpers shared by all routes."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ from serve.http.metrics import Metrics
 from serve.http.schemas import ErrorResponse
 from serve.http.store import Store
 
-# For OpenAPI: the errors of any route that draws.
+# For OpenAPI: error answers of the routes.
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 409, 413, 429, 500, 503, 504)
 }
@@ -31,18 +31,18 @@ _EVENT = {
     "description": "one server-sent event, with stream: true",
     "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON"}},
 }
-# For OpenAPI: the other answer of routes that stream.
+# For OpenAPI: answer of streaming routes with stream: true.
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
-_READING_SECONDS = 60.0  # for a client to read the rest of a stream when its request's time is over
+_READING_SECONDS = 60.0  # to read the rest of a stream after the request's time limit
 
 
 @dataclass(frozen=True)
 class Service:
-    """Built once, by `serve.http.app.create_app`.
+    """Everything the routes use; built once by `serve.http.app.create_app`.
 
-    judge_name: what answers call the judge.
-    request_seconds: the longest time a request may take.
+    judge_name: name of the judge in answers.
+    request_seconds: time limit of a request.
     """
 
     registry: Registry
@@ -60,24 +60,24 @@ class Service:
 
     @property
     def deadline(self) -> float:
-        """Of a request that arrives now, in seconds of the monotonic clock."""
+        """Deadline of a request that arrives now, in seconds of the monotonic clock."""
         return time.monotonic() + self.request_seconds
 
     @property
     def stream_seconds(self) -> float:
-        """After which a stream ends whose client does not read it."""
+        """Seconds after which a stream ends even if the client has not read it."""
         return self.request_seconds + _READING_SECONDS
 
     def find(self, name: str | None, *, param: str = "model") -> Served:
-        """The model of a name, an alias, or None for the first one.
+        """Find a model by name or alias; None means the first model.
 
         Args:
-            name: as the client gave it.
-            param: the field that gave it.
+            name: model name from the request.
+            param: request field that holds the name.
 
         Raises:
-            ModelNotFound: no such model; the message lists those there are.
-            Unavailable: nothing is served.
+            ModelNotFound: no such model; the message lists the known names.
+            Unavailable: no model is loaded, or the server is stopping.
         """
         try:
             return self.registry.find(name)
@@ -87,10 +87,11 @@ class Service:
             raise Unavailable(str(error)) from None
 
     def submit(self, caller: Caller, jobs: Sequence[tuple[Backend, Job]]) -> list[Generation]:
-        """Have jobs drawn, all of them or none.
+        """Submit jobs, all or none.
 
         Raises:
-            Busy: a queue is full, or the caller's share is used up.
+            InvalidRequest: more images than the rate limit ever allows.
+            Busy: a queue is full, or the caller's rate limit is reached.
             Unavailable: an engine accepts no jobs.
         """
         images = sum(job.images for _, job in jobs)
@@ -122,12 +123,12 @@ class Service:
 
 
 def keys_of(secret: SecretStr | None) -> Keys:
-    """One key, or none."""
+    """Keys with one accepted key, or none."""
     return Keys([secret] if secret is not None else [])
 
 
 def caller_of(service: Service) -> Callable[..., Awaitable[Caller]]:
-    """The dependency that gives a route its caller; `KeyGuard` has checked the key before."""
+    """FastAPI dependency that returns the caller; `KeyGuard` has already checked the key."""
 
     async def caller(request: Request) -> Caller:
         known = getattr(request.state, "caller", None)
@@ -138,4 +139,4 @@ def caller_of(service: Service) -> Callable[..., Awaitable[Caller]]:
     ) -> Caller:
         return await caller(request)
 
-    return with_key if service.keys.needed else caller  # OpenAPI shows a key where one is needed
+    return with_key if service.keys.needed else caller  # OpenAPI shows a key only if one is needed

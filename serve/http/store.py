@@ -1,4 +1,4 @@
-"""Pictures that answers link to: kept for a while under names that nobody can guess."""
+"""Temporary store of the pictures that answers link to, under names that cannot be guessed."""
 
 import asyncio
 import io
@@ -22,28 +22,28 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{32}\.(png|jpeg|webp)")
 
 
 class StoreError(ValueError):
-    """A store that cannot be written to; the message names it."""
+    """The store cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
 class _Kept:
     bytes: int
-    until: float  # seconds of the epoch
+    until: float  # Unix time in seconds
 
 
 class Store:
-    """A folder, or anything else that fsspec reaches; written by one server only.
+    """Pictures in a folder or any fsspec file system; only one server may write to it.
 
-    Files appear whole: they are written under another name and moved. What is left of an earlier
-    server is kept for its time, except half-written files, which are removed.
+    Files are written under a temporary name and moved, so readers never see half-written ones. Pictures of an
+    earlier server are kept until they expire; its half-written files are removed.
 
     Args:
         url: a folder, or an fsspec URL.
-        seconds: how long a picture is kept.
-        limit: bytes kept at most; the oldest go first.
+        seconds: lifetime of a picture.
+        limit: bytes kept at most; the oldest pictures are removed first.
 
     Raises:
-        StoreError: it cannot be written to.
+        StoreError: the URL is unknown, or the folder cannot be created or listed.
     """
 
     def __init__(self, url: str, *, seconds: float, limit: int) -> None:
@@ -60,29 +60,26 @@ class Store:
             raise StoreError(f"store: {url} cannot be used: {error}") from None
 
     async def put(self, content: bytes, suffix: str) -> str:
-        """Keep a picture; it is kept even if nobody waits for the end of this.
-
-        Returns:
-            Its name.
+        """Store a picture and return its name; cancelling the call does not stop the write.
 
         Raises:
-            OSError: there is no room for it, or it cannot be written.
+            OSError: the disk is full, or the file cannot be written.
         """
         name = f"{secrets.token_urlsafe(24)}.{suffix}"
         await asyncio.to_thread(self._keep, name, content)
         return name
 
     async def sweep(self) -> None:
-        """Remove what nobody can ask for any more, for ever."""
+        """Remove expired and surplus pictures periodically; never returns."""
         while True:
             await asyncio.sleep(min(_SWEEP_SECONDS, self._seconds))
             await asyncio.to_thread(self._remove_surplus)
 
     async def get(self, name: str) -> bytes:
-        """A picture by its name.
+        """Read a picture by its name.
 
         Raises:
-            NotFound: there never was one, or its time is over.
+            NotFound: no such picture, or it has expired.
         """
         kept = self._kept.get(name)
         if not _NAME.fullmatch(name) or kept is None or kept.until < time.time():
@@ -109,7 +106,7 @@ class Store:
             with self._files.open(partial, "wb") as file:
                 file.write(content)
                 file.flush()
-                with suppress(AttributeError, io.UnsupportedOperation):  # what is no local file has no number
+                with suppress(AttributeError, io.UnsupportedOperation):  # only local files have a descriptor
                     os.fsync(file.fileno())
             self._files.mv(partial, f"{self._root}/{name}")
         except BaseException:
@@ -121,7 +118,7 @@ class Store:
         self._remove_surplus()
 
     def _remove_surplus(self) -> None:
-        """What has outlived its time, and the oldest of what is more than the limit; the newest stays its time."""
+        """Remove expired pictures, and the oldest while over the byte limit; the newest stays until it expires."""
         with self._lock:
             total = sum(kept.bytes for kept in self._kept.values())
             gone = []
@@ -132,5 +129,5 @@ class Store:
                 total -= kept.bytes
                 gone.append(name)
         for name in gone:
-            with suppress(OSError):  # somebody else removed it, or will have to
+            with suppress(OSError):  # already removed, or cannot be
                 self._files.rm_file(f"{self._root}/{name}")

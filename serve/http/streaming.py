@@ -1,4 +1,4 @@
-"""Answers as server-sent events, and the events of several jobs as one stream."""
+"""Server-sent events, and the events of several jobs merged into one stream."""
 
 import asyncio
 import logging
@@ -18,18 +18,18 @@ from serve.http.schemas import StreamEvent
 
 logger = logging.getLogger("focusdiff")
 K = TypeVar("K")
-_KEEPALIVE_SECONDS = 15.0  # proxies close connections that are silent for longer
+_KEEPALIVE_SECONDS = 15.0  # proxies close connections that stay silent for longer
 
 
 class EventStream(EventSourceResponse):
-    """Sends events as they come, and cancels the jobs behind them when the client leaves.
+    """Response that streams events and cancels their jobs when the client disconnects.
 
-    The response, not the generator of events, owns the jobs: a client may leave before the generator starts.
+    It owns the jobs, not the generator of events: a client may disconnect before the generator starts.
 
     Args:
-        generations: the jobs that `events` reads from.
-        events: sent to the client. An ApiError raised among them is sent as an `error` event, the last one.
-        seconds: after which the stream ends even if the client has not read it.
+        generations: jobs that `events` reads from.
+        events: events to send. An ApiError that they raise is sent as the last event, `error`.
+        seconds: time limit of the stream, even if the client has not read it.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class EventStream(EventSourceResponse):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events until they end, the client leaves, or the time is over."""
+        """Send events until they end, the client disconnects or the time limit passes."""
         async with AsyncExitStack() as owned:
             for generation in self._generations:
                 await owned.enter_async_context(generation)
@@ -76,10 +76,10 @@ def _error(error: ApiError) -> bytes:
 
 
 async def merged(generations: Mapping[K, Generation], metrics: Metrics) -> AsyncIterator[tuple[K, Event]]:
-    """The events of several jobs as they come, each with its job's key.
+    """Yield the events of several jobs as they arrive, each with its job's key.
 
     Raises:
-        ApiError: an image of any of them will not come.
+        ApiError: an image failed, or a job ended early.
     """
     queue: asyncio.Queue[tuple[K, Event] | Exception | None] = asyncio.Queue()
 
@@ -88,7 +88,7 @@ async def merged(generations: Mapping[K, Generation], metrics: Metrics) -> Async
             async for event in counted(generation, metrics):
                 queue.put_nowait((key, event))
             queue.put_nowait(None)
-        except Exception as error:  # raised again where the events are read
+        except Exception as error:  # raised again below, where the queue is read
             queue.put_nowait(error)
 
     readers = [asyncio.ensure_future(read(key, generation)) for key, generation in generations.items()]

@@ -1,1 +1,1 @@
-"""What training reads: rendered scenes and their captions, each a function of its row number."""
+"""Training data: rendered scenes and their captions, each a function of its row number."""

@@ -1,4 +1,4 @@
-"""Pictures without captions, for the image tokenizer."""
+"""Pictures without captions, to train the image tokenizer."""
 
 from dataclasses import dataclass, replace
 
@@ -15,18 +15,18 @@ _TONE_WEIGHTS = (0.22, 0.38, 0.2, 0.2)  # night is the hardest to reconstruct
 
 @dataclass(frozen=True)
 class CrowdedPictures:
-    """An endless list of pictures with two to six objects of any look before any background.
+    """Endless list of pictures with up to six objects, or a sign and up to two, of any look before any background.
 
-    Pictures that captions describe are mostly sky and rarely show stripes, even more rarely stripes at night. These
-    train an image tokenizer several times faster. Held-out combinations occur in them too: the image tokenizer is a
-    codec and learns no words; what is held out is the way from a caption to codes.
+    An image tokenizer learns from them several times faster than from captioned pictures, which are mostly sky and
+    rarely show stripes, least of all at night. They include held-out combinations: the image tokenizer is a codec and
+    learns no words; the mapping from captions to codes is what is held out.
     """
 
     seed: int
     size: int
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture of a row: uint8 [size, size, 3]."""
+        """Render the picture of a row: uint8 [size, size, 3]."""
         rng = np.random.default_rng([self.seed, index, 2])
         tone = TONES[rng.choice(len(TONES), p=_TONE_WEIGHTS)]
         board = None
@@ -35,10 +35,10 @@ class CrowdedPictures:
             high = bool(rng.random() < 0.7)
             board = place_board(sample_sign(rng), rng, high=high)
             beside = rng.permutation(places_beside(board)).tolist() if high else []
-            places = list({x: (x, y, LARGE) for x, y in beside}.values())  # one on each side
+            places = list({x: (x, y, LARGE) for x, y in beside}.values())  # at most one per side
         objects = []
         for x, y, radius in places:
             look = sample_look(rng)
-            # no caption speaks of small objects that are outlined or striped
+            # captions never describe small objects as outlined or striped
             objects.append(Placed(look if radius == LARGE else replace(look, fill="solid"), x, y, radius))
         return render_layout(Layout(tone, tuple(objects), board, index), self.size)

@@ -13,7 +13,7 @@ from pairs.world import World
 
 @dataclass(frozen=True)
 class SceneSource:
-    """An endless list of training scenes; row i is the same scene and picture on every machine."""
+    """Endless list of training scenes; row i has the same scene and picture on every machine."""
 
     world: World
     seed: int
@@ -21,17 +21,17 @@ class SceneSource:
     category_weights: tuple[float, ...] = (1.0,) * len(CATEGORIES)
 
     def scene(self, index: int) -> tuple[Category, Scene]:
-        """The scene of a row, and the category it was sampled for."""
+        """Draw the scene of a row, with the category that it was sampled for."""
         rng = np.random.default_rng([self.seed, index])
         weights = np.array(self.category_weights)
         category = CATEGORIES[rng.choice(len(CATEGORIES), p=weights / weights.sum())]
         return category, self.world.sample(rng, category)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture of a row: uint8 [size, size, 3]."""
+        """Render the picture of a row: uint8 [size, size, 3]."""
         return render(self.scene(index)[1], index, self.size)
 
     def caption(self, index: int, epoch: int) -> str:
-        """A caption of a row; every epoch has another wording."""
+        """Write a caption of a row; its wording changes from epoch to epoch."""
         category, scene = self.scene(index)
         return describe(scene, Wording.sample(np.random.default_rng([self.seed, index, epoch, 1]), category))

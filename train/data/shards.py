@@ -1,4 +1,4 @@
-"""Pictures on disk: rendered once, in shards."""
+"""Pictures on disk, rendered once and stored in shards."""
 
 import json
 import os
@@ -14,20 +14,20 @@ from tqdm import tqdm
 
 from pairs.files import write_atomically
 
-SHARD = 2048  # pictures
+SHARD = 2048  # pictures per file
 
 
 class PictureSource(Protocol):
-    """An endless list of pictures, each a function of its row number. Equal sources have equal `repr`s."""
+    """Endless list of pictures, each a function of its row number. Equal sources have equal `repr`s."""
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The picture of a row: uint8 [size, size, 3]."""
+        """Render the picture of a row: uint8 [size, size, 3]."""
 
 
 def render_images(source: PictureSource, count: int, folder: Path) -> NDArray[np.uint8]:
-    """Pictures of the first `count` rows: uint8 [count, size, size, 3], kept in shards under `folder`.
+    """Render the first `count` rows: uint8 [count, size, size, 3], stored in shards under `folder`.
 
-    Existing shards are read, so a killed call resumes. The folder belongs to one source, whose `repr` is kept there.
+    Existing shards are read, so a killed call resumes. The folder stores the `repr` of the one source it belongs to.
 
     Raises:
         ValueError: the folder holds pictures of another source.
@@ -50,7 +50,7 @@ def render_images(source: PictureSource, count: int, folder: Path) -> NDArray[np
 
 @dataclass(frozen=True)
 class _Shard:
-    """Rows start … stop − 1 of a source, in one file."""
+    """Rows [start, stop) of a source, in one file."""
 
     start: int
     stop: int

@@ -1,1 +1,1 @@
-"""The shipped checkpoints from nothing: tokenizers, network, and the pipeline that trains them."""
+"""Training of the shipped checkpoints from scratch: tokenizers, network and pipeline."""

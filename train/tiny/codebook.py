@@ -1,4 +1,4 @@
-"""A codebook on the unit sphere that follows the latents."""
+"""Codebook on the unit sphere that follows running means of latents."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class SphericalCodebook(nn.Module):
-    """Codes [V, D] on the unit sphere that follow the mean of the latents assigned to them."""
+    """Codes [V, D] on the unit sphere, each following the running mean of the latents assigned to it."""
 
     def __init__(self, size: int, width: int, *, decay: float, restart_below: float, separation: float) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class SphericalCodebook(nn.Module):
 
     @torch.no_grad()
     def start(self, latents: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
-        """Spherical k-means over unit latents [N, D]."""
+        """Initialise by spherical k-means over unit latents [N, D]."""
         size = len(self.codes)
         centres = latents[torch.randperm(len(latents), generator=generator)[:size]]
         for _ in range(rounds):
@@ -41,18 +41,18 @@ class SphericalCodebook(nn.Module):
         self.usage.mul_(self.decay).add_(torch.bincount(chosen, minlength=len(self.codes)), alpha=1 - self.decay)
         assigned = torch.zeros_like(self.sums).index_add_(0, chosen, latents)
         self.sums.mul_(self.decay).add_(assigned, alpha=1 - self.decay)
-        # sums of codes that nothing chooses any more fade: their direction must outlive that
+        # the sum of an unused code fades towards zero; a tiny eps keeps its direction
         self.codes.copy_(F.normalize(self.sums, dim=-1, eps=1e-30))
 
     @torch.no_grad()
     def restart(self, latents: Tensor) -> int:
-        """Move codes that nothing chooses, or that repeat a busier one, to the latents [N, D] served worst.
+        """Move codes that are unused, or repeat a busier one, to the latents [N, D] farthest from any code.
 
-        Means follow the crowd: left alone, half of all codes become shades of an empty sky, which
-        says nothing and costs the decoder dearly (docs/tiny.md).
+        Without restarts, half of all codes become shades of an empty sky, which fills most cells: they
+        carry no content, and the decoder must still learn them (docs/tiny.md).
 
         Returns:
-            How many were moved; at most a quarter of N.
+            Number of codes moved, at most N / 4.
         """
         likeness = self.codes @ self.codes.T
         place = torch.arange(len(self.codes), device=self.codes.device)
@@ -69,10 +69,10 @@ class SphericalCodebook(nn.Module):
 
     @torch.no_grad()
     def take_busiest(self, scaffold: "SphericalCodebook") -> None:
-        """Become the busiest codes of a larger codebook that lie as far apart as so many can, busiest first.
+        """Copy the busiest codes of a larger codebook that lie apart, busiest first.
 
-        Codes are taken in order of use, each unless it is too near to one taken before; how near is
-        too near is the largest squared distance that leaves enough of them.
+        Codes are taken in order of use, skipping any that is too near to one already taken. The minimum
+        squared distance is the largest that leaves enough codes, found by bisection.
         """
         order = scaffold.usage.argsort(descending=True, stable=True)
         likeness = scaffold.codes[order] @ scaffold.codes[order].T
@@ -91,7 +91,7 @@ class SphericalCodebook(nn.Module):
 
 
 def _apart(likeness: Tensor, limit: float) -> Tensor:
-    """Indices of rows taken first to last, without those more alike than `limit` to one taken before."""
+    """Indices of rows taken first to last, skipping any whose likeness to one already taken exceeds `limit`."""
     likeness = likeness.cpu()
     free = torch.ones(len(likeness), dtype=torch.bool)
     taken = []
@@ -103,5 +103,5 @@ def _apart(likeness: Tensor, limit: float) -> Tensor:
 
 
 def nearest_codes(latents: Tensor, codes: Tensor) -> Tensor:
-    """Indices [...] of the codes [V, D] that unit latents [..., D] are nearest to."""
+    """Indices [...] of the codes [V, D] nearest to unit latents [..., D]."""
     return (latents @ codes.T).argmax(-1)

@@ -1,16 +1,18 @@
-"""Training of the image tokenizer (VQ autoencoder) on transformers' own modules.
+"""Training of the image tokenizer (VQ autoencoder) on transformers' modules.
 
-The straight-through estimator, the codebook and the loss are here, because transformers' forward
-decodes from indices and so gives the encoder no gradient from the picture. There is no adversary,
-since the pictures of the procedural world are sharp under plain reconstruction. What a decoder has
-to learn is what the codes say, so they are made to say little that is not content:
+The straight-through estimator, the codebook and the loss are implemented here, because transformers'
+forward decodes from indices and so gives the encoder no gradient from the picture. There is no adversarial
+loss, since pictures of the procedural world are sharp under plain reconstruction.
 
-- each is taught to tell what is in its own cell, whatever else the picture holds (`transplant`);
-- a large codebook, the scaffold, first finds what there is to say: it starts from spherical k-means
-  over the latents of an autoencoder that was trained without quantisation, and follows the means of
-  what chose its codes (van den Oord et al. 2017, appendix A.1) on the unit sphere;
-- once all has settled, only its busiest codes that lie apart go on (`SphericalCodebook.take_busiest`),
-  for which of two near ones is chosen is an accident. docs/tiny.md has the numbers.
+The decoder has to learn everything that makes codes vary, so variation that is not content is removed
+(numbers in docs/tiny.md):
+
+- A code is trained to depend on its own cell, not on the rest of the picture (`transplant`).
+- A large codebook, the scaffold, is learnt first. It starts from spherical k-means over the latents of an
+  autoencoder trained without quantisation, then follows the running means of the latents assigned to each
+  code (van den Oord et al. 2017, appendix A.1) on the unit sphere.
+- Once the scaffold has settled, only its busiest codes that lie apart are kept
+  (`SphericalCodebook.take_busiest`), because the choice between two near codes is arbitrary.
 """
 
 from pathlib import Path
@@ -30,20 +32,20 @@ from train.tiny.transplant import transplant
 
 
 def encode_latents(vq: JanusVQVAE, pixels: Tensor) -> Tensor:
-    """Unit latents of pictures: [N, 3, H, W] in [−1, 1] → [N, h, w, D]."""
+    """Encode pictures as unit latents: [N, 3, H, W] in [−1, 1] → [N, h, w, D]."""
     return F.normalize(vq.quant_conv(vq.encoder(pixels)).permute(0, 2, 3, 1), dim=-1)
 
 
 def decode_latents(vq: JanusVQVAE, latents: Tensor) -> Tensor:
-    """Pictures of latents: [N, h, w, D] → [N, 3, H, W]."""
+    """Decode latents to pictures: [N, h, w, D] → [N, 3, H, W]."""
     pictures: Tensor = vq.decoder(vq.post_quant_conv(latents.permute(0, 3, 1, 2).contiguous()))
     return pictures
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, *, edge_weight: float) -> Tensor:
-    """Error of the pixels and, weighted, of their differences to the next pixel.
+    """Error of pixels, plus `edge_weight` times the error of differences between neighbouring pixels.
 
-    The edge term keeps outlines and letters sharp without an adversary.
+    The edge term keeps outlines and letters sharp without an adversarial loss.
     """
     error = output - target
     edges = _robust(error.diff(dim=-1)) + _robust(error.diff(dim=-2))
@@ -51,19 +53,19 @@ def reconstruction_loss(output: Tensor, target: Tensor, *, edge_weight: float) -
 
 
 def _robust(error: Tensor) -> Tensor:
-    """Squares, which find the colours first, and a little absolute error, which rules once they are small."""
+    """Mean squared error, which finds the colours first, plus 0.1 × absolute error, dominant once errors are small."""
     return error.square().mean() + 0.1 * error.abs().mean()
 
 
 def default_convolution_start(vq: JanusVQVAE) -> None:
-    """PyTorch's own start for every convolution: transformers' N(0, .02) learns several times slower."""
+    """Initialise every convolution as PyTorch does; with transformers' N(0, 0.02), training is several times slower."""
     for module in vq.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
 
 
 def to_pixels(images: NDArray[np.uint8], indices: Tensor, device: torch.device) -> Tensor:
-    """Rows of a uint8 array [N, H, W, 3] as float pixels [n, 3, H, W] in [−1, 1]."""
+    """Convert selected rows of a uint8 array [N, H, W, 3] to float pixels [n, 3, H, W] in [−1, 1]."""
     batch = torch.from_numpy(images[indices.numpy()]).to(device)
     return batch.permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -71,14 +73,14 @@ def to_pixels(images: NDArray[np.uint8], indices: Tensor, device: torch.device) 
 def train_image_tokenizer(
     vq: JanusVQVAE, images: NDArray[np.uint8], folder: Path, recipe: VQTrainingRecipe, *, seed: int
 ) -> None:
-    """Train a VQ autoencoder in place, resuming from `folder` where it holds an earlier part.
+    """Train a VQ autoencoder in place, resuming from `folder` if it holds a stopped run.
 
     Args:
-        vq: starts from `default_convolution_start`; its codebook ends on the unit sphere.
+        vq: initialised with `default_convolution_start` first; its trained codebook lies on the unit sphere.
         images: uint8 [N, H, W, 3].
-        folder: of the run's state and curves.
-        recipe: how it is trained.
-        seed: decides batches and the codebook.
+        folder: folder for the run's state and curves.
+        recipe: training settings.
+        seed: decides initial weights, batches and codebook.
     """
     torch.manual_seed(seed)
     device = _device(vq)
@@ -133,7 +135,7 @@ def train_image_tokenizer(
         if book is not None:
             flat = latents.detach().flatten(0, 2)
             book.follow(flat, chosen.flatten())
-            # the last fifth lets the use of moved codes show before it decides which are kept
+            # none in the last fifth: the use of moved codes must settle before it decides which are kept
             if book is scaffold and step % 20 == 0 and step < 0.8 * recipe.thin_at_step:
                 moved = book.restart(flat)
         distinct = len(set(chosen.flatten().tolist()))
@@ -164,7 +166,7 @@ def _start_codebook(
     device = _device(vq)
     parts = [encode_latents(vq, to_pixels(images, part, device)).flatten(0, 2) for part in torch.split(chosen, 64)]
     latents = torch.cat(parts).cpu()
-    # a blank sky fills most cells: count each distinct latent once, so that it does not take most codes
+    # most cells are blank sky: count each distinct latent once, so that sky does not take most codes
     _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
     distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
     scaffold.start(distinct.to(device), generator)
@@ -172,10 +174,10 @@ def _start_codebook(
 
 @torch.no_grad()
 def encode_images(vq: JanusVQVAE, images: NDArray[np.uint8], batch_size: int = 64) -> Tensor:
-    """Codes of uint8 pictures [N, H, W, 3]: [N, tokens] on the CPU, int16 where the codebook allows, else int32."""
+    """Encode uint8 pictures [N, H, W, 3]: codes [N, tokens] on the CPU, int16 if the codebook allows, else int32."""
     vocabulary = F.normalize(vq.quantize.embedding.weight, dim=-1)
     cells = (images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)) ** 2
-    # allocated once: small results kept between large passing ones leave holes that memory grows by, 20 MB a batch
+    # allocated once: small results kept between large temporaries fragment memory, which grows 20 MB per batch
     codes = torch.empty(len(images), cells, dtype=torch.int16 if len(vocabulary) <= 2**15 else torch.int32)
     for part in torch.split(torch.arange(len(images)), batch_size):
         latents = encode_latents(vq, to_pixels(images, part, _device(vq)))

@@ -37,7 +37,7 @@ _CAPTIONS_FOR_TOKENIZER = 8192
 
 
 def train_tiny(recipe: Recipe, out: Path, device: torch.device) -> dict[str, Path]:
-    """Make `tiny` and `tiny-base` under `out`; a killed call resumes.
+    """Train `tiny` and `tiny-base` under `out`, resuming after a kill.
 
     Returns:
         The finished checkpoint folders by name.
@@ -70,7 +70,7 @@ def train_tiny(recipe: Recipe, out: Path, device: torch.device) -> dict[str, Pat
 def export(
     network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, sampling: SamplingParams, folder: Path
 ) -> None:
-    """Write a checkpoint with its weights in bfloat16, and load it once to check it."""
+    """Write a checkpoint with weights in bfloat16, and load it once as a check."""
     network = network.to(torch.bfloat16).eval()
     save(Janus(folder.name, network, tokenizer, special_ids(tokenizer), sampling), folder)
     network.float()

@@ -1,4 +1,4 @@
-"""The text tokenizer of the tiny models: byte-level BPE over captions, with Janus's special tokens."""
+"""Text tokenizer of the tiny models: byte-level BPE on captions, with Janus's special tokens."""
 
 from collections.abc import Iterable
 
@@ -7,18 +7,18 @@ from transformers import PreTrainedTokenizerFast
 
 from model.prompt import BOS, EOS, PAD, SPECIAL_TOKENS
 
-# Each of up to three characters between quotation marks.
+# Matches each of the first three characters of a quoted word, one at a time.
 _QUOTED_CHARACTER = r'(?<="|"\w|"\w\w)\w(?=\w*")'
 
 
 def train_text_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer that writes captions in about a token a word; case is folded.
+    """Train a tokenizer with about one token per word of a caption; case is folded.
 
-    What a sign says is a token a character: a decoder then learns letters, not words (docs/tiny.md).
+    A sign's text has one token per character, so that a decoder learns letters, not words (docs/tiny.md).
 
     Args:
-        captions: what to learn merges from.
-        vocabulary: number of ids, special tokens and the 256 bytes included; at least 264.
+        captions: texts to learn merges from.
+        vocabulary: number of ids, including special tokens and the 256 bytes; at least 264.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
@@ -36,6 +36,6 @@ def train_text_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrained
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # as they stand in a prompt, so that ": three" and "stars\n\n" are seen the way they will be encoded
+    # captions as they stand in a prompt, so that ": three" and "stars\n\n" are learnt as they will be encoded
     tokenizer.train_from_iterator((f": {caption}\n\n" for caption in captions), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)

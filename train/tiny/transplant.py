@@ -1,4 +1,4 @@
-"""Pictures with a side taken from another picture: codes must tell what is in their own cell."""
+"""Pictures with one side from another picture, to train codes that depend on their own cell alone."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transplant:
-    """Pictures of which one side comes from another picture, and what their latents should be.
+    """Mixed pictures, each with one side from another picture.
 
-    `pixels` is [N, 3, H, W]; `own` [h, w] marks the cells that are each picture's own; `judged`
-    [h, w] those that are far enough from the seam to be judged.
+    `pixels` is [N, 3, H, W]; `own` [h, w] marks the cells that are each picture's own; `judged` [h, w]
+    marks the cells far enough from the seam to count in the error.
     """
 
     pixels: Tensor
@@ -19,13 +19,16 @@ class Transplant:
     judged: Tensor
 
     def error(self, latents: Tensor, targets: Tensor) -> Tensor:
-        """Squared distance of the mixed pictures' latents from those of the whole ones, [N, h, w, D] each."""
+        """Mean squared distance of the mixed pictures' latents from those of the whole ones, [N, h, w, D] each."""
         wanted = torch.where(self.own[..., None], targets, targets.roll(1, 0))
         return (latents - wanted).square().sum(-1)[:, self.judged].mean()
 
 
 def transplant(pixels: Tensor, cells: int, generator: torch.Generator) -> Transplant:
-    """Each picture [N, 3, H, W] with a side taken from the one before it, cut along a line between cells."""
+    """Replace one side of each picture [N, 3, H, W] with that of the picture before it, cut between two cells.
+
+    `cells` is the number of cells along a side of a picture.
+    """
     cut = int(torch.randint(2, cells - 1, (), generator=generator))
     before = torch.arange(cells) < cut
     far = (torch.arange(cells) < cut - 1) | (torch.arange(cells) > cut)

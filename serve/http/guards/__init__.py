@@ -1,1 +1,1 @@
-"""What a request passes before its route: its id, its length, its key, its rate."""
+"""Checks around a route: request id, body size, API key, rate limit, unknown paths."""

@@ -1,4 +1,4 @@
-"""Bodies longer than the server reads are refused before they are read to the end."""
+"""Size limit of request bodies, enforced before they are read completely."""
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class BodyLimit:
-    """Refuses longer bodies with 413; FastAPI's own limit answers in plain text, not in OpenAI's shape."""
+    """Middleware that answers 413 to longer bodies, as OpenAI's error object; FastAPI's own limit sends plain text."""
 
     def __init__(self, app: ASGIApp, mib: float) -> None:
         self._app = app
@@ -14,7 +14,6 @@ class BodyLimit:
         self._limit = int(mib * 2**20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -35,5 +34,5 @@ class BodyLimit:
 
     @property
     def _refusal(self) -> HTTPException:
-        # the framework hands an HTTPException on to our handler; it would answer any other with 400
+        # FastAPI passes an HTTPException to our handler; any other error while reading becomes a 400
         return HTTPException(413, f"the body must be at most {self._mib:g} MiB")

@@ -15,40 +15,40 @@ from serve.http.errors import Unauthorized
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request: the start of their key's digest, or their address where no key is needed."""
+    """Sender of a request: start of the key's digest, or the client's address if no key is needed."""
 
     name: str
 
 
 class Keys:
-    """The accepted keys, kept as digests only."""
+    """Accepted keys, stored only as SHA-256 digests."""
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
         self._digests = [hashlib.sha256(key.get_secret_value().encode()).digest() for key in keys]
 
     @property
     def needed(self) -> bool:
-        """Whether a key has to be sent."""
+        """Whether requests need a key."""
         return bool(self._digests)
 
     def check(self, key: str | None) -> Caller:
-        """The caller who sent a key.
+        """Return the caller of an accepted key.
 
         Raises:
-            Unauthorized: no key, or not an accepted one.
+            Unauthorized: no key, or an unknown one.
         """
         if key is None:
             raise Unauthorized("no API key was sent: send it as Authorization: Bearer KEY", code="missing_api_key")
         digest = hashlib.sha256(key.encode()).digest()
-        # all keys are compared, so that the time taken does not reveal which one matched
+        # compare all keys, so that the time taken does not reveal which one matched
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
-            raise Unauthorized("the API key that was sent is not one of this server's", code="invalid_api_key")
+            raise Unauthorized("unknown API key", code="invalid_api_key")
         return Caller(digest.hex()[:8])
 
 
 class KeyGuard:
-    """Refuses requests without a key before any of the body is read. Links to pictures need no key."""
+    """Middleware that refuses requests without a valid key before reading the body. Links to pictures need none."""
 
     def __init__(self, app: ASGIApp, keys: Keys, admin: Keys) -> None:
         self._app = app
@@ -56,7 +56,6 @@ class KeyGuard:
         self._admin = admin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         keys = self._needed(scope) if scope["type"] == "http" else None
         if keys is not None:
             kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")

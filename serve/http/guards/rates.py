@@ -1,4 +1,4 @@
-"""How many images each caller may request."""
+"""Rate limit on images per caller."""
 
 import time
 
@@ -11,18 +11,18 @@ from serve.http.guards.keys import Caller
 
 
 class Limiter:
-    """Images per caller in a moving window; `rate` reads like 60/minute, None means no limit."""
+    """Limit images per caller in a moving window; `rate` is like "60/minute", None means no limit."""
 
     def __init__(self, rate: str | None) -> None:
         self._item: RateLimitItem | None = parse(rate) if rate else None
         self._strategy = MovingWindowRateLimiter(MemoryStorage())
 
     def check(self, caller: Caller, images: int) -> None:
-        """Refuse a caller who may not request `images` images now.
+        """Raise unless the caller may request `images` images now.
 
         Raises:
-            InvalidRequest: more than the rate ever allows.
-            Busy: the caller's share is used up; Retry-After says when some of it is free again.
+            InvalidRequest: more images than the rate ever allows.
+            Busy: the limit is reached; Retry-After says when part of it is free again.
         """
         if self._item is None or self._strategy.test(self._item, caller.name, cost=images):
             return
@@ -38,6 +38,6 @@ class Limiter:
         )
 
     def spend(self, caller: Caller, images: int) -> None:
-        """Count accepted images against a caller's share."""
+        """Count accepted images against the caller's limit."""
         if self._item is not None:
             self._strategy.hit(self._item, caller.name, cost=images)

@@ -1,4 +1,4 @@
-"""One HTTP request: its id, its line in the access log, its count in the metrics."""
+"""Request id, access log line and metrics of each HTTP request."""
 
 import logging
 import time
@@ -15,9 +15,9 @@ logger = logging.getLogger("focusdiff.access")
 
 
 class RequestContext:
-    """Gives each request an id, returns it as x-request-id, logs and counts the answer.
+    """Middleware that gives each request an id, returns it as x-request-id, and logs and counts the answer.
 
-    An exception that nothing else handled is logged with its traceback and answered with status 500.
+    An unhandled exception is logged with its traceback and answered with status 500.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -25,7 +25,6 @@ class RequestContext:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -50,12 +49,12 @@ class RequestContext:
                 await JSONResponse(broken.body.model_dump(), broken.status)(scope, receive, send_with_id)
         finally:
             self._metrics.open -= api
-            route = getattr(scope.get("route"), "path", "none")  # paths as clients write them would be endless labels
+            route = getattr(scope.get("route"), "path", "none")  # raw paths would make unbounded labels
             self._metrics.answer(route, status)
             seconds = round(time.monotonic() - started, 4)
-            path = scope["raw_path"].decode("latin-1")  # escaped: a path must not forge lines of the log
+            path = scope["raw_path"].decode("latin-1")  # escaped, so that a path cannot forge log lines
             details = {"method": scope["method"], "path": path, "status": status, "seconds": seconds}
-            # the page's own files and calls have no route of ours
+            # requests of the demo page itself have no route of the API
             level = logging.DEBUG if route == "none" and status < 400 else logging.INFO
             logger.log(level, "%(method)s %(path)s %(status)s %(seconds)s s", details, extra=details)
             request_id.reset(token)

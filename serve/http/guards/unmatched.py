@@ -1,4 +1,4 @@
-"""Answers for paths and methods that no route of the API takes."""
+"""Answers for paths and methods without a route."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,18 @@ from serve.http.errors import NotFound
 
 
 class Unmatched:
-    """Answers 405 or 404 in OpenAI's shape, or redirects to the path with or without its last slash.
+    """ASGI app that answers 405 or 404 as OpenAI's error object, or redirects to add or drop a trailing slash.
 
-    Without it the page that is mounted at / would answer in its own words.
+    Without it the page mounted at / would answer in its own format.
 
     Args:
-        routes: of the API.
+        routes: routes of the API.
     """
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of any method and path."""
         path, method = scope["path"], scope["method"]
         methods = self._methods(scope)
         if methods:
@@ -37,6 +36,6 @@ class Unmatched:
         raise NotFound(f"no such route: {path}")
 
     def _methods(self, scope: Scope) -> set[str]:
-        """The methods that routes of this path take."""
+        """HTTP methods of the routes that match this path."""
         there = [route for route in self._routes if route.matches(scope)[0] is not Match.NONE]
         return {method for route in there for method in getattr(route, "methods", None) or ()}

@@ -1,1 +1,1 @@
-"""The routes of the API, a file for each thing that can be asked for."""
+"""Routes of the API, one file per resource."""

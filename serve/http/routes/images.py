@@ -1,4 +1,4 @@
-"""OpenAI's Images API: pictures of one prompt, at once or as a stream."""
+"""OpenAI's Images API: pictures of one prompt, as JSON or as a stream."""
 
 import logging
 import time
@@ -32,17 +32,17 @@ logger = logging.getLogger("focusdiff")
 
 
 def images_router(service: Service) -> APIRouter:
-    """`/v1/images/generations`, and refusals of OpenAI's routes that these models cannot serve."""
+    """Route `/v1/images/generations`; OpenAI's edits and variations are refused."""
     router = APIRouter(tags=["images"])
 
     @router.post("/v1/images/generations", response_model=ImageResponse, responses=ERRORS | STREAM)
     async def generations(
         request: ImageRequest, connection: Request, caller: Annotated[Caller, Depends(caller_of(service))]
     ) -> ImageResponse | EventStream:
-        """Draw n pictures of a prompt. With `stream`, server-sent events: previews, then complete pictures."""
+        """Draw n pictures of a prompt. With `stream`, send previews and complete pictures as server-sent events."""
         if request.background == "transparent":
             raise InvalidRequest(
-                "background must be auto or opaque: these models know no transparency", param="background"
+                "background must be auto or opaque: these models cannot draw transparency", param="background"
             )
         backend = service.find(request.model).backend
         seeds = seeds_of(request)
@@ -68,7 +68,7 @@ def images_router(service: Service) -> APIRouter:
     @router.post("/v1/images/edits", responses=ERRORS, status_code=400)
     @router.post("/v1/images/variations", responses=ERRORS, status_code=400)
     async def refused() -> None:
-        """These models draw from prompts only."""
+        """Not supported: these models draw from prompts only."""
         raise InvalidRequest(
             "these models draw pictures from a prompt and cannot change one: use /v1/images/generations",
             code="unsupported",
@@ -78,7 +78,7 @@ def images_router(service: Service) -> APIRouter:
 
 
 class Content(NamedTuple):
-    """A picture in an answer: in base64 or as a link."""
+    """A picture in an answer, as base64 or as a link."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -90,7 +90,7 @@ async def _answer(
     format: PictureFormat,
     content: Callable[[Finished], Awaitable[Content]],
 ) -> ImageResponse:
-    """The whole answer, once all images are complete."""
+    """Build the JSON answer once all images are complete."""
     data = []
     for event in await finished(generation, metrics):
         b64_json, url = await content(event)
@@ -113,7 +113,7 @@ async def _events(
     *,
     queue_events: bool,
 ) -> AsyncIterator[StreamEvent]:
-    """OpenAI's streaming events, each with the index of its image."""
+    """Yield OpenAI's streaming events, each with the index of its image."""
     partials = [0] * generation.job.images
     async for event in counted(generation, metrics):
         now = int(time.time())

@@ -1,4 +1,4 @@
-"""Judgements of pictures."""
+"""Judgements of pictures against prompts."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ _MAX_SIDE = 4096  # pixels
 
 
 def judgements_router(service: Service) -> APIRouter:
-    """`/v1/judgements`."""
+    """Route `/v1/judgements`."""
     router = APIRouter(tags=["pairs"])
     one_at_a_time = asyncio.Semaphore(1)
 
@@ -28,7 +28,7 @@ def judgements_router(service: Service) -> APIRouter:
     async def judgements(
         request: JudgementRequest, caller: Annotated[Caller, Depends(caller_of(service))]
     ) -> JudgementResponse:
-        """How well each picture matches each prompt: probabilities of yes, and their means s_a and s_g."""
+        """Judge how well each picture matches each prompt: probabilities of yes, and their means s_a and s_g."""
         if service.judge is None:
             raise InvalidRequest("this server has no judge: start it with --judge", code="unsupported")
         if len(request.images) != len(request.prompts):
@@ -40,7 +40,7 @@ def judgements_router(service: Service) -> APIRouter:
             raise InvalidRequest(f"images must be at most {MAX_JUDGED} altogether", param="images")
         service.limiter.check(caller, sum(map(len, request.images)))
         service.limiter.spend(caller, sum(map(len, request.images)))
-        async with one_at_a_time:  # engines need the cores as well
+        async with one_at_a_time:  # engines need the CPU cores as well
             return await asyncio.to_thread(judged, service.judge, service.judge_name, request)
 
     return router
@@ -50,7 +50,7 @@ def judged(judge: Judge, name: str, request: JudgementRequest) -> JudgementRespo
     """Judge all pictures of a request.
 
     Raises:
-        InvalidRequest: one is not a picture; the message says which.
+        InvalidRequest: a file is not a picture; the message says which.
     """
     images, own = [], []
     for place, files in enumerate(request.images):
@@ -73,10 +73,10 @@ def judged(judge: Judge, name: str, request: JudgementRequest) -> JudgementRespo
 
 
 def open_image(file: str, place: str) -> Image.Image:
-    """A picture from base64.
+    """Decode a base64 picture to RGB.
 
     Raises:
-        InvalidRequest: it is not a picture, or too large.
+        InvalidRequest: it is not a PNG, JPEG or WebP picture, or it is too large.
     """
     try:
         content = base64.b64decode(file, validate=True)

@@ -1,4 +1,4 @@
-"""The list of models and, with the admin key, loading and unloading them."""
+"""List models and, with the admin key, load and unload them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +17,14 @@ from serve.http.service import ERRORS, Service, caller_of
 
 
 class LoadRequest(BaseModel):
-    """`POST /admin/models`: see `serve.config.ModelSource`; `replace` replaces the model of that name."""
+    """`POST /admin/models`: fields of `serve.config.ModelSource`; `replace` replaces the model of that name."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"source": "run/tiny/tiny", "replace": True}]}
     )
 
     source: str = Field(min_length=1, description="folder, hub id or shipped name")
-    name: str | None = Field(default=None, description="as clients call it (default: the source's own name)")
+    name: str | None = Field(default=None, description="public name (default: the source's own name)")
     weights: Path | None = None
     tokenizer: str | None = None
     revision: str | None = None
@@ -32,32 +32,32 @@ class LoadRequest(BaseModel):
 
 
 def models_router(service: Service) -> APIRouter:
-    """`/v1/models`."""
+    """Routes `/v1/models`."""
     router = APIRouter(tags=["models"])
     allowed = Depends(caller_of(service))
 
     @router.get("/v1/models", responses=ERRORS)
     async def models(_: Annotated[Caller, allowed]) -> ModelList:
-        """Every served model; the first one draws for requests that name none."""
+        """List the served models. Requests that name no model use the first."""
         return ModelList(data=[_entry(service, one) for one in service.registry.served.values()])
 
     @router.get("/v1/models/{name:path}", responses=ERRORS)
     async def model(name: str, _: Annotated[Caller, allowed]) -> ModelEntry:
-        """One model, by its name or an alias."""
+        """Describe one model, by its name or an alias."""
         return _entry(service, service.find(name))
 
     return router
 
 
 def admin_router(service: Service) -> APIRouter:
-    """`/admin/models`, behind a key of its own."""
+    """Routes `/admin/models`, which need the admin key."""
 
-    # `KeyGuard` checks the key; this shows it in the API's documentation
+    # only for OpenAPI: `KeyGuard` checks the key
     router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(HTTPBearer(auto_error=False))])
 
     @router.post("/models", responses=ERRORS)
     async def load(request: LoadRequest) -> ModelEntry:
-        """Load a model and serve it. With `replace` it replaces the model of that name without failing a request."""
+        """Load a model and serve it. With `replace` it replaces the model of that name; no request fails."""
         fields = request.model_dump(exclude={"replace", "name"})
         try:
             source = ModelSource(**fields, name=request.name or ModelSource.parse(request.source).name)

@@ -1,4 +1,4 @@
-"""For operators: health and metrics; and the pictures that answers link to."""
+"""Health, metrics, and the pictures that answers link to."""
 
 from fastapi import APIRouter, Response
 
@@ -8,13 +8,13 @@ from serve.http.store import MEDIA_TYPES
 
 
 def operation_router(service: Service) -> APIRouter:
-    """`/health`, `/metrics` and `/v1/files`."""
+    """Routes `/health`, `/metrics` and `/v1/files`."""
     router = APIRouter(tags=["operation"])
     registry = service.registry
 
     @router.get("/health/live")
     async def live() -> Health:
-        """Answers while the process runs."""
+        """200 while the process runs, whatever its state."""
         return Health(status=registry.state, models=list(registry.served))
 
     @router.get("/health", responses={503: {"model": Health}})
@@ -26,7 +26,7 @@ def operation_router(service: Service) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        """For Prometheus."""
+        """Metrics in Prometheus's text format."""
         return Response(service.metrics.text(), media_type=service.metrics.content_type)
 
     @router.get(
@@ -35,7 +35,7 @@ def operation_router(service: Service) -> APIRouter:
         responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, 404: ERRORS[404]},
     )
     async def file(name: str) -> Response:
-        """A picture of an answer with response_format url. It needs no key: its name cannot be guessed."""
+        """Download a picture of an answer with response_format url. No key is needed: the name cannot be guessed."""
         content = await service.store.get(name)
         media = MEDIA_TYPES[name.rpartition(".")[2]]
         return Response(content, media_type=media, headers={"Cache-Control": "private, max-age=3600"})

@@ -1,4 +1,4 @@
-"""Two prompts that differ in a word, side by side: the same seeds, one model or two."""
+"""Pictures of two similar prompts with the same seeds, from one model or two."""
 
 import asyncio
 import time
@@ -39,14 +39,14 @@ T = TypeVar("T")
 
 
 class Side(NamedTuple):
-    """One model's pictures of one of the two prompts."""
+    """Key of a job: model name, and index of the prompt (0 or 1)."""
 
     model: str
     prompt: int
 
 
 def pairs_router(service: Service) -> APIRouter:
-    """`/v1/images/pairs`."""
+    """Route `/v1/images/pairs`."""
     router = APIRouter(tags=["pairs"])
 
     @router.post("/v1/images/pairs", response_model=PairResponse, responses=ERRORS | STREAM)
@@ -67,7 +67,7 @@ def pairs_router(service: Service) -> APIRouter:
 
 
 class Comparison:
-    """One accepted request: a job for each model and prompt, all accepted or none."""
+    """An accepted pair request: one job per model and prompt, all accepted or none."""
 
     def __init__(self, service: Service, request: PairRequest, caller: Caller) -> None:
         names: list[str | None] = [*request.models] or [None]
@@ -100,13 +100,13 @@ class Comparison:
 
     @cached_property
     def spans(self) -> tuple[list[SpanEntry], list[SpanEntry]]:
-        """The words of each prompt that the other prompt does not have."""
+        """Words of each prompt that the other does not have."""
         first, second = self._request.prompts
         a, b = word_difference(first, second)
         return _entries(first, a), _entries(second, b)
 
     async def answer(self) -> PairResponse:
-        """The whole answer, once all pictures are complete."""
+        """Build the JSON answer once all pictures are complete."""
         images: dict[Side, dict[int, PairImage]] = {side: {} for side in self.generations}
         differences: dict[str, dict[int, Difference]] = {model: {} for model in self.models}
         async for event in self.events():
@@ -135,7 +135,7 @@ class Comparison:
         )
 
     async def events(self) -> AsyncIterator[StreamEvent]:
-        """The streamed events, each with its model, prompt and image."""
+        """Yield the streamed events, each with its model, prompt and image."""
         now = int(time.time())
         yield PairCreatedEvent(
             created=now, prompts=self._request.prompts, spans=self.spans, seeds=list(self.seeds), models=self.models

@@ -1,0 +1,108 @@
+"""Estimated waits: a step in which the machine stands still changes nothing, and the error is bounded."""
+
+import random
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.janus import Janus
+from serve.engine.engine import Engine
+from serve.engine.events import Started
+from serve.engine.job import JobState
+from serve.engine.step_times import RecentSeconds, StepTimes
+from tests.drawing import GREEDY, Clock, job
+
+usual = st.floats(0.01, 0.02)
+
+
+@given(usual=st.lists(usual, min_size=1, max_size=60), stalls=st.lists(st.floats(1, 1e6), max_size=4), data=st.data())
+def test_a_sixteenth_of_outliers_leaves_the_mean_among_the_others(
+    usual: list[float], stalls: list[float], data: st.DataObject
+) -> None:
+    """However large they are, and wherever they stand among the latest 64."""
+    count = len(usual) + len(stalls)
+    stalls = stalls[: count - int(count * 15 / 16)]
+    measured = RecentSeconds()
+    for seconds in data.draw(st.permutations([*usual, *stalls])):
+        measured.add(seconds)
+    assert min(usual) * (1 - 1e-9) <= measured.mean <= max(usual) * (1 + 1e-9)
+
+
+@given(before=st.lists(usual, max_size=200), now=usual)
+def test_the_mean_follows_a_machine_that_has_become_slower(before: list[float], now: float) -> None:
+    """After as many measurements as are kept, what was before is forgotten."""
+    measured = RecentSeconds()
+    for seconds in [*before, *[now] * 64]:
+        measured.add(seconds)
+    assert measured.mean == pytest.approx(now)
+
+
+def test_parts_of_a_step_are_measured_apart() -> None:
+    """Steps of 1 s of decoding; starting takes 5 s an image, ending 9 s."""
+    clock = Clock()
+    times = StepTimes(clock)
+    for started, ended in [(0, 0), (2, 0), (0, 3), (1, 1), (0, 0)]:
+        with times.step():
+            clock.now += 1
+            if started:
+                with times.starting(started):
+                    clock.now += 5 * started
+            if ended:
+                with times.ending(ended):
+                    clock.now += 9 * ended
+        assert times.latest == 1 + 5 * started + 9 * ended
+    assert times.decoding == 1
+    assert times.estimate(10, images=3) == 10 + 3 * (5 + 9)
+
+
+@pytest.fixture(scope="module")
+def prompt(golden: Mapping[str, Tensor]) -> list[int]:
+    ids: list[int] = golden["prompt0.input_ids"].tolist()
+    return ids
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_waits_are_right_to_a_tenth_although_steps_stall(
+    deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Jobs of ten images and of one; steps of 0.8 to 1.2 s, pixels 3 s an image; one step in forty takes 60 s more.
+
+    The stalls to come cannot be known, so they are taken out of what was waited.
+    """
+    rng = random.Random(seed)
+    clock = Clock()
+    engine = Engine(deepseek, slots=2, clock=clock)
+    step, images, stalled = engine.decoder.step, engine.image_tokenizer.images, 0.0
+
+    def timed_step(*arguments: object) -> Tensor:
+        nonlocal stalled
+        stall = 60.0 if rng.random() < 1 / 40 else 0.0
+        stalled += stall
+        clock.now += rng.uniform(0.8, 1.2) + stall
+        return step(*arguments)  # type: ignore[arg-type]
+
+    def timed_images(codes: Tensor) -> Tensor:
+        clock.now += 3 * len(codes)
+        return images(codes)
+
+    monkeypatch.setattr(engine.decoder, "step", timed_step)
+    monkeypatch.setattr(engine.image_tokenizer, "images", timed_images)
+    told: dict[JobState, tuple[float, float]] = {}  # estimate, and the clock without stalls
+    ratios = []
+    for number in range(1500):
+        if number % 97 == 0:
+            estimate = engine.wait_seconds
+            state = engine.submit(job(prompt, GREEDY, *range(rng.choice((1, 10)))))
+            if number > 300:  # all that is measured has been measured
+                told[state] = estimate, clock.now - stalled
+        for state, event in engine.step():
+            if isinstance(event, Started) and event.index == 0 and state in told:
+                estimate, since = told[state]
+                waited = clock.now - stalled - since
+                if waited > 3 * deepseek.image_tokens:
+                    ratios.append(estimate / waited)
+    assert len(ratios) > 3
+    assert all(0.9 < ratio < 1.1 for ratio in ratios), ratios
