@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from model.cli import add_model_arguments, one_line_errors
+from model.cli import add_model_arguments, run_command
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     startup.set_defaults(run=measure_startup)
 
     arguments = parser.parse_args()
-    one_line_errors(lambda: arguments.run(arguments))
+    run_command(lambda: arguments.run(arguments))
 
 
 def pairshapes(arguments: argparse.Namespace) -> None:

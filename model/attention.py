@@ -11,7 +11,7 @@ from torch import Tensor
 from model.device import upload
 
 
-class Run(NamedTuple):
+class RowRun(NamedTuple):
     """Adjacent cache rows with the same number of tokens, which one attention call handles.
 
     Places start … stop − 1 of the batch are the cache rows first, first + 1, …. `length` is the number of tokens of
@@ -34,19 +34,19 @@ class Rows:
 
     index: Tensor
     positions: Tensor
-    runs: tuple[Run, ...]
+    runs: tuple[RowRun, ...]
     steps: int = 0
 
     @classmethod
     def of(cls, index: Sequence[int], positions: Sequence[int], device: torch.device) -> "Rows":
         """Build from numbers on the host."""
-        runs: list[Run] = []
+        runs: list[RowRun] = []
         for place, (row, position) in enumerate(zip(index, positions, strict=True)):
             last = runs[-1] if runs else None
             if last and last.length == position + 1 and last.first + place - last.start == row:
                 runs[-1] = last._replace(stop=place + 1)
             else:
-                runs.append(Run(place, place + 1, row, position + 1))
+                runs.append(RowRun(place, place + 1, row, position + 1))
         return cls(upload(index, device), upload(positions, device), tuple(runs))
 
     def advance(self) -> None:

@@ -1,6 +1,7 @@
 """Shared parts of the command lines: model and sampling arguments, and one-line errors with exit code 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -36,8 +37,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def one_line_errors(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], None]) -> None:
     """Run a command; report bad input in one line on stderr and exit with code 2 (Ctrl-C: 130)."""
+    # prompts are tokenised one at a time, so a thread pool for each would only cost time; engines inherit this
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         main()
     except KeyboardInterrupt:

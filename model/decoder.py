@@ -17,12 +17,12 @@ from model.attention import Rows, attend
 from model.cpu.library import native_library
 from model.cpu.step import NativeStep
 from model.cuda.graphs import StepGraphs, batch_sizes
-from model.decoder_weights import LayerWeights, check_complete, code_embeddings, fuse_weights, linear
+from model.decoder_weights import LayerWeights, check_has_matrices, code_embeddings, fuse_weights, linear
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 
-_SHORT = 128  # tokens; above this, PyTorch's prefill is faster than the C function
+_MAX_NATIVE_PREFILL_TOKENS = 128  # tokens; above this, PyTorch's prefill is faster than the C function
 
 
 class Decoder:
@@ -42,7 +42,7 @@ class Decoder:
 
     def __init__(self, janus: Janus, *, native: bool = True, int8: bool = False) -> None:
         config = janus.network.config.text_config
-        _check(config)
+        _check_supported(config)
         self.device, self.dtype = janus.device, janus.dtype
         self.image_tokens = janus.image_tokens
         self._config = config
@@ -89,7 +89,7 @@ class Decoder:
         Raises:
             CheckpointError: the network's matrices were freed (`model.decoder_weights.drop_matrices`).
         """
-        check_complete(network)
+        check_has_matrices(network)
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)
@@ -121,16 +121,16 @@ class Decoder:
         if not all(prompts):
             raise ValueError("a prompt has no tokens")
         if self._native is None:
-            return self._read(prompts)
+            return self._prefill_padded(prompts)
         # a prefix must not depend on the prompts beside it, so PyTorch gets one prompt at a time
         read: list[Prefix] = []
         while len(read) < len(prompts):
             left = prompts[len(read) :]
-            few = next((n for n in range(len(left), 0, -1) if sum(map(len, left[:n])) <= _SHORT), 0)
-            read += self._native.read(left[:few]) if few else self._read(left[:1])
+            few = next((n for n in range(len(left), 0, -1) if sum(map(len, left[:n])) <= _MAX_NATIVE_PREFILL_TOKENS), 0)
+            read += self._native.prefill(left[:few]) if few else self._prefill_padded(left[:1])
         return read
 
-    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+    def _prefill_padded(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Prefill in PyTorch, padded at the end, where causal attention hides the padding from real tokens."""
         longest = max(map(len, prompts))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
@@ -142,7 +142,7 @@ class Decoder:
             keys.append(k)
             values.append(v)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self._grouped)
-            x = self._finish(x, attended.transpose(1, 2).flatten(2), layer)
+            x = self._output_and_mlp(x, attended.transpose(1, 2).flatten(2), layer)
         lengths = torch.tensor([len(row) for row in prompts], device=self.device)
         logits = self._head(x[torch.arange(len(prompts), device=self.device), lengths - 1])
         all_keys, all_values = torch.stack(keys), torch.stack(values)
@@ -192,7 +192,7 @@ class Decoder:
             keys, values = cache.keys[number], cache.values[number]
             keys[rows.index, :, rows.positions] = k
             values[rows.index, :, rows.positions] = v
-            x = self._finish(x, self._attend(q, keys, values, rows), layer)
+            x = self._output_and_mlp(x, self._attend(q, keys, values, rows), layer)
         return self._head(x)
 
     def _native_step(self) -> NativeStep | None:
@@ -220,7 +220,7 @@ class Decoder:
         queries, keys = torch.split(rotate(turned, rotations), [self._heads, self._kv_heads], dim=-2)
         return queries, keys, values
 
-    def _finish(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
+    def _output_and_mlp(self, x: Tensor, attended: Tensor, layer: LayerWeights) -> Tensor:
         """Rest of a block after attention [..., heads · head_dim]: output projection and MLP, with residuals."""
         x = x + linear(attended, layer.out)
         gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
@@ -268,7 +268,7 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
     return turned.to(heads.dtype)
 
 
-def _check(config: LlamaConfig) -> None:
+def _check_supported(config: LlamaConfig) -> None:
     """Raise CheckpointError for a configuration that this decoder would compute wrongly."""
     for name, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if getattr(config, name) != wanted:

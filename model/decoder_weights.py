@@ -126,7 +126,7 @@ def drop_matrices(network: JanusForConditionalGeneration) -> None:
         module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
 
 
-def check_complete(network: JanusForConditionalGeneration) -> None:
+def check_has_matrices(network: JanusForConditionalGeneration) -> None:
     """Check that a network still has its float matrices.
 
     Raises:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.vector_math import settle_vector_math
+from model.vector_math import warm_up_vector_math
 
 Device = Literal["auto", "cpu", "cuda", "mps"] | str
 DType = Literal["auto", "source", "float32", "bfloat16", "float16"]
@@ -19,7 +19,7 @@ def choose_device(device: Device) -> torch.device:
     Raises:
         CheckpointError: this machine has no such device.
     """
-    settle_vector_math()
+    warm_up_vector_math()
     here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if device == "auto":
         return torch.device(next(kind for kind, count in here.items() if count))

@@ -19,7 +19,7 @@ _PIXELS_AT_ONCE_ON_CPU = 2**14
 _PIXELS_AT_ONCE_IN_C = 2**15
 
 
-def lay_out(vq: nn.Module, device: torch.device) -> None:
+def use_fast_memory_format(vq: nn.Module, device: torch.device) -> None:
     """Use the memory format of weights that is fastest on the device: channels last on a CPU."""
     if device.type == "cpu":
         vq.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -40,8 +40,8 @@ class ImageTokenizer:
         self._janus = janus
         self._vq = janus.network.model.vqmodel
         library = _library(janus.device, janus.dtype) if native else None
-        self._at_once = _at_once(janus.image_size, janus.device, in_c=library is not None)
-        self._native = NativePixelDecoder(library, self._vq, pictures=self._at_once) if library else None
+        self._chunk_size = _chunk_size(janus.image_size, janus.device, in_c=library is not None)
+        self._native = NativePixelDecoder(library, self._vq, pictures=self._chunk_size) if library else None
 
     def load_weights(self) -> None:
         """Update the tables computed from the network's weights, after these have changed."""
@@ -57,7 +57,7 @@ class ImageTokenizer:
     def decode(self, codes: Tensor) -> Tensor:
         """Decode codes [N, tokens] to pixels: float32 [N, 3, H, W], about [−1, 1], not clipped."""
         decode = self._native or self._vq.decode
-        parts = torch.split(codes.to(self._janus.device), self._at_once)
+        parts = torch.split(codes.to(self._janus.device), self._chunk_size)
         return torch.cat([decode(part).float() for part in parts])
 
     def images(self, codes: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype
     if _library(device, dtype) is None:
         return 0
     size = vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1)
-    return planned_bytes(vq, pictures=_at_once(size, device, in_c=True))
+    return planned_bytes(vq, pictures=_chunk_size(size, device, in_c=True))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
@@ -115,6 +115,6 @@ def _library(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
     return native_library() if device.type == "cpu" and dtype == torch.float32 else None
 
 
-def _at_once(image_size: int, device: torch.device, *, in_c: bool) -> int:
+def _chunk_size(image_size: int, device: torch.device, *, in_c: bool) -> int:
     on_cpu = _PIXELS_AT_ONCE_IN_C if in_c else _PIXELS_AT_ONCE_ON_CPU
     return max(1, (on_cpu if device.type == "cpu" else _PIXELS_AT_ONCE) // image_size**2)

@@ -1,6 +1,5 @@
 """Prompts as token ids: Janus's template, and the unconditional row."""
 
-import os
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -19,9 +18,6 @@ ASSISTANT = "<|Assistant|>"
 SPECIAL_TOKENS = (BOS, EOS, PAD, BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, USER, ASSISTANT)
 
 MAX_PROMPT_TOKENS = 256
-
-# Prompts are encoded one at a time, so a thread pool for each would only cost time.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _FUNCTIONS = (
 )
 
 
-def settle_vector_math() -> None:
+def warm_up_vector_math() -> None:
     """Call these functions once from a single thread, before several threads call them together.
 
     On a CPU PyTorch computes them with MKL's vector library, which chooses its kernels at the first call. If several

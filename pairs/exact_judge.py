@@ -66,11 +66,11 @@ def _look(objects: tuple[ObjectReading, ...], wanted: list[Group], relation: Rel
         "drawn": min(o.drawn for o, _ in pairs),
     }
     if relation is not None:
-        look["position"] = _placed(objects[0], objects[1], relation)
+        look["position"] = _position_score(objects[0], objects[1], relation)
     return look
 
 
-def _placed(first: ObjectReading, second: ObjectReading, relation: Relation) -> float:
+def _position_score(first: ObjectReading, second: ObjectReading, relation: Relation) -> float:
     """How clearly the first object lies on the named side of the second, 0 to 1."""
     right, down = second.x - first.x, second.y - first.y
     along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]

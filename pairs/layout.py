@@ -32,7 +32,7 @@ _SKY_ROWS = 3  # decorations start in one of the first rows of cells if there is
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedObject:
     """One object: its look, centre and circumscribed radius, in unit coordinates."""
 
     group: Group
@@ -63,7 +63,7 @@ class Layout:
     """Scene with all places fixed; `decor` seeds clouds, stars, pencil strokes and grass."""
 
     tone: Tone
-    objects: tuple[Placed, ...]
+    objects: tuple[PlacedObject, ...]
     board: Board | None
     decor: int
 
@@ -121,7 +121,7 @@ def arrange(scene: Scene, seed: int) -> Layout:
         centres = _place_objects(scene, rng)
         radius = _RADIUS[scene.object_count]
     looks = [group for group in scene.groups for _ in range(group.count)]
-    objects = tuple(Placed(group, x, y, radius) for group, (x, y) in zip(looks, centres, strict=True))
+    objects = tuple(PlacedObject(group, x, y, radius) for group, (x, y) in zip(looks, centres, strict=True))
     return Layout(scene.tone, objects, board, decor)
 
 

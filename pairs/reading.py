@@ -139,10 +139,12 @@ def _read_object(
         "striped": ramp(level, 0.88, 0.76) * ramp(level, 0.14, 0.26) * ramp(spread, 0.14, 0.24),
         "outlined": ramp(level, 0.26, 0.14),
     }
-    return ObjectReading(fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_smear(alpha, distance), 0.85, 0.66))
+    return ObjectReading(
+        fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_edge_error(alpha, distance), 0.85, 0.66)
+    )
 
 
-def _smear(alpha: Array, distance: Array) -> float:
+def _edge_error(alpha: Array, distance: Array) -> float:
     """Error of an edge in pixels of width: paint missing inside it plus paint spilled outside.
 
     Measured from just inside the edge outwards, because the rim is painted for every fill.

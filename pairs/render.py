@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pairs.glyphs import segments
-from pairs.layout import CELL, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, Placed, arrange
+from pairs.layout import CELL, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, PlacedObject, arrange
 from pairs.scene import Colour, Scene, Shape, Tone
 
 Array = NDArray[np.floating[Any]]
@@ -183,7 +183,7 @@ def _grass_distance(x: Array, height: Array) -> Array:
     return distance
 
 
-def _draw_object(canvas: Array, placed: Placed, tone: Tone, size: int) -> None:
+def _draw_object(canvas: Array, placed: PlacedObject, tone: Tone, size: int) -> None:
     x, y = grid(size)
     dx, dy = x - np.float32(placed.x), y - np.float32(placed.y)
     distance = shape_distance(placed.group.shape, dx, dy, placed.radius)

@@ -30,7 +30,7 @@ WORDS = (
 )  # fmt: skip
 TEXTS = WORDS + tuple("0123456789")
 MAX_OBJECTS = 5
-ONE_IN_TEST = 8
+TEST_ONE_IN = 8
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Scene:
     @property
     def split(self) -> Split:
         """`test`, never trained on, for one scene in eight, by a hash of the canonical form."""
-        return "test" if zlib.crc32(repr(self.canonical).encode()) % ONE_IN_TEST == 0 else "train"
+        return "test" if zlib.crc32(repr(self.canonical).encode()) % TEST_ONE_IN == 0 else "train"
 
 
 @dataclass(frozen=True)

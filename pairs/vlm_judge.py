@@ -17,7 +17,7 @@ logger = logging.getLogger("focusdiff")
 QUESTION = 'Does this image match the description "{prompt}", please directly respond with yes or no'
 _YES, _NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
 _ALTERNATIVES = 20  # the most log-probabilities per token that servers return
-_AT_ONCE = 8
+_MAX_CONCURRENT = 8
 
 
 class VlmJudge:
@@ -38,7 +38,7 @@ class VlmJudge:
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
         """One judgement per picture and prompt; None where the endpoint gave no usable answer."""
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_MAX_CONCURRENT) as pool:
             return list(pool.map(self._judge, images, prompts))
 
     def _judge(self, image: Image.Image, prompt: str) -> Judgement | None:

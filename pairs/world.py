@@ -85,7 +85,7 @@ class World:
             raise ValueError(f"no combination of category {category!r} is held out")
         wanted = choices[rng.integers(len(choices))]
         while True:
-            scene = _impose(wanted, sample_scene(rng, category))
+            scene = _apply_combination(wanted, sample_scene(rng, category))
             if scene is not None and wanted.matches(scene):
                 return scene
 
@@ -129,7 +129,7 @@ def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
     return Scene((replace(first, count=count),), tone=tone)
 
 
-def sample_look(rng: np.random.Generator) -> Group:
+def sample_object(rng: np.random.Generator) -> Group:
     """Draw a single object of random colour, shape and fill."""
     return replace(_single(rng), fill=_pick(rng, FILLS))
 
@@ -183,7 +183,7 @@ def _two_singles(rng: np.random.Generator) -> tuple[Group, Group]:
     return Group(1, colours[a], _pick(rng, shapes)), Group(1, colours[b], _pick(rng, shapes))
 
 
-def _impose(wanted: Combination, scene: Scene) -> Scene | None:
+def _apply_combination(wanted: Combination, scene: Scene) -> Scene | None:
     """Set a combination's values in a sampled scene; None if they do not fit."""
     if wanted.tone is not None:
         scene = replace(scene, tone=wanted.tone)

@@ -3,13 +3,13 @@
 import signal
 import sys
 
-from model.cli import one_line_errors
+from model.cli import run_command
 from serve.config import Settings, read_settings
 
 
 def main() -> None:
     """Entry point of the console script."""
-    one_line_errors(lambda: serve(read_settings(sys.argv[1:])))
+    run_command(lambda: serve(read_settings(sys.argv[1:])))
 
 
 def serve(settings: Settings) -> None:

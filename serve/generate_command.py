@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.cli import add_model_arguments, add_sampling_arguments, one_line_errors
+from model.cli import add_model_arguments, add_sampling_arguments, run_command
 from serve.prompts_file import Entry, read_prompts
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def main() -> None:
     add_model_arguments(parser)
     add_sampling_arguments(parser)
     arguments = parser.parse_args()
-    one_line_errors(lambda: run(arguments))
+    run_command(lambda: run(arguments))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     janus = load_from(arguments)
     wanted = plan(entries, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    missing = [one for one in wanted if not _is_there(one)]
+    missing = [one for one in wanted if not _exists(one)]
     draw_missing(janus, missing, slots=arguments.batch, int8=arguments.int8)
     if arguments.json:
         for one in wanted:
@@ -164,7 +164,7 @@ def job_of(one: Wanted, janus: "Janus") -> "Job":
     )
 
 
-def _is_there(one: Wanted) -> bool:
+def _exists(one: Wanted) -> bool:
     """Whether the file exists; raises ValueError if it was made with other settings."""
     from pairs.picture_file import read_metadata
 

@@ -1,6 +1,7 @@
 """What tests share: golden values of the original implementation and checkpoints made from formulas."""
 
 import json
+import os
 import shutil
 import socket
 import threading
@@ -25,7 +26,7 @@ from model.checkpoints.save import save
 from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import special_ids
-from model.vector_math import settle_vector_math
+from model.vector_math import warm_up_vector_math
 from pairs.world import World
 from serve.backends.loader import ProcessLoader
 from serve.backends.registry import Registry
@@ -39,7 +40,8 @@ from train.recipe import Recipe, load_recipe
 from train.tiny.network import build_network
 from train.tiny.text_tokenizer import train_text_tokenizer
 
-settle_vector_math()  # tests compute with networks that came from no checkpoint, too
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as every command does
+warm_up_vector_math()  # tests compute with networks that came from no checkpoint, too
 GOLDEN = Path(__file__).parent / "golden"
 _SCALES = {
     "gen_embed.weight": 2.0,

@@ -30,7 +30,7 @@ def test_percentiles_and_rates_are_of_what_came() -> None:
         [Answer(200, None, float(i)) for i in range(1, 102)] + [Answer(429, None, 0.1)] * 9 + [Answer(0, None, 5.0)]
     )
     one = Round(1.0, 2.0, seconds=50.5, answers=answers)
-    assert (one.share(200), one.share(429), one.share(0)) == (101, 9, 1)
+    assert (one.count(200), one.count(429), one.count(0)) == (101, 9, 1)
     assert one.drawn_per_second == 2.0
     assert one.percentiles([answer.latency for answer in answers if answer.status == 200]) == [51.0, 96.0, 100.0]
 

@@ -31,7 +31,7 @@ class Clockwork:
 
 def test_a_stopwatch_counts_the_inner_part_once() -> None:
     work, stopwatch = Clockwork(), Stopwatch()
-    with stopwatch.over(outer=(work, "outer"), inner=(work, "inner")):
+    with stopwatch.timing(outer=(work, "outer"), inner=(work, "inner")):
         work.outer()
     work.outer()  # no longer watched
     assert stopwatch.seconds["inner"] == pytest.approx(0.1, abs=0.04)
@@ -81,7 +81,7 @@ def test_the_report_names_its_conditions(small_folder: object) -> None:
     own = {"engine", "no compiler"} if native_library() is None else {"engine", "int8", "no compiler"}
     assert set(result["together"]["1"]) == own | {"transformers", "growing cache"}
     assert set(result["together"]["2"]) == own
-    assert result["previews"]["1"]["came"] == result["previews"]["1"]["asked"] == 3
+    assert result["previews"]["1"]["made"] == result["previews"]["1"]["requested"] == 3
     assert {"commit", "command", "device", "dtype", "threads"} <= set(result)
 
 

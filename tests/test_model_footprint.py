@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 
-from model.checkpoints.footprint import available_bytes, cgroup_room
+from model.checkpoints.footprint import available_bytes, cgroup_free_bytes
 
 GROUPS = {
     # in a container with a name space of its own
@@ -49,11 +49,11 @@ def test_what_control_groups_leave(tmp_path: Path, files: dict[str, str], room: 
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content.rstrip() + "\n")
-    assert cgroup_room(tmp_path) == room
+    assert cgroup_free_bytes(tmp_path) == room
 
 
 def test_no_more_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
     free = available_bytes(torch.device("cpu"))
     assert 0 < free <= psutil.virtual_memory().total
-    monkeypatch.setattr("model.checkpoints.footprint.cgroup_room", lambda: 12345)
+    monkeypatch.setattr("model.checkpoints.footprint.cgroup_free_bytes", lambda: 12345)
     assert available_bytes(torch.device("cpu")) == 12345

@@ -33,7 +33,7 @@ print(odd)
     not hasattr(os, "fork"), reason="needs fork: a process of its own for each trial would take an hour"
 )
 def test_first_calls_give_the_digits_of_later_ones() -> None:
-    """Without `settle_vector_math` about one process in three hundred differs, where MKL has the fault."""
+    """Without `warm_up_vector_math` about one process in three hundred differs, where MKL has the fault."""
     environment = os.environ | {"OMP_NUM_THREADS": "16", "OMP_WAIT_POLICY": "passive"}
     result = subprocess.run(
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=False, timeout=300, env=environment

@@ -10,7 +10,7 @@ from pairs.caption import CaptionError, Wording, describe, parse
 from pairs.layout import arrange, scatter
 from pairs.render import render
 from pairs.scene import CATEGORIES, COLOURS, FILLS, SHAPES, TONES, Category, Combination, Group, Scene, Sign
-from pairs.world import World, change, sample_look, sample_scene
+from pairs.world import World, change, sample_object, sample_scene
 from train.data.scenes import SceneSource
 from train.recipe import load_recipe
 
@@ -150,7 +150,7 @@ def test_no_scene_of_what_is_held_out_is_drawn_in_training() -> None:
 
 def test_crowded_pictures_show_every_look_and_their_objects_stand_apart() -> None:
     looks = {
-        (look.fill, look.colour, look.shape) for look in (sample_look(np.random.default_rng(i)) for i in range(900))
+        (look.fill, look.colour, look.shape) for look in (sample_object(np.random.default_rng(i)) for i in range(900))
     }
     assert looks == set(product(FILLS, COLOURS, SHAPES))
     for seed in range(200):

@@ -21,7 +21,7 @@ from model.generate import generate
 from pairs.world import World
 from train.data.scenes import SceneSource
 from train.muon import Muon, orthogonalise
-from train.recipe import Recipe, RecipeError, SFTRecipe, claim, load_recipe
+from train.recipe import Recipe, RecipeError, SFTRecipe, claim_folder, load_recipe
 from train.schedule import warmup_cosine
 from train.sft import Average, Batch, Batches, code_loss, train_sft
 from train.tiny.codebook import SphericalCodebook, nearest_codes
@@ -48,7 +48,7 @@ def test_spherical_codebook_finds_the_clusters() -> None:
     centres = nn.functional.normalize(torch.randn(8, 4, generator=generator), dim=-1)
     latents = nn.functional.normalize(centres.repeat(50, 1) + 0.02 * torch.randn(400, 4, generator=generator), dim=-1)
     book = SphericalCodebook(16, 4, decay=0.9, restart_below=0.01, separation=0.01)
-    book.start(latents, generator)
+    book.initialise(latents, generator)
     nearest = book.codes[nearest_codes(latents, book.codes)]
     assert (nearest * latents).sum(-1).min() > 0.99
     torch.testing.assert_close(book.codes.norm(dim=-1), torch.ones(16))
@@ -61,7 +61,7 @@ def test_codes_follow_the_running_mean_of_what_chose_them() -> None:
     latents = nn.functional.normalize(torch.tensor([[3.0, 1.0], [3.0, 2.0]]), dim=-1)
     chosen = nearest_codes(latents, book.codes)
     assert chosen.tolist() == [0, 0]
-    book.follow(latents, chosen)
+    book.update(latents, chosen)
     moved = 0.75 * torch.tensor([1.0, 0.0]) + 0.25 * latents.sum(0)
     torch.testing.assert_close(book.codes[0], moved / moved.norm())
     torch.testing.assert_close(book.codes[1], torch.tensor([0.0, 1.0]))
@@ -97,7 +97,7 @@ def test_thinning_keeps_the_busiest_code_of_each_crowd() -> None:
     order = book.usage.argsort(descending=True)
     for kept in (busiest, order):
         few = SphericalCodebook(len(kept), 5, decay=0.5, restart_below=0.1, separation=0.01)
-        few.take_busiest(book)
+        few.select_from(book)
         torch.testing.assert_close(few.codes, book.codes[kept])
         torch.testing.assert_close(few.usage, book.usage[kept])
 
@@ -107,7 +107,7 @@ def test_codes_that_nothing_chooses_stay_on_the_sphere() -> None:
     book.codes.copy_(torch.eye(2))
     book.sums.copy_(torch.eye(2))
     for _ in range(60):
-        book.follow(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        book.update(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
     torch.testing.assert_close(book.codes, torch.eye(2))
 
 
@@ -127,8 +127,8 @@ def test_latents_that_look_beyond_their_cell_are_told_by_a_transplant() -> None:
 
     for _ in range(20):
         mixed = transplant(pixels, 8, generator)
-        assert 0 < mixed.own.sum() < 64
-        assert mixed.judged.sum() == 48
+        assert 0 < mixed.kept.sum() < 64
+        assert mixed.scored.sum() == 48
         assert float(mixed.error(cell_means(mixed.pixels), cell_means(pixels))) == 0
         assert float(mixed.error(blurred(mixed.pixels), blurred(pixels))) < 1e-12
         assert float(mixed.error(worldly(mixed.pixels), worldly(pixels))) > 0
@@ -236,11 +236,11 @@ def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: s
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("thin_at_step = 4", "thin_at_step = 6", "vq_training: .*continuous_steps < thin_at_step < steps"),
+        ("select_at_step = 4", "select_at_step = 6", "vq_training: .*continuous_steps < select_at_step < steps"),
         (
-            "scaffold_embeddings = 80",
-            "scaffold_embeddings = 60",
-            "scaffold_embeddings must be at least vq.num_embeddings",
+            "scaffold_size = 80",
+            "scaffold_size = 60",
+            "scaffold_size must be at least vq.num_embeddings",
         ),
         ("base_at = 0.5", "base_at = 0.01", "sft: .*base_at"),
         ("guidance_scale = 2.0", "guidance_scale = 0.5", "sampling: .*guidance_scale must be from 1 to 20"),
@@ -255,8 +255,8 @@ def test_what_would_fail_after_an_hour_is_refused_at_the_start(tmp_path: Path, o
 
 
 def test_a_run_is_not_gone_on_with_by_another_recipe(tmp_path: Path, small_recipe: Recipe) -> None:
-    claim(tmp_path / "run", small_recipe)
-    claim(tmp_path / "run", small_recipe)
+    claim_folder(tmp_path / "run", small_recipe)
+    claim_folder(tmp_path / "run", small_recipe)
     other = tmp_path / "other.toml"
     other.write_text(SMALL_RECIPE.replace("warmup = 2", "warmup = 3"))
     result = subprocess.run(command(other, tmp_path / "run"), capture_output=True, text=True, check=False)
@@ -306,7 +306,7 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
     source = SceneSource(World(), 0, 64)
     images = np.stack([source.image(i) for i in range(32)])
-    changes = {"steps": 9, "continuous_steps": 3, "thin_at_step": 5}
+    changes = {"steps": 9, "continuous_steps": 3, "select_at_step": 5}
     chosen = small_recipe.vq_training.model_copy(update=changes)
     count = 0
 

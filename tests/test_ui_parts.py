@@ -58,13 +58,13 @@ def test_a_board_fills_and_says_how_far_it_is() -> None:
     one = board()
     assert one.progress == 0
     assert "".join(one.html()).count("not begun") == 4
-    one.take({**picture(0, 0, rows=2), "type": "image_pair.partial_image", "b64_json": "half"})
+    one.update({**picture(0, 0, rows=2), "type": "image_pair.partial_image", "b64_json": "half"})
     assert one.progress == 2 / 32
     assert 'data-state="row 2 of 8"' in "".join(one.html())
     for prompt in (0, 1):
         for image in (0, 1):
             difference = {"share": 0.25, "overlay_b64_json": f"O{image}"} if prompt else None
-            one.take(picture(prompt, image, difference=difference))
+            one.update(picture(prompt, image, difference=difference))
     assert one.progress == 1
     assert one.finished("m<1>") == [["P00", "P01"], ["P10", "P11"]]
     html = "".join(one.html())
@@ -106,7 +106,7 @@ def test_an_update_carries_only_the_pictures_that_changed() -> None:
     sent = ""
     for prompt in (0, 1):
         for image in (0, 1):
-            one.take(picture(prompt, image) | {"b64_json": "P" * 90_000})
+            one.update(picture(prompt, image) | {"b64_json": "P" * 90_000})
             after = one.html()
             sent += json.dumps(diff(before, after))  # type: ignore[no-untyped-call]
             before = after

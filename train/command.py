@@ -4,7 +4,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from model.cli import one_line_errors
+from model.cli import run_command
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("run/tiny"), help="folder of the run (default: run/tiny)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     arguments = parser.parse_args()
-    one_line_errors(lambda: train(arguments))
+    run_command(lambda: train(arguments))
 
 
 def train(arguments: argparse.Namespace) -> None:

@@ -45,9 +45,9 @@ class VQTrainingRecipe(_Part):
 
     images: number of pictures without captions.
     continuous_steps: steps without quantisation, before the codebook is initialised.
-    thin_at_step: step at which the network's own codebook replaces the scaffold.
-    scaffold_embeddings: size of the scaffold, a larger codebook from which the own one is taken.
-    learning_rate, own_learning_rate: peak rates before and after `thin_at_step`; each falls to a fiftieth.
+    select_at_step: step at which the network's own codebook replaces the scaffold.
+    scaffold_size: size of the scaffold, a larger codebook from which the own one is taken.
+    learning_rate, final_learning_rate: peak rates before and after `select_at_step`; each falls to a fiftieth.
     edge_weight, commitment, locality: weights of the parts of the loss.
     codebook_decay: decay per step of the running means that codes follow.
     restart_below, separation: a scaffold code is moved if it is used less than `restart_below` times per batch, or
@@ -58,21 +58,21 @@ class VQTrainingRecipe(_Part):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
-    own_learning_rate: float = Field(gt=0)
+    final_learning_rate: float = Field(gt=0)
     continuous_steps: int = Field(ge=0)
-    thin_at_step: int
+    select_at_step: int
     edge_weight: float = Field(ge=0)
     commitment: float = Field(ge=0)
     locality: float = Field(ge=0)
-    scaffold_embeddings: int
+    scaffold_size: int
     codebook_decay: float = Field(ge=0, lt=1)
     restart_below: float = Field(ge=0)
     separation: float = Field(ge=0)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if not self.continuous_steps < self.thin_at_step < self.steps:
-            raise ValueError("must have continuous_steps < thin_at_step < steps")
+        if not self.continuous_steps < self.select_at_step < self.steps:
+            raise ValueError("must have continuous_steps < select_at_step < steps")
         return self
 
 
@@ -148,8 +148,8 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _codes_fit(self) -> Self:
-        if self.vq_training.scaffold_embeddings < self.vq.num_embeddings:
-            raise ValueError("vq_training.scaffold_embeddings must be at least vq.num_embeddings")
+        if self.vq_training.scaffold_size < self.vq.num_embeddings:
+            raise ValueError("vq_training.scaffold_size must be at least vq.num_embeddings")
         return self
 
     @property
@@ -184,7 +184,7 @@ def load_recipe(name: str) -> Recipe:
         raise RecipeError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim_folder(folder: Path, recipe: Recipe) -> None:
     """Record the recipe of a run in its folder, so that no other recipe resumes that run.
 
     Raises:

@@ -64,7 +64,7 @@ class Api:
                             raise ApiFailure(event["error"]["message"])
                         yield event
         except httpx.TransportError as error:
-            raise self._gone(error) from None
+            raise self._unreachable(error) from None
 
     async def judge(self, prompts: Sequence[str], images: Sequence[Sequence[str]]) -> list[list[list[float | None]]]:
         """Probabilities of yes, indexed [picture's prompt][picture][judged prompt]; empty if judging fails."""
@@ -79,7 +79,7 @@ class Api:
             async with httpx.AsyncClient(timeout=_SECONDS) as client:
                 answer = await client.request(method, self.url + path, json=body, headers=self._headers)
         except httpx.TransportError as error:
-            raise self._gone(error) from None
+            raise self._unreachable(error) from None
         if answer.status_code != 200:
             raise _refusal(answer.status_code, answer.content)
         content: dict[str, Any] = answer.json()
@@ -89,7 +89,7 @@ class Api:
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
-    def _gone(self, error: httpx.TransportError) -> ApiFailure:
+    def _unreachable(self, error: httpx.TransportError) -> ApiFailure:
         return ApiFailure(f"{self.url} does not answer ({type(error).__name__}). Is the server running?")
 
 

@@ -52,7 +52,7 @@ class Board:
                     board.cells[model, prompt, image] = Cell()
         return board
 
-    def take(self, event: Mapping[str, Any]) -> None:
+    def update(self, event: Mapping[str, Any]) -> None:
         """Update the board from an event of the stream."""
         kind = event["type"].removeprefix("image_pair.")
         if kind == "queued":

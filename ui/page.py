@@ -96,7 +96,7 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
         link = gr.Textbox(visible="hidden", elem_id="link")
         settings = [count, seed, *sampling, negative]
         chosen = [first, second, above, below, *settings, key]
-        build_blind(url, votes, _drawn_by, _comparison, chosen)
+        build_blind(url, votes, _draw_board, _comparison, chosen)
         shown = [status, board, links, history, grid_file, json_file]
         for box in (first, second):
             box.change(_difference, [first, second], difference, show_progress="hidden", queue=False)
@@ -199,7 +199,7 @@ class _Drawing:
         yield ["<p>Done.</p>", _boards(boards, comparisons), links, "".join(reversed(links)), *files]
 
 
-async def _drawn_by(api: Api, comparison: Comparison) -> AsyncIterator[Board]:
+async def _draw_board(api: Api, comparison: Comparison) -> AsyncIterator[Board]:
     known = await api.models()
     async for board in _drawn(api, comparison, known):
         yield board
@@ -217,7 +217,7 @@ async def _drawn(api: Api, comparison: Comparison, known: dict[str, Model]) -> A
         if board is None:
             board = Board.begin(event, rows)
         else:
-            board.take(event)
+            board.update(event)
         if time.monotonic() - updated > _SECONDS_BETWEEN_UPDATES:
             updated = time.monotonic()
             yield board

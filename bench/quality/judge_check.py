@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from pairs.exact_judge import ExactJudge
 from pairs.layout import arrange
 from pairs.render import render, render_layout
-from pairs.scene import CATEGORIES, MAX_OBJECTS, ONE_IN_TEST, Group
+from pairs.scene import CATEGORIES, MAX_OBJECTS, TEST_ONE_IN, Group
 from pairs.scores import mean
 from pairs.world import ScenePair, World
 
@@ -21,7 +21,7 @@ def sample_pairs(world: World, per_category: int, seed: int = 1) -> list[ScenePa
     rng = np.random.default_rng([seed, 99])
     # the same share as in the world
     return [
-        world.sample_pair(rng, category, "test" if number % ONE_IN_TEST == 0 else "train")
+        world.sample_pair(rng, category, "test" if number % TEST_ONE_IN == 0 else "train")
         for category in CATEGORIES
         for number in range(per_category)
     ]

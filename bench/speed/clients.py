@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 
 PROMPT = "three red circles and a blue star"
-PATIENCE = 180.0  # timeout of any answer in seconds
+TIMEOUT_SECONDS = 180.0  # timeout of any answer in seconds
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Answer:
 
 
 def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=PATIENCE, limits=httpx.Limits(max_connections=None))
+    return httpx.AsyncClient(timeout=TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=None))
 
 
 async def saturate(url: str, slots: int, seconds: float) -> float:
@@ -35,7 +35,7 @@ async def saturate(url: str, slots: int, seconds: float) -> float:
         TimeoutError: the model is too slow for this many slots.
     """
     done: list[float] = []
-    stop = time.perf_counter() + seconds + PATIENCE
+    stop = time.perf_counter() + seconds + TIMEOUT_SECONDS
     accepted = [asyncio.Event() for _ in range(slots)]
 
     async def ask_again(client: httpx.AsyncClient, number: int) -> None:

@@ -50,7 +50,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Seconds:
+class Timing:
     """Seconds for one batch of pictures: to draw the codes, and to decode them to pixels."""
 
     codes: float
@@ -62,7 +62,7 @@ class Seconds:
         return self.codes + self.pixels
 
 
-def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Seconds:
+def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Timing:
     """Time a loop that returns codes, then transformers' image tokenizer."""
     image_tokenizer = ImageTokenizer(work.janus, native=False)
     _settle(work.janus)
@@ -71,18 +71,18 @@ def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Secon
     _settle(work.janus)
     middle = time.perf_counter()
     image_tokenizer.images(codes)
-    return Seconds(middle - started, time.perf_counter() - middle)
+    return Timing(middle - started, time.perf_counter() - middle)
 
 
-def time_engine(engine: Engine, work: Workload, images: int) -> Seconds:
+def time_engine(engine: Engine, work: Workload, images: int) -> Timing:
     """Time one job of `images` images on the engine."""
     stopwatch = Stopwatch()
     _settle(work.janus)
     started = time.perf_counter()
-    with stopwatch.over(pixels=(engine.image_tokenizer, "images")):
+    with stopwatch.timing(pixels=(engine.image_tokenizer, "images")):
         list(draw(engine, [work.job(range(images))]))
     whole = time.perf_counter() - started
-    return Seconds(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
+    return Timing(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
 
 
 def _settle(janus: Janus) -> None:
@@ -90,13 +90,13 @@ def _settle(janus: Janus) -> None:
         torch.cuda.synchronize()
 
 
-def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Seconds]:
+def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Timing]:
     """Median times of the engine and, unless `alone`, of the other loops, for images that arrive together.
 
     "no compiler" is the engine with PyTorch's operations only, as on machines without a C compiler.
     """
     engine, plain = (Engine(work.janus, slots=images, native=native) for native in (True, False))
-    ways: dict[str, Callable[[], Seconds]] = {"engine": lambda: time_engine(engine, work, images)}
+    ways: dict[str, Callable[[], Timing]] = {"engine": lambda: time_engine(engine, work, images)}
     if engine.decoder.is_native:
         small = Engine(work.janus, slots=images, int8=True)
         ways["int8"] = lambda: time_engine(small, work, images)
@@ -105,13 +105,13 @@ def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = Fals
     if not alone:
         ways["transformers"] = lambda: time_loop(with_transformers, work, images)
         ways["growing cache"] = lambda: time_loop(with_a_growing_cache, work, images)
-    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
+    taken: dict[str, list[Timing]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             taken[name].append(way())
     kept = {name: times[1:] or times for name, times in taken.items()}  # the first round is a warm-up
     return {
-        name: Seconds(statistics.median(t.codes for t in times), statistics.median(t.pixels for t in times))
+        name: Timing(statistics.median(t.codes for t in times), statistics.median(t.pixels for t in times))
         for name, times in kept.items()
     }
 
@@ -153,12 +153,12 @@ def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> 
 class PreviewCost:
     """Cost of previews for jobs of one image each, drawn together.
 
-    came, asked: previews made and requested.
+    made, requested: previews made and requested.
     seconds, seconds_without: wall time with and without previews.
     """
 
-    came: int
-    asked: int
+    made: int
+    requested: int
     seconds: float
     seconds_without: float
 
@@ -167,7 +167,7 @@ def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> 
     """Median times with and without previews, measured alternately."""
     engine = Engine(work.janus, slots=images)
     taken: dict[int, list[float]] = {0: [], each: []}
-    came = 0
+    made = 0
     for _ in range(rounds):
         for previews, times in taken.items():
             _settle(work.janus)
@@ -176,9 +176,9 @@ def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> 
             events = [event for _, event in draw(engine, jobs)]
             times.append(time.perf_counter() - started)
             if previews:
-                came = sum(isinstance(event, Preview) for event in events)
+                made = sum(isinstance(event, Preview) for event in events)
     with_, without = (statistics.median(taken[n][1:] or taken[n]) for n in (each, 0))
-    return PreviewCost(came, each * images, with_, without)
+    return PreviewCost(made, each * images, with_, without)
 
 
 def profile(work: Workload, images: int) -> dict[str, float]:
@@ -190,7 +190,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
     list(draw(engine, [work.job(range(images))]))  # warm-up
     stopwatch = Stopwatch()
     started = time.perf_counter()
-    with stopwatch.over(
+    with stopwatch.timing(
         prefill=(engine.decoder, "prefill"),
         step=(engine.decoder, "step"),
         sample=(engine, "_sample"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bench.provenance import provenance
-from bench.speed.engine import Seconds, Workload, poisson, preview_cost, profile, side_by_side
+from bench.speed.engine import Timing, Workload, poisson, preview_cost, profile, side_by_side
 from bench.speed.geometry import random_janus
 from model.checkpoints.load import load
 from model.device import choose_device
@@ -81,19 +81,19 @@ def report(
         profiles[images] = profile(work, images)
         yield _profile_line(images, profiles[images])
     result["profile"] = profiles
-    yield "\npreviews, 3 asked of each      came     seconds without    more"
+    yield "\npreviews, 3 requested each     made     seconds without    more"
     costs = {images: preview_cost(work, images, rounds=rounds) for images in profiles}
     for images, cost in costs.items():
         more = cost.seconds / cost.seconds_without - 1
         yield (
-            f"{images:10} images together  {cost.came:3} of {cost.asked:3}  {cost.seconds:8.3f} "
+            f"{images:10} images together  {cost.made:3} of {cost.requested:3}  {cost.seconds:8.3f} "
             f"{cost.seconds_without:8.3f}  {more:6.1%}"
         )
     result["previews"] = {images: vars(cost) for images, cost in costs.items()}
     yield "\n" + json.dumps(result)
 
 
-def _together_lines(images: int, timed: dict[str, Seconds]) -> Iterator[str]:
+def _together_lines(images: int, timed: dict[str, Timing]) -> Iterator[str]:
     ours = timed["engine"]
     for name, seconds in timed.items():
         ratios = f"{seconds.codes / ours.codes:21.2f}×  {seconds.whole / ours.whole:6.2f}×" if name != "engine" else ""

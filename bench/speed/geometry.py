@@ -6,7 +6,7 @@ import torch
 from transformers import JanusForConditionalGeneration, JanusVQVAEConfig, LlamaConfig
 
 from model.architecture import build_config, smallest_vision
-from model.image_tokenizer import lay_out
+from model.image_tokenizer import use_fast_memory_format
 from model.janus import Janus
 from model.params import SamplingParams
 from model.prompt import SpecialIds
@@ -71,6 +71,6 @@ def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: i
             network = JanusForConditionalGeneration(config).eval()
     finally:
         torch.set_default_dtype(before)
-    lay_out(network.model.vqmodel, device)
+    use_fast_memory_format(network.model.vqmodel, device)
     network.generation_config.generation_kwargs = {"boi_token_id": 2}
     return Janus(name, network, None, SpecialIds(bos=1, pad=0, begin_of_image=2), SamplingParams())

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from bench.provenance import provenance
-from bench.speed.clients import PATIENCE, PROMPT, Answer, arrive, saturate
+from bench.speed.clients import PROMPT, TIMEOUT_SECONDS, Answer, arrive, saturate
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.server_process import ServerProcess, free_port, running, serve_command
 from pairs.scores import mean
@@ -36,14 +36,14 @@ class Round:
     answers: list[Answer] = field(default_factory=list)
     memory: tuple[int, int] = (0, 0)
 
-    def share(self, status: int) -> int:
+    def count(self, status: int) -> int:
         """Number of answers with this status."""
         return sum(answer.status == status for answer in self.answers)
 
     @property
     def drawn_per_second(self) -> float:
         """Images drawn, divided by the seconds until the last answer."""
-        return self.share(200) / self.seconds
+        return self.count(200) / self.seconds
 
     def percentiles(self, values: Sequence[float]) -> list[float]:
         """p50, p95 and p99; NaN for fewer than two values."""
@@ -104,7 +104,7 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
                 {
                     "factor": one.factor,
                     "arrived": len(one.answers),
-                    "answered": {str(s): one.share(s) for s in sorted({a.status for a in one.answers})},
+                    "answered": {str(s): one.count(s) for s in sorted({a.status for a in one.answers})},
                     "images_per_second": one.drawn_per_second,
                     "latency": one.percentiles([a.latency for a in one.answers if a.status == 200]),
                     "preview": one.percentiles([a.preview for a in one.answers if a.preview is not None]),
@@ -119,10 +119,10 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
 def _line(one: Round) -> str:
     latency = one.percentiles([answer.latency for answer in one.answers if answer.status == 200])
     preview = one.percentiles([answer.preview for answer in one.answers if answer.preview is not None])
-    lost = len(one.answers) - one.share(200) - one.share(429)
+    lost = len(one.answers) - one.count(200) - one.count(429)
     before, after = (bytes / 2**20 for bytes in one.memory)
     return (
-        f"{one.factor:6.2f}× {one.rate:9.2f} {len(one.answers):8d} {one.share(200):7d} {one.share(429):7d} {lost:6d}"
+        f"{one.factor:6.2f}× {one.rate:9.2f} {len(one.answers):8d} {one.count(200):7d} {one.count(429):7d} {lost:6d}"
         f" {one.drawn_per_second:9.2f} {latency[0]:6.2f} {latency[1]:6.2f} {latency[2]:6.2f}"
         f" {preview[0]:12.2f} {preview[1]:6.2f} {preview[2]:6.2f}  {before:.0f} → {after:.0f}"
     )
@@ -132,7 +132,7 @@ def _server(model: str, *, slots: int, threads: int) -> AbstractContextManager[S
     port = free_port()
     more = ("--slots", str(slots), "--queue", str(max(20, 4 * slots)), "--log-level", "warning", "--no-ui")
     command = serve_command([model], port, *more)
-    return running(command, port, patience=PATIENCE, environment={"OMP_NUM_THREADS": str(threads)})
+    return running(command, port, patience=TIMEOUT_SECONDS, environment={"OMP_NUM_THREADS": str(threads)})
 
 
 def _side_by_side(url: str, engine: EngineAlone, slots: int, seconds: float) -> tuple[float, float]:

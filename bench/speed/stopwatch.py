@@ -15,15 +15,15 @@ class Stopwatch:
         self._inner = [0.0]
 
     @contextmanager
-    def over(self, **labelled: tuple[object, str]) -> Iterator["Stopwatch"]:
+    def timing(self, **labelled: tuple[object, str]) -> Iterator["Stopwatch"]:
         """Time functions inside the context, given as label=(object or module, attribute name)."""
         with ExitStack() as stack:
             for label, (owner, name) in labelled.items():
-                stack.enter_context(self._timing(owner, name, label))
+                stack.enter_context(self._time(owner, name, label))
             yield self
 
     @contextmanager
-    def _timing(self, owner: object, name: str, label: str) -> Iterator[None]:
+    def _time(self, owner: object, name: str, label: str) -> Iterator[None]:
         original = getattr(owner, name)
         own = name in vars(owner)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from model.cli import add_model_arguments, one_line_errors
+from model.cli import add_model_arguments, run_command
 
 
 def main() -> None:
@@ -15,15 +15,15 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="new folder to write")
     add_model_arguments(parser, device="cpu", dtype="source")
     arguments = parser.parse_args()
-    one_line_errors(lambda: convert(arguments))
+    run_command(lambda: convert(arguments))
 
 
 def convert(arguments: argparse.Namespace) -> None:
     """Load the model that the arguments name and save it to `arguments.out`."""
     from model.checkpoints.load import load_from
-    from model.checkpoints.save import check_new, save
+    from model.checkpoints.save import check_not_exists, save
 
-    check_new(arguments.out)
+    check_not_exists(arguments.out)
     save(load_from(arguments), arguments.out)
     print(f"wrote {arguments.out}")
 

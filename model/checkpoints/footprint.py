@@ -15,7 +15,7 @@ from model.device import choose_dtype
 from model.image_tokenizer import planned_table_bytes
 from model.prompt import MAX_PROMPT_TOKENS
 
-_FREED = ("inactive_file", "active_file", "slab_reclaimable")  # reclaimable; fields of memory.stat
+_RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # reclaimable; fields of memory.stat
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def available_bytes(device: torch.device) -> int:
     """Free bytes on the device (without CUDA: free RAM, or what the cgroup leaves if that is less)."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(min(psutil.virtual_memory().available, cgroup_room()))
+    return int(min(psutil.virtual_memory().available, cgroup_free_bytes()))
 
 
-def cgroup_room(root: Path = Path("/")) -> int | float:
+def cgroup_free_bytes(root: Path = Path("/")) -> int | float:
     """Bytes that Linux's control groups (cgroups, versions 1 and 2) leave to this process; infinite without a limit.
 
     Memory that the kernel can reclaim, such as pages of files, counts as free.
@@ -86,15 +86,15 @@ def cgroup_room(root: Path = Path("/")) -> int | float:
         # limits of parent groups apply too; in a container the process's own group may be mounted at `top`
         for folder in (group, *group.parents):
             if folder.is_relative_to(top):
-                room = min(room, _room_of(folder, limit, usage, prefix))
+                room = min(room, _group_free_bytes(folder, limit, usage, prefix))
     return room
 
 
-def _room_of(group: Path, limit: str, usage: str, prefix: str) -> int | float:
+def _group_free_bytes(group: Path, limit: str, usage: str, prefix: str) -> int | float:
     try:
         most, taken = (group / limit).read_text().strip(), int((group / usage).read_text())
         details = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        freed = sum(int(details.get(prefix + name, 0)) for name in _FREED)
+        freed = sum(int(details.get(prefix + name, 0)) for name in _RECLAIMABLE)
         return math.inf if most == "max" else max(0, int(most) - taken + freed)
     except (OSError, ValueError):  # the group is not visible, or has no limit
         return math.inf

@@ -17,7 +17,7 @@ from model.checkpoints.sampling_file import generation_config, read_sampling
 from model.checkpoints.tensors import read_file, read_tensors
 from model.device import Device, DType, choose_device, choose_dtype
 from model.errors import CheckpointError, first_line
-from model.image_tokenizer import lay_out
+from model.image_tokenizer import use_fast_memory_format
 from model.janus import Janus
 from model.prompt import IMAGE_PLACEHOLDER, SpecialIds, special_ids, token_id
 
@@ -102,7 +102,7 @@ def _build(
     logging.disable_progress_bar()
     network = JanusForConditionalGeneration.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
     network.eval().requires_grad_(False).to(device)
-    lay_out(network.model.vqmodel, device)
+    use_fast_memory_format(network.model.vqmodel, device)
     return network
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from model.checkpoints.sampling_file import generation_config, write_sampling
-from model.decoder_weights import check_complete
+from model.decoder_weights import check_has_matrices
 from model.errors import CheckpointError, first_line
 from model.janus import Janus
 
@@ -22,8 +22,8 @@ def save(janus: Janus, folder: Path) -> None:
     Raises:
         CheckpointError: the folder exists or cannot be written (disk full, no permission), or the model is int8 only.
     """
-    check_complete(janus.network)
-    check_new(folder)
+    check_has_matrices(janus.network)
+    check_not_exists(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -37,7 +37,7 @@ def save(janus: Janus, folder: Path) -> None:
         raise CheckpointError(f"{folder} cannot be written: {first_line(error)}") from None
 
 
-def check_new(folder: Path) -> None:
+def check_not_exists(folder: Path) -> None:
     """Check that a folder does not exist yet.
 
     Raises:

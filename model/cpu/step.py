@@ -107,7 +107,7 @@ class NativeStep:
             epsilon,
         )
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Compute the prefixes of prompts, as `Decoder.prefill` does; to the last bit the same in any batch.
 
         Raises:

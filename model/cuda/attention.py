@@ -22,14 +22,14 @@ def _attend_to_part(
 ):  # fmt: skip
     """Attend to one part of one row for one head; stores weighted sum of values, largest score, sum of weights."""
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    place = (row * tl.num_programs(1) + head) * parts + part
+    offset = (row * tl.num_programs(1) + head) * parts + part
     filled = tl.load(positions + row) + 1
     share = tl.cdiv(tl.cdiv(filled, parts), block) * block
     start = part * share
     stop = tl.minimum(start + share, filled)
     column = tl.arange(0, padded_width)
-    real = column < width
-    query = tl.load(queries + (row * tl.num_programs(1) + head) * width + column, mask=real, other=0.0).to(tl.float32)
+    valid = column < width
+    query = tl.load(queries + (row * tl.num_programs(1) + head) * width + column, mask=valid, other=0.0).to(tl.float32)
     base = tl.load(index + row).to(tl.int64) * row_stride + (head // group) * head_stride
     peak = -float("inf")
     total = 0.0
@@ -38,38 +38,38 @@ def _attend_to_part(
         token = first + tl.arange(0, block)
         inside = token < stop
         where = base + token[:, None] * token_stride + column[None, :]
-        mask = inside[:, None] & real[None, :]
+        mask = inside[:, None] & valid[None, :]
         key = tl.load(keys + where, mask=mask, other=0.0).to(tl.float32)
         scores = tl.where(inside, tl.sum(key * query[None, :], axis=1) * scale, -float("inf"))
         higher = tl.maximum(peak, tl.max(scores, axis=0))
         weights = tl.exp(scores - higher)
-        fade = tl.exp(peak - higher)
+        rescale = tl.exp(peak - higher)
         value = tl.load(values + where, mask=mask, other=0.0).to(tl.float32)
-        weighted = weighted * fade + tl.sum(weights[:, None] * value, axis=0)
-        total = total * fade + tl.sum(weights, axis=0)
+        weighted = weighted * rescale + tl.sum(weights[:, None] * value, axis=0)
+        total = total * rescale + tl.sum(weights, axis=0)
         peak = higher
-    tl.store(sums + place * width + column, weighted, mask=real)
-    tl.store(peaks + place, peak)
-    tl.store(totals + place, total)
+    tl.store(sums + offset * width + column, weighted, mask=valid)
+    tl.store(peaks + offset, peak)
+    tl.store(totals + offset, total)
 
 
 @triton.jit
-def _put_together(
+def _combine_parts(
     sums, peaks, totals, output,
     width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr, padded_parts: tl.constexpr,
 ):  # fmt: skip
     """Combine the parts of one row and head; parts of a short row may be empty."""
-    place = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    offset = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     part = tl.arange(0, padded_parts)
     column = tl.arange(0, padded_width)
-    there, real = part < parts, column < width
-    peak = tl.load(peaks + place * parts + part, mask=there, other=-float("inf"))
-    fade = tl.exp(peak - tl.max(peak, axis=0))
-    total = tl.sum(tl.load(totals + place * parts + part, mask=there, other=0.0) * fade, axis=0)
-    where = (place * parts + part[:, None]) * width + column[None, :]
-    weighted = tl.load(sums + where, mask=there[:, None] & real[None, :], other=0.0)
-    result = tl.sum(weighted * fade[:, None], axis=0) / total
-    tl.store(output + place * width + column, result.to(output.dtype.element_ty), mask=real)
+    there, valid = part < parts, column < width
+    peak = tl.load(peaks + offset * parts + part, mask=there, other=-float("inf"))
+    rescale = tl.exp(peak - tl.max(peak, axis=0))
+    total = tl.sum(tl.load(totals + offset * parts + part, mask=there, other=0.0) * rescale, axis=0)
+    where = (offset * parts + part[:, None]) * width + column[None, :]
+    weighted = tl.load(sums + where, mask=there[:, None] & valid[None, :], other=0.0)
+    result = tl.sum(weighted * rescale[:, None], axis=0) / total
+    tl.store(output + offset * width + column, result.to(output.dtype.element_ty), mask=valid)
 
 
 def attend_filled(queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, positions: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def attend_filled(queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, 
         keys.stride(0), keys.stride(1), keys.stride(2), width**-0.5,
         group=heads // keys.shape[1], width=width, padded_width=padded, parts=_PARTS, block=_BLOCK,
     )  # fmt: skip
-    _put_together[rows, heads](
+    _combine_parts[rows, heads](
         sums, peaks, totals, output,
         width=width, padded_width=padded, parts=_PARTS, padded_parts=triton.next_power_of_2(_PARTS),
     )  # fmt: skip

@@ -13,7 +13,7 @@ class ClientGone(Exception):
     """The client has disconnected."""
 
 
-async def unless_gone(connection: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(connection: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await `work`; cancel it when the client disconnects.
 
     Raises:

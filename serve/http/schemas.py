@@ -19,13 +19,13 @@ Whole = Annotated[int, BeforeValidator(_whole), Strict()]
 Number = Annotated[float, Strict()]
 
 
-def _warm(value: float) -> float:
+def _check_temperature(value: float) -> float:
     if 0 < value < MIN_TEMPERATURE:
         raise ValueError(f"must be 0, or at least {MIN_TEMPERATURE}")
     return value
 
 
-Temperature = Annotated[Number, AfterValidator(_warm)]
+Temperature = Annotated[Number, AfterValidator(_check_temperature)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 Seeds = Annotated[list[Seed], Field(max_length=MAX_IMAGES)]
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]

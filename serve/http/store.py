@@ -55,7 +55,7 @@ class Store:
             self._files, self._root = fsspec.core.url_to_fs(url)
             self._files.makedirs(self._root, exist_ok=True)
             for found in sorted(self._files.ls(self._root, detail=True), key=lambda entry: entry.get("mtime", 0)):
-                self._adopt(found)
+                self._register(found)
         except (OSError, ValueError, ImportError) as error:
             raise StoreError(f"store: {url} cannot be used: {error}") from None
 
@@ -90,7 +90,7 @@ class Store:
             raise NotFound(f"no picture {name!r} here, or not any more") from None
         return content
 
-    def _adopt(self, found: dict[str, object]) -> None:
+    def _register(self, found: dict[str, object]) -> None:
         path = str(found["name"])
         name = path.rpartition("/")[2]
         if _NAME.fullmatch(name):

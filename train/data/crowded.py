@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pairs.layout import LARGE, Layout, Placed, place_board, places_beside, scatter
+from pairs.layout import LARGE, Layout, PlacedObject, place_board, places_beside, scatter
 from pairs.render import render_layout
 from pairs.scene import TONES
-from pairs.world import sample_look, sample_sign
+from pairs.world import sample_object, sample_sign
 
 _TONE_WEIGHTS = (0.22, 0.38, 0.2, 0.2)  # night is the hardest to reconstruct
 
@@ -38,7 +38,7 @@ class CrowdedPictures:
             places = list({x: (x, y, LARGE) for x, y in beside}.values())  # at most one per side
         objects = []
         for x, y, radius in places:
-            look = sample_look(rng)
+            look = sample_object(rng)
             # captions never describe small objects as outlined or striped
-            objects.append(Placed(look if radius == LARGE else replace(look, fill="solid"), x, y, radius))
+            objects.append(PlacedObject(look if radius == LARGE else replace(look, fill="solid"), x, y, radius))
         return render_layout(Layout(tone, tuple(objects), board, index), self.size)

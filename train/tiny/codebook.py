@@ -21,7 +21,7 @@ class SphericalCodebook(nn.Module):
         self.register_buffer("sums", self.codes.clone())
 
     @torch.no_grad()
-    def start(self, latents: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
+    def initialise(self, latents: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
         """Initialise by spherical k-means over unit latents [N, D]."""
         size = len(self.codes)
         centres = latents[torch.randperm(len(latents), generator=generator)[:size]]
@@ -36,7 +36,7 @@ class SphericalCodebook(nn.Module):
         self.codes.copy_(centres)
 
     @torch.no_grad()
-    def follow(self, latents: Tensor, chosen: Tensor) -> None:
+    def update(self, latents: Tensor, chosen: Tensor) -> None:
         """Move each code towards the latents [N, D] that chose it (indices [N])."""
         self.usage.mul_(self.decay).add_(torch.bincount(chosen, minlength=len(self.codes)), alpha=1 - self.decay)
         assigned = torch.zeros_like(self.sums).index_add_(0, chosen, latents)
@@ -68,7 +68,7 @@ class SphericalCodebook(nn.Module):
         return len(idle)
 
     @torch.no_grad()
-    def take_busiest(self, scaffold: "SphericalCodebook") -> None:
+    def select_from(self, scaffold: "SphericalCodebook") -> None:
         """Copy the busiest codes of a larger codebook that lie apart, busiest first.
 
         Codes are taken in order of use, skipping any that is too near to one already taken. The minimum
@@ -80,7 +80,7 @@ class SphericalCodebook(nn.Module):
         taken = order[: len(self.codes)]
         while far - near > 1e-4:
             middle = (near + far) / 2
-            apart = _apart(likeness, 1 - middle / 2)
+            apart = _select_separated(likeness, 1 - middle / 2)
             if len(apart) >= len(self.codes):
                 near, taken = middle, order[apart[: len(self.codes)]]
             else:
@@ -90,7 +90,7 @@ class SphericalCodebook(nn.Module):
         self.sums.copy_(scaffold.sums[taken])
 
 
-def _apart(likeness: Tensor, limit: float) -> Tensor:
+def _select_separated(likeness: Tensor, limit: float) -> Tensor:
     """Indices of rows taken first to last, skipping any whose likeness to one already taken exceeds `limit`."""
     likeness = likeness.cpu()
     free = torch.ones(len(likeness), dtype=torch.bool)

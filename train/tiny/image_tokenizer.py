@@ -12,7 +12,7 @@ The decoder has to learn everything that makes codes vary, so variation that is 
   autoencoder trained without quantisation, then follows the running means of the latents assigned to each
   code (van den Oord et al. 2017, appendix A.1) on the unit sphere.
 - Once the scaffold has settled, only its busiest codes that lie apart are kept
-  (`SphericalCodebook.take_busiest`), because the choice between two near codes is arbitrary.
+  (`SphericalCodebook.select_from`), because the choice between two near codes is arbitrary.
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ def _robust(error: Tensor) -> Tensor:
     return error.square().mean() + 0.1 * error.abs().mean()
 
 
-def default_convolution_start(vq: JanusVQVAE) -> None:
+def reset_convolutions(vq: JanusVQVAE) -> None:
     """Initialise every convolution as PyTorch does; with transformers' N(0, 0.02), training is several times slower."""
     for module in vq.modules():
         if isinstance(module, nn.Conv2d):
@@ -76,7 +76,7 @@ def train_image_tokenizer(
     """Train a VQ autoencoder in place, resuming from `folder` if it holds a stopped run.
 
     Args:
-        vq: initialised with `default_convolution_start` first; its trained codebook lies on the unit sphere.
+        vq: initialised with `reset_convolutions` first; its trained codebook lies on the unit sphere.
         images: uint8 [N, H, W, 3].
         folder: folder for the run's state and curves.
         recipe: training settings.
@@ -84,7 +84,7 @@ def train_image_tokenizer(
     """
     torch.manual_seed(seed)
     device = _device(vq)
-    default_convolution_start(vq)
+    reset_convolutions(vq)
     vq.train().requires_grad_(True)
     vq.quantize.requires_grad_(False)
     scaffold, own = (
@@ -95,7 +95,7 @@ def train_image_tokenizer(
             restart_below=recipe.restart_below,
             separation=recipe.separation,
         ).to(device)
-        for size in (recipe.scaffold_embeddings, vq.config.num_embeddings)
+        for size in (recipe.scaffold_size, vq.config.num_embeddings)
     )
     optimizer = torch.optim.AdamW(
         [p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4, fused=True
@@ -108,11 +108,11 @@ def train_image_tokenizer(
             group["lr"] = _learning_rate(step, recipe)
         if step == recipe.continuous_steps:
             _start_codebook(vq, scaffold, images, generator)
-        if step == recipe.thin_at_step:
-            own.take_busiest(scaffold)
+        if step == recipe.select_at_step:
+            own.select_from(scaffold)
         book = None
         if step >= recipe.continuous_steps:
-            book = scaffold if step < recipe.thin_at_step else own
+            book = scaffold if step < recipe.select_at_step else own
         pixels = to_pixels(images, torch.randint(len(images), (recipe.batch_size,), generator=generator), device)
         mixed = transplant(pixels, cells, generator)
         latents, mixed_latents = encode_latents(vq, torch.cat([pixels, mixed.pixels])).chunk(2)
@@ -134,9 +134,9 @@ def train_image_tokenizer(
         moved = 0
         if book is not None:
             flat = latents.detach().flatten(0, 2)
-            book.follow(flat, chosen.flatten())
+            book.update(flat, chosen.flatten())
             # none in the last fifth: the use of moved codes must settle before it decides which are kept
-            if book is scaffold and step % 20 == 0 and step < 0.8 * recipe.thin_at_step:
+            if book is scaffold and step % 20 == 0 and step < 0.8 * recipe.select_at_step:
                 moved = book.restart(flat)
         distinct = len(set(chosen.flatten().tolist()))
         run.log(
@@ -152,9 +152,9 @@ def _device(vq: JanusVQVAE) -> torch.device:
 
 
 def _learning_rate(step: int, recipe: VQTrainingRecipe) -> float:
-    part, total, peak = step, recipe.thin_at_step, recipe.learning_rate
-    if step >= recipe.thin_at_step:
-        part, total, peak = step - total, recipe.steps - total, recipe.own_learning_rate
+    part, total, peak = step, recipe.select_at_step, recipe.learning_rate
+    if step >= recipe.select_at_step:
+        part, total, peak = step - total, recipe.steps - total, recipe.final_learning_rate
     return warmup_cosine(part, total=total, warmup=min(100, total // 2), peak=peak, floor=peak / 50)
 
 
@@ -169,7 +169,7 @@ def _start_codebook(
     # most cells are blank sky: count each distinct latent once, so that sky does not take most codes
     _, first = torch.unique(latents.mul(64).round(), dim=0, return_inverse=True)
     distinct = latents[torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))]
-    scaffold.start(distinct.to(device), generator)
+    scaffold.initialise(distinct.to(device), generator)
 
 
 @torch.no_grad()

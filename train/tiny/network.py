@@ -42,7 +42,7 @@ def build_network(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> JanusFo
 
 
 @torch.no_grad()
-def start_decoder(network: JanusForConditionalGeneration) -> None:
+def initialise_decoder(network: JanusForConditionalGeneration) -> None:
     """Initialise everything that SFT trains, for a decoder of small width.
 
     transformers initialises every matrix from N(0, 0.02), which suits a width of thousands. At a width of 192 the

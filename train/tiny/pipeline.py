@@ -27,10 +27,10 @@ from pairs.world import World
 from train.data.crowded import CrowdedPictures
 from train.data.scenes import SceneSource
 from train.data.shards import render_images
-from train.recipe import Recipe, claim
+from train.recipe import Recipe, claim_folder
 from train.sft import Batches, train_sft
 from train.tiny.image_tokenizer import encode_images, train_image_tokenizer
-from train.tiny.network import build_network, recipe_config, start_decoder
+from train.tiny.network import build_network, initialise_decoder, recipe_config
 from train.tiny.text_tokenizer import train_text_tokenizer
 
 _CAPTIONS_FOR_TOKENIZER = 8192
@@ -45,7 +45,7 @@ def train_tiny(recipe: Recipe, out: Path, device: torch.device) -> dict[str, Pat
     Raises:
         RecipeError: `out` holds a run of another recipe.
     """
-    claim(out, recipe)
+    claim_folder(out, recipe)
     finished = {"tiny-base": out / "tiny-base", "tiny": out / "tiny"}
     if all(folder.exists() for folder in finished.values()):
         return finished
@@ -55,7 +55,7 @@ def train_tiny(recipe: Recipe, out: Path, device: torch.device) -> dict[str, Pat
     codes = _image_tokenizer(source, recipe, out, device)
     network = build_network(recipe, tokenizer)
     network.model.vqmodel.load_state_dict(load_file(out / "vq" / "final.safetensors"))
-    start_decoder(network)
+    initialise_decoder(network)
     network.to(device)
     batches = Batches(source, codes, tokenizer, recipe.sft, seed=recipe.seed)
     train_sft(network, batches, out / "sft", recipe.sft, seed=recipe.seed)

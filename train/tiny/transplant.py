@@ -10,18 +10,18 @@ from torch import Tensor
 class Transplant:
     """Mixed pictures, each with one side from another picture.
 
-    `pixels` is [N, 3, H, W]; `own` [h, w] marks the cells that are each picture's own; `judged` [h, w]
+    `pixels` is [N, 3, H, W]; `kept` [h, w] marks the cells that are each picture's own; `scored` [h, w]
     marks the cells far enough from the seam to count in the error.
     """
 
     pixels: Tensor
-    own: Tensor
-    judged: Tensor
+    kept: Tensor
+    scored: Tensor
 
     def error(self, latents: Tensor, targets: Tensor) -> Tensor:
         """Mean squared distance of the mixed pictures' latents from those of the whole ones, [N, h, w, D] each."""
-        wanted = torch.where(self.own[..., None], targets, targets.roll(1, 0))
-        return (latents - wanted).square().sum(-1)[:, self.judged].mean()
+        wanted = torch.where(self.kept[..., None], targets, targets.roll(1, 0))
+        return (latents - wanted).square().sum(-1)[:, self.scored].mean()
 
 
 def transplant(pixels: Tensor, cells: int, generator: torch.Generator) -> Transplant:
@@ -32,10 +32,10 @@ def transplant(pixels: Tensor, cells: int, generator: torch.Generator) -> Transp
     cut = int(torch.randint(2, cells - 1, (), generator=generator))
     before = torch.arange(cells) < cut
     far = (torch.arange(cells) < cut - 1) | (torch.arange(cells) > cut)
-    own, judged = before.expand(cells, cells), far.expand(cells, cells)
+    kept, scored = before.expand(cells, cells), far.expand(cells, cells)
     if torch.rand((), generator=generator) < 0.5:
-        own, judged = own.T, judged.T
+        kept, scored = kept.T, scored.T
     size = pixels.shape[-1] // cells
-    own, judged = own.to(pixels.device), judged.to(pixels.device)
-    mask = own.repeat_interleave(size, 0).repeat_interleave(size, 1)
-    return Transplant(torch.where(mask, pixels, pixels.roll(1, 0)), own, judged)
+    kept, scored = kept.to(pixels.device), scored.to(pixels.device)
+    mask = kept.repeat_interleave(size, 0).repeat_interleave(size, 1)
+    return Transplant(torch.where(mask, pixels, pixels.roll(1, 0)), kept, scored)

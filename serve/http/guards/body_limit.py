@@ -17,12 +17,12 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        said = Headers(scope=scope).get("content-length", "0")
+        content_length = Headers(scope=scope).get("content-length", "0")
         read = 0
 
         async def receive_bounded() -> Message:
             nonlocal read
-            if said.isdecimal() and int(said) > self._limit:
+            if content_length.isdecimal() and int(content_length) > self._limit:
                 raise self._refusal
             message = await receive()
             read += len(message.get("body", b""))

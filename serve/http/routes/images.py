@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from serve.backends.generation import Generation
 from serve.engine.events import Finished, Preview, Queued
 from serve.http.answers import as_base64, metadata, picture_file, usage
-from serve.http.connection import unless_gone
+from serve.http.connection import cancel_on_disconnect
 from serve.http.errors import InvalidRequest
 from serve.http.generations import counted, finished
 from serve.http.guards.keys import Caller
@@ -63,7 +63,7 @@ def images_router(service: Service) -> APIRouter:
             events = _events(service.metrics, generation, format, content, queue_events=request.queue_events)
             return EventStream([generation], events, seconds=service.stream_seconds)
         async with generation:
-            return await unless_gone(connection, _answer(service.metrics, generation, format, content))
+            return await cancel_on_disconnect(connection, _answer(service.metrics, generation, format, content))
 
     @router.post("/v1/images/edits", responses=ERRORS, status_code=400)
     @router.post("/v1/images/variations", responses=ERRORS, status_code=400)

@@ -14,7 +14,7 @@ from pairs.picture_file import encode
 from serve.backends.generation import Generation
 from serve.engine.events import Finished, Preview, Queued
 from serve.http.answers import as_base64, metadata, picture_file
-from serve.http.connection import unless_gone
+from serve.http.connection import cancel_on_disconnect
 from serve.http.errors import InvalidRequest
 from serve.http.guards.keys import Caller
 from serve.http.pair_schemas import (
@@ -38,7 +38,7 @@ from serve.http.streaming import EventStream, merged
 T = TypeVar("T")
 
 
-class Side(NamedTuple):
+class JobKey(NamedTuple):
     """Key of a job: model name, and index of the prompt (0 or 1)."""
 
     model: str
@@ -61,7 +61,7 @@ def pairs_router(service: Service) -> APIRouter:
         async with AsyncExitStack() as owned:
             for generation in comparison.generations.values():
                 await owned.enter_async_context(generation)
-            return await unless_gone(connection, comparison.answer())
+            return await cancel_on_disconnect(connection, comparison.answer())
 
     return router
 
@@ -93,8 +93,8 @@ class Comparison:
             for backend, number in sides
         ]
         accepted = service.submit(caller, [(backend, job) for (backend, _), job in zip(sides, jobs, strict=True)])
-        self.generations: dict[Side, Generation] = {
-            Side(backend.info.name, number): generation
+        self.generations: dict[JobKey, Generation] = {
+            JobKey(backend.info.name, number): generation
             for (backend, number), generation in zip(sides, accepted, strict=True)
         }
 
@@ -107,12 +107,12 @@ class Comparison:
 
     async def answer(self) -> PairResponse:
         """Build the JSON answer once all pictures are complete."""
-        images: dict[Side, dict[int, PairImage]] = {side: {} for side in self.generations}
+        images: dict[JobKey, dict[int, PairImage]] = {side: {} for side in self.generations}
         differences: dict[str, dict[int, Difference]] = {model: {} for model in self.models}
         async for event in self.events():
             if isinstance(event, PairImageEvent):
                 image = PairImage(b64_json=event.b64_json, seed=event.seed)
-                images[Side(event.model, event.prompt_index)][event.image_index] = image
+                images[JobKey(event.model, event.prompt_index)][event.image_index] = image
                 if event.difference is not None:
                     differences[event.model][event.image_index] = event.difference
         format = self._formats[self.models[0]]
@@ -126,7 +126,7 @@ class Comparison:
             models=[
                 ModelPairs(
                     model=model,
-                    images=(_in_order(images[Side(model, 0)]), _in_order(images[Side(model, 1)])),
+                    images=(_in_order(images[JobKey(model, 0)]), _in_order(images[JobKey(model, 1)])),
                     differences=_in_order(differences[model]),
                     usage=self._usage(model),
                 )
@@ -140,8 +140,8 @@ class Comparison:
         yield PairCreatedEvent(
             created=now, prompts=self._request.prompts, spans=self.spans, seeds=list(self.seeds), models=self.models
         )
-        codes: dict[tuple[Side, int], tuple[int, ...]] = {}
-        partials: dict[tuple[Side, int], int] = {}
+        codes: dict[tuple[JobKey, int], tuple[int, ...]] = {}
+        partials: dict[tuple[JobKey, int], int] = {}
         async for side, event in merged(self.generations, self._metrics):
             format = self._formats[side.model]
             match event:
@@ -163,7 +163,7 @@ class Comparison:
                     )
                 case Finished(index=index):
                     codes[side, index] = event.codes
-                    other = codes.get((Side(side.model, 1 - side.prompt), index))
+                    other = codes.get((JobKey(side.model, 1 - side.prompt), index))
                     difference = None
                     if other is not None:
                         seed, size = self.seeds[index], format.size
