@@ -1,4 +1,4 @@
-"""Where two prompts differ, word by word, and where two pictures differ, code by code."""
+"""Differences between two prompts, word by word, and between two pictures, code by code."""
 
 import re
 from collections.abc import Sequence

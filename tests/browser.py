@@ -1,4 +1,4 @@
-"""A real browser and real servers, for the tests of the page."""
+"""Helpers of the page's tests: a real browser and real servers."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def visit(browser: Browser, address: str, **more: object) -> Iterator[Page]:
-    """A page in a fresh context; requests to anywhere else, and errors of scripts, fail the test."""
+    """Open `address` in a fresh browser context; a request to another host or a script error fails the test."""
     with browser.new_context(**more) as context:  # type: ignore[arg-type]
         yield from _visited(context.new_page(), address)
 
@@ -77,9 +77,9 @@ def done(page: Page) -> None:
 
 
 def shot(page: Page, name: str, *, full: bool = True) -> None:
-    """A picture of the page, kept where FOCUSDIFF_SCREENSHOTS says: those of the documentation are made so."""
+    """Take a screenshot; if FOCUSDIFF_SCREENSHOTS names a folder, save it there, as for the documentation."""
     page.mouse.move(0, 0)
-    page.wait_for_timeout(500)  # what opens and closes does so with a movement
+    page.wait_for_timeout(500)  # let opening and closing animations end
     folder = os.environ.get("FOCUSDIFF_SCREENSHOTS")
     picture = page.screenshot(full_page=full)
     assert picture.startswith(b"\x89PNG")
@@ -94,16 +94,16 @@ def set_setting(page: Page, name: str, value: str) -> None:
     if not box.is_visible():
         settings.locator("button").first.click()
         expect(box).to_be_visible(timeout=SECONDS)
-        page.wait_for_timeout(300)  # it opens with a movement, and is made meanwhile
+        page.wait_for_timeout(300)  # the panel opens with an animation and is built meanwhile
     box.fill(value)
 
 
 def pictures(page: Page) -> list[str]:
-    """Sources of all pictures, once all are done."""
+    """The `src` of every picture on the board, without overlays; call `done` first."""
     sources = page.locator("#board img:not(.overlay)").evaluate_all("all => all.map(one => one.src)")
     return [str(source) for source in sources]
 
 
 def levels(source: str) -> NDArray[np.int16]:
-    """A picture's source as numbers."""
+    """Pixel levels of a picture, given as a data URL."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))).astype(np.int16)

@@ -1,4 +1,4 @@
-"""What tests share: golden values of the original implementation and checkpoints made from formulas."""
+"""Shared fixtures: golden values of the original implementation, checkpoints, and servers in this process."""
 
 import json
 import os
@@ -41,7 +41,7 @@ from train.tiny.network import build_network
 from train.tiny.text_tokenizer import train_text_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as every command does
-warm_up_vector_math()  # tests compute with networks that came from no checkpoint, too
+warm_up_vector_math()  # some tests compute with networks that `load` has not prepared
 GOLDEN = Path(__file__).parent / "golden"
 _SCALES = {
     "gen_embed.weight": 2.0,
@@ -52,7 +52,7 @@ _SCALES = {
 
 
 def golden_tensor(name: str, shape: list[int], seed: int = 7) -> Tensor:
-    """A weight of the golden model, from the formula that its README gives."""
+    """Weight `name` of the golden model, computed from the formula that the golden values were made with."""
     stream = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
     x = torch.from_numpy(2 * stream.random(shape, dtype=np.float32) - 1)
     if len(shape) == 1:
@@ -114,7 +114,7 @@ def small_tokenizer(small_recipe: Recipe) -> PreTrainedTokenizerFast:
 def small_folder(
     tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> Path:
-    """An untrained checkpoint with tokenizer and recipe, 64 × 64 pixels, whose image head is made lively."""
+    """Untrained 64 × 64 checkpoint with tokenizer and settings; image head and embeddings scaled to spread logits."""
     network = build_network(small_recipe, small_tokenizer)
     with torch.no_grad():
         network.model.generation_head.vision_head.weight.mul_(200)
@@ -127,12 +127,12 @@ def small_folder(
 
 @pytest.fixture(scope="session", params=["deepseek", "converted"])
 def golden_janus(request: pytest.FixtureRequest, deepseek: Janus, converted_folder: Path) -> Janus:
-    """The golden model by both roads: as published, and after conversion."""
+    """The golden model, loaded from DeepSeek's layout and from transformers' after conversion."""
     return deepseek if request.param == "deepseek" else load(converted_folder, device="cpu")
 
 
 class Served:
-    """An application on a socket, in this process, from `with` to its end."""
+    """Serves an application on a socket, from this process, while the `with` block runs."""
 
     def __init__(self, app: FastAPI, models: Registry) -> None:
         self.models = models
@@ -154,13 +154,13 @@ class Served:
         self._listener.close()
 
     def post(self, path: str, body: Mapping[str, Any], **more: Any) -> httpx.Response:
-        """One request on a connection of its own."""
+        """POST `body` as JSON on a new connection."""
         return httpx.post(self.url + path, json=dict(body), timeout=60, **more)
 
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
-    """An application over backends that are given, with settings; and its models."""
+    """Make an application from backends and settings; returns it and its registry of models."""
 
     def make(*backends: ThreadBackend, **settings: Any) -> tuple[FastAPI, Registry]:
         sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
@@ -176,13 +176,13 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
 
 @pytest.fixture
 def serve_on_socket(make_app: Callable[..., tuple[FastAPI, Registry]]) -> Callable[..., Served]:
-    """The same on a socket: `with serve_on_socket(backend, …) as served`; it closes the backends at the end."""
+    """`make_app` on a socket: `with serve_on_socket(backend, …) as served`; closes the backends at the end."""
     return lambda *backends, **settings: Served(*make_app(*backends, **settings))
 
 
 @pytest.fixture
 def small_backend(small_folder: Path) -> Iterator[ThreadBackend]:
-    """A backend of the small checkpoint that draws 16 images at once."""
+    """Backend of the small checkpoint with 16 slots."""
     backend = ThreadBackend(load(small_folder, device="cpu"))
     yield backend
     backend.close()

@@ -1,4 +1,4 @@
-"""What tests of the engine share: jobs, running them to their end, and a clock that stands still."""
+"""Helpers of the engine's tests: make jobs, run them to the end, and a clock that the test sets."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def job(prompt: list[int], params: SamplingParams, *seeds: int, negative: list[i
 
 
 class Clock:
-    """A clock that others move."""
+    """A clock whose time the test sets."""
 
     now = 0.0
 
@@ -29,7 +29,7 @@ class Clock:
 
 
 def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]]:
-    """Submit jobs at given steps and run until nothing is left; the events of each job."""
+    """Submit each job at its step, run the engine until it is idle, and return each job's events."""
     heard: dict[JobState, list[Event]] = {}
     waiting = sorted(arrivals, key=lambda arrival: arrival[0])
     step = 0
@@ -49,7 +49,7 @@ def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
 
 @torch.no_grad()
 def round_to_int8(network: JanusForConditionalGeneration) -> None:
-    """Give a network the weights that a decoder of 8-bit integers computes with, as floats."""
+    """Round a network's matrices to the values that an int8 decoder computes with, stored as floats."""
     for part in (network.model.language_model.layers, network.model.generation_head):
         for module in part.modules():
             if isinstance(module, nn.Linear):

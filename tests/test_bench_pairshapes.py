@@ -1,4 +1,4 @@
-"""The score table: which prompts it asks, that it resumes, and that it cannot mix checkpoints."""
+"""The score table: its prompts, resuming, refusing another checkpoint's results, and its statistics."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from train.recipe import load_recipe
 WORLD = World(load_recipe("tiny").held_out)
 
 
-def test_prompts_are_unseen_and_a_good_third_is_held_out() -> None:
+def test_prompts_are_unseen_and_at_least_a_third_is_held_out() -> None:
     prompts = unseen_prompts(WORLD, 30)
     assert len(prompts) == 30 * len(CATEGORIES)
     assert len({prompt.caption for prompt in prompts}) == len(prompts)
@@ -34,11 +34,11 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
     whole = judge_pictures(janus, pictures, results, slots=8)
     lines = results.read_text().splitlines()
     assert len(lines) == 1 + len(pictures)
-    # a killed run leaves some lines, the last one cut, or the first one, or nothing
+    # a killed run leaves whole lines and a cut one, or only a cut first line, or an empty file
     for left in ("\n".join(lines[:9]) + "\n" + lines[9][:17], lines[0][:30], ""):
         results.write_text(left)
         assert judge_pictures(janus, pictures, results, slots=5) == whole
-    more = [Picture(prompt, 1.0, 0) for prompt in unseen_prompts(WORLD, 2)]  # other places in another list of prompts
+    more = [Picture(prompt, 1.0, 0) for prompt in unseen_prompts(WORLD, 2)]  # the same prompts have other indices here
     again = judge_pictures(janus, more, results, slots=8)
     assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", slots=8) | whole
     assert "overall" in table(prompts, whole, [1.0, 2.0], range(2))
@@ -47,7 +47,7 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
 
 
 def test_table_of_known_results() -> None:
-    """Means by hand: one category at 1 and 0.5, the others at 0; equal pictures are counted as such."""
+    """Means computed by hand: one category scores 1 and 0.5, the others 0; one prompt has two equal pictures."""
     prompts = unseen_prompts(WORLD, 2)
     first = [prompt for prompt in prompts if prompt.category == "appearance"]
     results = {(prompt.caption, 2.0, seed): Result(0.0, f"{seed}") for prompt in prompts for seed in range(2)}
@@ -62,7 +62,7 @@ def test_table_of_known_results() -> None:
 
 
 def test_gain_by_guidance_is_paired_by_prompt() -> None:
-    """Prompts that differ a lot and all gain a tenth: the standard error of the gain is nothing."""
+    """Scores differ widely between prompts, but each gains exactly 0.1, so the gain's standard error is 0."""
     prompts = unseen_prompts(WORLD, 2)
     results = {
         (prompt.caption, scale, seed): Result(prompt.index / 20 + (0.1 if scale == 2 else 0), f"{seed}")

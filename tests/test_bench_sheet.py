@@ -1,4 +1,4 @@
-"""The contact sheet: every picture where its prompt says."""
+"""The contact sheet: the place of each picture."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from model.image_tokenizer import ImageTokenizer
 
 
 def test_prompts_of_a_pair_stand_side_by_side_with_equal_seeds(small_folder: Path) -> None:
-    """Two pairs to a line: the third pair stands below the first."""
+    """A line holds two pairs, so the third pair is below the first; expected pictures come from the reference loop."""
     janus = load(small_folder, device="cpu")
     sheet = np.asarray(pair_sheet(janus, seeds=(5, 6)))
     prompts = [prompt for pair in PAIRS for prompt in pair for _ in range(2)]

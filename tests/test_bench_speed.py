@@ -1,4 +1,4 @@
-"""What is timed is what it says, and the loops beside the engine draw what they should."""
+"""The speed benchmark: its stopwatch, baseline loops, workloads and report."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from model.params import SamplingParams
 
 
 class Clockwork:
-    """Two parts that take known times, one inside the other."""
+    """Two nested parts of known duration: the outer one takes 0.05 s itself, the inner one 0.1 s."""
 
     def outer(self) -> None:
         time.sleep(0.05)
@@ -33,14 +33,14 @@ def test_a_stopwatch_counts_the_inner_part_once() -> None:
     work, stopwatch = Clockwork(), Stopwatch()
     with stopwatch.timing(outer=(work, "outer"), inner=(work, "inner")):
         work.outer()
-    work.outer()  # no longer watched
+    work.outer()  # no longer timed
     assert stopwatch.seconds["inner"] == pytest.approx(0.1, abs=0.04)
     assert stopwatch.seconds["outer"] == pytest.approx(0.05, abs=0.04)
     assert "outer" not in vars(work)
 
 
-def test_the_other_loops_draw_the_likeliest_codes(deepseek: Janus) -> None:
-    """So cold that chance has no say: both loops give the reference's greedy codes."""
+def test_baseline_loops_draw_the_greedy_codes_of_the_reference(deepseek: Janus) -> None:
+    """At temperature 1e-4 sampling is practically greedy, so both loops give the reference loop's greedy codes."""
     prompt = [1, 10, 11, 12, 3]
     cold = SamplingParams(guidance_scale=3, temperature=1e-4, top_k=0)
     expected = generate(deepseek, [prompt], seeds=[0], guidance_scale=3, temperature=0)[0].tolist()
@@ -58,12 +58,12 @@ def test_a_random_model_has_the_published_geometry() -> None:
         random_janus("7b", torch.device("cpu"), torch.float32)
 
 
-def test_all_that_arrives_is_drawn_and_timed(deepseek: Janus) -> None:
+def test_times_of_random_arrivals_and_of_engine_parts_are_plausible(deepseek: Janus) -> None:
     work = Workload(deepseek, [1, 10, 11, 12, 3], SamplingParams(guidance_scale=2, top_k=0))
     load = poisson(work, slots=3, arrivals=8, per_second=100)
     assert 0 < load.p50 <= load.p95
     last_comes = np.random.default_rng(0).exponential(1 / 100, 8)[1:].sum()
-    assert load.rate < 8 / last_comes  # none is done before it has come
+    assert load.rate < 8 / last_comes  # no image is done before it arrives
     parts = profile(work, 2)
     assert set(parts) == {"prefill", "step", "sample", "pixels", "own", "png"}
     assert parts["step"] > parts["own"] > 0

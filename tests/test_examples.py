@@ -1,4 +1,4 @@
-"""The examples run as they are written, and leave the pictures that they promise."""
+"""Each script in examples/ runs unchanged and writes the expected pictures."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(name: str, folder: Path, *arguments: str, **environment: str) -> str:
-    """An example's output; run in another folder, as a user's own script would be."""
+    """Run an example in `folder`, outside the repository like a user's own script, and return its output."""
     variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120, check=False)

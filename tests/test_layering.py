@@ -1,4 +1,4 @@
-"""The imports between packages and their rooms, read from the source, and where their names resolve."""
+"""Imports between packages and subpackages, read from the source, and where package names resolve."""
 
 import ast
 import importlib.util
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# a package or room: what it may import of ours beside itself; the longest name that fits a module counts
+# our packages that each package or module may import besides itself; the longest matching name applies
 ALLOWED = {
     "pairs": set(),
     "model": {"pairs"},
@@ -20,7 +20,7 @@ ALLOWED = {
     "serve.engine": {"model", "pairs"},
     "serve.backends": {"model", "pairs", "serve.engine", "serve.config", "serve.logs"},
     "serve.http": {"model", "pairs", "serve.backends", "serve.engine", "serve.config", "serve.logs"},
-    # the page is mounted by the server, which imports it only when it is asked for
+    # the server mounts the page, and imports it only if it is to be served
     "serve.server": {"serve.http", "serve.backends", "serve.config", "ui"},
     "serve.command": {"model", "serve.server", "serve.http", "serve.backends", "serve.config", "serve.logs"},
     "serve": {"model", "pairs", "serve.engine"},
@@ -39,14 +39,14 @@ COMMANDS = (
 
 
 def modules() -> dict[str, Path]:
-    """Our modules by name."""
+    """Paths of our modules by dotted name."""
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """The modules of ours that a module imports anywhere in it, except for types only."""
+    """Our modules that a module imports anywhere in its source, except under TYPE_CHECKING."""
     tree = ast.parse(modules()[module].read_text())
     for_types = {
         inner
@@ -73,12 +73,12 @@ def within(module: str, rooms: set[str]) -> bool:
 def test_a_module_imports_only_what_lies_below_it(module: str) -> None:
     room = max((name for name in ALLOWED if within(module, {name})), key=len)
     above = {other for other in imports(module) if not within(other, {room, *ALLOWED[room]})}
-    if room == "serve":  # modules of serve itself may import each other
+    if room == "serve":  # modules directly in serve may import each other
         above = {other for other in above if other.rpartition(".")[0] != "serve"}
     assert not above, f"{module} imports {above}"
 
 
-def test_nothing_imports_in_a_circle() -> None:
+def test_imports_form_no_cycle() -> None:
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -105,7 +105,7 @@ def run(code: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_answers_without_importing_anything_heavy(module: str) -> None:
+def test_help_imports_no_heavy_library(module: str) -> None:
     result = run(
         f"import sys, runpy; sys.argv = ['x', '--help']\n"
         f"try: runpy.run_module({module!r}, run_name='__main__')\n"
@@ -118,13 +118,13 @@ def test_help_answers_without_importing_anything_heavy(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["serve.server", "serve.backends.loader", "ui.mount"])
-def test_the_process_that_answers_imports_no_torch(module: str) -> None:
-    """Engines have processes of their own, and start seconds earlier while this one imports what it needs."""
+def test_the_server_process_imports_no_torch(module: str) -> None:
+    """Engines run in their own processes; without torch here they start seconds earlier, during these imports."""
     result = run(f"import sys, {module}; assert 'torch' not in sys.modules")
     assert result.returncode == 0, result.stderr
 
 
-def test_the_process_of_an_engine_imports_nothing_of_http() -> None:
+def test_an_engine_process_imports_no_http_library() -> None:
     result = run(
         "import sys, serve.backends.child\n"
         "found = {'starlette', 'fastapi', 'uvicorn', 'prometheus_client', 'gradio'} & set(sys.modules)\n"

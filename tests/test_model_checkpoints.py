@@ -1,4 +1,4 @@
-"""Every layout gives the same model; every damage gives one line that names it."""
+"""Checkpoints: every layout loads the same weights; a damaged one gives an error that names the fault."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_safetensors_with_and_without_index(
     assert_same(load(folder, device="cpu"), deepseek)
 
 
-def test_overlay_replaces_what_it_names(
+def test_an_overlay_replaces_only_the_tensors_it_holds(
     tmp_path: Path, deepseek_folder: Path, deepseek: Janus, deepseek_tensors: Mapping[str, Tensor]
 ) -> None:
     name = "language_model.model.layers.0.self_attn.q_proj.weight"
@@ -101,7 +101,7 @@ def test_overlay_replaces_what_it_names(
         ([torch.zeros(2)], r"focus\.pt: is not a state dict"),
     ],
 )
-def test_an_overlay_that_does_not_fit_is_named(
+def test_an_overlay_that_does_not_fit_is_refused_by_name(
     tmp_path: Path, deepseek_folder: Path, content: object, said: str
 ) -> None:
     torch.save(content, tmp_path / "focus.pt")
@@ -109,21 +109,21 @@ def test_an_overlay_that_does_not_fit_is_named(
         load(deepseek_folder, device="cpu", overlay=tmp_path / "focus.pt")
 
 
-def test_a_file_of_the_old_format_is_read(
+def test_a_bin_file_in_torchs_old_format_is_read(
     folder: Path, deepseek: Janus, deepseek_tensors: Mapping[str, Tensor]
 ) -> None:
     torch.save(dict(deepseek_tensors), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert_same(load(folder, device="cpu"), deepseek)
 
 
-def test_a_tokenizer_with_more_words_than_the_model_is_refused(tmp_path: Path, deepseek_folder: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, deepseek_folder: Path) -> None:
     source = SceneSource(World(), 0, 64)
     train_text_tokenizer((source.caption(i, 0) for i in range(500)), 400).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"the tokenizer has \d+ tokens, the model only 300"):
         load(deepseek_folder, device="cpu", tokenizer=tmp_path)
 
 
-def test_a_folder_is_called_by_its_name_wherever_one_stands(
+def test_a_model_loaded_from_the_current_folder_is_named_after_it(
     deepseek_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(deepseek_folder)
@@ -134,7 +134,7 @@ def test_conversion_round_trip(converted_folder: Path, deepseek: Janus) -> None:
     assert_same(load(converted_folder, device="cpu"), deepseek)
 
 
-def test_recipe_travels_with_the_checkpoint(tmp_path: Path, deepseek: Janus) -> None:
+def test_sampling_settings_and_special_ids_are_saved_and_loaded(tmp_path: Path, deepseek: Janus) -> None:
     sampling = SamplingParams(guidance_scale=2.5, temperature=0.8, top_k=100, top_p=0.9)
     save(Janus("x", deepseek.network, None, deepseek.ids, sampling), tmp_path / "x")
     again = load(tmp_path / "x", device="cpu")
@@ -142,7 +142,7 @@ def test_recipe_travels_with_the_checkpoint(tmp_path: Path, deepseek: Janus) -> 
     assert again.ids == deepseek.ids
 
 
-def test_published_config_of_the_7b_is_completed() -> None:
+def test_the_published_7b_config_is_completed_with_defaults() -> None:
     config = {
         "model_type": "multi_modality",
         "vision_config": {"params": {"image_size": 384, "model_name": "siglip_large_patch16_384"}},
@@ -190,7 +190,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     assert not (tmp_path / "pwned").exists()
 
 
-def test_damage_is_named(folder: Path, deepseek_tensors: Mapping[str, Tensor]) -> None:
+def test_errors_of_damaged_weights_name_the_tensor_or_file(
+    folder: Path, deepseek_tensors: Mapping[str, Tensor]
+) -> None:
     with pytest.raises(CheckpointError, match="no weights"):
         load(folder, device="cpu")
     path = folder / "model.safetensors"
@@ -206,7 +208,7 @@ def test_damage_is_named(folder: Path, deepseek_tensors: Mapping[str, Tensor]) -
         load(folder, device="cpu")
 
 
-def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -223,7 +225,7 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_saving_never_leaves_half_a_checkpoint(tmp_path: Path, deepseek_folder: Path, deepseek: Janus) -> None:
-    """A limit on file sizes stands for a full disk: the write fails in the middle of the weights."""
+    """A file size limit simulates a full disk: the write fails in the middle of the weights."""
 
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -246,14 +248,14 @@ def test_saving_never_leaves_half_a_checkpoint(tmp_path: Path, deepseek_folder: 
         save(deepseek, tmp_path / "out")
 
 
-def test_a_greedy_recipe_can_be_saved(tmp_path: Path, deepseek: Janus) -> None:
+def test_greedy_sampling_settings_can_be_saved(tmp_path: Path, deepseek: Janus) -> None:
     sampling = SamplingParams(temperature=0, top_k=7, top_p=0.5)
     save(Janus("x", deepseek.network, None, deepseek.ids, sampling), tmp_path / "x")
     assert load(tmp_path / "x", device="cpu").sampling == sampling
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "cpu:1", "meta", "hpu", "xla", "abacus", ""])
-def test_a_device_that_is_not_here_is_named(device: str) -> None:
+def test_an_unavailable_device_is_refused_by_name(device: str) -> None:
     with pytest.raises(CheckpointError, match=f"no device '{device}' here"):
         choose_device(device)
 

@@ -1,4 +1,4 @@
-"""The C functions: what they compute, for whom, and what happens without a compiler."""
+"""The native (C) decoder against PyTorch's operations, int8 weights, and the fallback without a compiler."""
 
 import copy
 import os
@@ -35,7 +35,7 @@ def small(small_folder: Path) -> Janus:
 
 
 def draw(decoder: Decoder, codes: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Logits [steps, rows, V] of rows that start with prompts and are fed codes [steps][rows]."""
+    """Logits [steps, rows, V] of rows that begin with `prompts` and are then fed `codes` [steps][rows]."""
     cache = decoder.cache(len(prompts), 40)
     prefixes = decoder.prefill(prompts)
     for row, prefix in enumerate(prefixes):
@@ -59,12 +59,12 @@ def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int, int8: bool) -> None:
-    """Rows of different lengths; the golden model shares keys among heads and has odd widths."""
+def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, int8: bool) -> None:
+    """Prompts differ in length; expected logits come from the decoder without C."""
     plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
     assert native.is_native
     fed = codes(6, count, vocabulary=golden_janus.codebook_size)
-    # the two add in different orders: on some processors a logit differs by 1.1e-5
+    # the two sum in different orders; on some processors a logit differs by 1.1e-5
     torch.testing.assert_close(
         draw(native, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=5e-5
     )
@@ -72,7 +72,7 @@ def test_it_computes_what_pytorchs_operations_do(golden_janus: Janus, count: int
 
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
-def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus, int8: bool) -> None:
+def test_a_row_is_bit_identical_whatever_rows_are_beside_it(small: Janus, int8: bool) -> None:
     decoder = Decoder(small, int8=int8)
     fed = codes(5, 8, vocabulary=small.codebook_size)
     together = draw(decoder, fed, prompts(8))
@@ -83,8 +83,8 @@ def test_a_row_is_the_same_to_the_last_bit_whoever_is_beside_it(small: Janus, in
 
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
-def test_prompts_are_read_as_pytorch_reads_them(golden_janus: Janus, int8: bool) -> None:
-    """Each token sees those before it and itself; the golden model shares keys among heads and has odd widths."""
+def test_native_prefill_equals_pytorchs(golden_janus: Janus, int8: bool) -> None:
+    """Prompts of 1 to 34 tokens under causal attention; expected prefixes come from the decoder without C."""
     plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
     rows = [[1, *range(5, 5 + length)] for length in (0, 1, 2, 6, 15, 16, 33)]
     for mine, expected in zip(native.prefill(rows), plain.prefill(rows), strict=True):
@@ -95,7 +95,7 @@ def test_prompts_are_read_as_pytorch_reads_them(golden_janus: Janus, int8: bool)
 
 @needs_compiler
 @pytest.mark.parametrize("token", [-1, 10**6])
-def test_tokens_that_the_model_does_not_have_are_refused(small: Janus, token: int) -> None:
+def test_unknown_tokens_and_empty_prompts_are_refused(small: Janus, token: int) -> None:
     for native in (True, False):
         decoder = Decoder(small, native=native)
         with pytest.raises(IndexError):
@@ -105,8 +105,8 @@ def test_tokens_that_the_model_does_not_have_are_refused(small: Janus, token: in
 
 
 @needs_compiler
-def test_a_prompt_leaves_the_same_to_the_last_bit_whatever_is_read_beside_it(small: Janus) -> None:
-    """Long ones too, which PyTorch reads; nor does it keep the others' memory alive."""
+def test_a_prefix_is_bit_identical_whatever_prompts_are_beside_it(small: Janus) -> None:
+    """Prompts over 128 tokens, which PyTorch computes, too. A prefix owns its memory and keeps no other's alive."""
     decoder = Decoder(small)
     rows = [[1, *[7] * (length - 1)] for length in (3, 5, 129, 12, 100, 17, 128, 150, 2)]
     together = decoder.prefill(rows)
@@ -119,7 +119,7 @@ def test_a_prompt_leaves_the_same_to_the_last_bit_whatever_is_read_beside_it(sma
 
 @needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_change_nothing(small: Janus, threads: int) -> None:
+def test_logits_do_not_depend_on_the_number_of_threads(small: Janus, threads: int) -> None:
     decoder = Decoder(small)
     fed = codes(3, 4, vocabulary=small.codebook_size)
     usual = draw(decoder, fed, prompts(4))
@@ -132,7 +132,7 @@ def test_threads_change_nothing(small: Janus, threads: int) -> None:
 
 
 @needs_compiler
-def test_what_is_not_finite_stays_in_its_row(small: Janus) -> None:
+def test_nan_in_one_row_leaves_the_other_rows_unchanged(small: Janus) -> None:
     decoder = Decoder(small)
     fed = codes(2, 4, vocabulary=small.codebook_size)
     healthy = draw(decoder, fed, prompts(4))
@@ -150,7 +150,7 @@ def test_what_is_not_finite_stays_in_its_row(small: Janus) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
-def test_weights_that_change_in_place_are_followed(small_folder: Path, int8: bool) -> None:
+def test_load_weights_takes_over_weights_changed_in_place(small_folder: Path, int8: bool) -> None:
     janus = load(small_folder, device="cpu")
     decoder = Decoder(janus, int8=int8)
     fed = codes(2, 2, vocabulary=janus.codebook_size)
@@ -168,10 +168,16 @@ def test_weights_that_change_in_place_are_followed(small_folder: Path, int8: boo
 
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("head_dim", [10, 24, 64, 80])
-def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int, int8: bool) -> None:
-    """Keys are scored sixteen at a time, values mixed some vectors at a time, and what is left one by one."""
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(2, 2, 10), (4, 1, 24), (2, 2, 64), (4, 2, 80), (4, 2, 10)]
+)
+def test_heads_of_any_number_and_width_and_rows_of_any_length(
+    small: Janus, heads: int, kv_heads: int, head_dim: int, int8: bool
+) -> None:
+    """The C code scores 16 keys and mixes several vectors of values at a time, then the remainder one by one."""
     config = copy.deepcopy(small.network.config)
+    config.text_config.num_attention_heads = heads
+    config.text_config.num_key_value_heads = kv_heads
     config.text_config.head_dim = head_dim
     torch.manual_seed(0)
     janus = replace(small, network=JanusForConditionalGeneration(config).eval())
@@ -187,8 +193,8 @@ def test_heads_of_any_width_and_rows_of_any_length(small: Janus, head_dim: int, 
 
 
 @needs_compiler
-def test_a_default_type_that_another_thread_sets_changes_nothing(small: Janus) -> None:
-    """Loading a bfloat16 model sets it for the whole process, while other models are being drawn."""
+def test_the_default_dtype_of_the_process_does_not_change_codes(small: Janus) -> None:
+    """Loading a bfloat16 model sets the default dtype of the whole process while other models draw."""
     one = Job(prompts(1)[0], None, (1, 2), SamplingParams(guidance_scale=2, temperature=0.9, top_k=50))
     drawn = []
     for default in (torch.float32, torch.bfloat16):
@@ -204,7 +210,7 @@ def test_a_default_type_that_another_thread_sets_changes_nothing(small: Janus) -
     assert drawn[0] == drawn[1]
 
 
-def test_integers_are_the_nearest_to_the_weights() -> None:
+def test_int8_weights_are_within_half_a_step_of_the_floats() -> None:
     weight = torch.randn(7, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 7)[:, None]
     weight[3] = 0
     rounded = Int8Matrix.of(weight)
@@ -215,7 +221,7 @@ def test_integers_are_the_nearest_to_the_weights() -> None:
 
 
 @needs_compiler
-def test_integers_take_a_quarter_of_the_memory_once_the_floats_are_let_go(small_folder: Path) -> None:
+def test_int8_takes_a_quarter_of_the_memory_after_drop_matrices(small_folder: Path) -> None:
     janus = load(small_folder, device="cpu")
     decoder = Decoder(janus, int8=True)
     fed = codes(3, 2, vocabulary=janus.codebook_size)
@@ -238,7 +244,7 @@ def test_integers_take_a_quarter_of_the_memory_once_the_floats_are_let_go(small_
 
 
 @pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
-def test_without_a_working_compiler_steps_are_pytorchs(
+def test_without_a_working_compiler_the_decoder_uses_pytorch(
     small: Janus, compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", compiler)

@@ -1,4 +1,4 @@
-"""The Triton kernel against PyTorch's attention: on a GPU, or through Triton's interpreter where it is installed."""
+"""The Triton kernel against PyTorch's attention, on a GPU or else in Triton's interpreter, if it is installed."""
 
 import importlib.util
 import os
@@ -24,8 +24,8 @@ for heads, kv_heads, width in ((4, 4, 32), (4, 2, 24), (2, 1, 64)):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_the_kernel_is_attention() -> None:
-    """Rows of 1, 2, 64 and 300 tokens, so that parts are empty, ragged and full; grouped heads; an odd width."""
+def test_the_kernel_equals_pytorchs_attention() -> None:
+    """Rows of 1, 2, 64 and 300 tokens give empty, partial and full parts; also grouped heads and a width of 24."""
     import torch
 
     interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}

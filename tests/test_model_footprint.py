@@ -1,4 +1,4 @@
-"""Memory that is left, where a container or a service may not take all of the machine's."""
+"""Free memory within the limits that control groups set for containers and services."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from model.checkpoints.footprint import available_bytes, cgroup_free_bytes
 
 GROUPS = {
-    # in a container with a name space of its own
+    # in a container with its own cgroup namespace
     "proc/self/cgroup": "0::/",
     "sys/fs/cgroup/memory.max": "1000",
     "sys/fs/cgroup/memory.current": "700",
@@ -39,20 +39,20 @@ VERSION_1 = {
         (GROUPS, 1000 - 700 + 50),
         (GROUPS | {"sys/fs/cgroup/memory.max": "max"}, math.inf),
         (GROUPS | {"sys/fs/cgroup/memory.max": "600"}, 0),
-        (SERVICE, 900 - 400 + 20),  # bounded by what it is a part of
+        (SERVICE, 900 - 400 + 20),  # limited by the parent group
         (VERSION_1, 2000 - 1200 + 200),
         ({"proc/self/cgroup": "0::/gone"}, math.inf),
         ({}, math.inf),
     ],
 )
-def test_what_control_groups_leave(tmp_path: Path, files: dict[str, str], room: float) -> None:
+def test_free_bytes_within_control_group_limits(tmp_path: Path, files: dict[str, str], room: float) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content.rstrip() + "\n")
     assert cgroup_free_bytes(tmp_path) == room
 
 
-def test_no_more_than_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_bytes_respect_machine_and_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
     free = available_bytes(torch.device("cpu"))
     assert 0 < free <= psutil.virtual_memory().total
     monkeypatch.setattr("model.checkpoints.footprint.cgroup_free_bytes", lambda: 12345)

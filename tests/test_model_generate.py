@@ -1,4 +1,4 @@
-"""The reference loop: what an image depends on, and what it does not."""
+"""The reference loop: an image depends on its prompt, settings and seed alone."""
 
 import copy
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def test_a_negative_prompt_of_another_length_is_used(deepseek: Janus, rows: list
     assert torch.equal(with_neighbour[0], one[0])
 
 
-def test_on_token_sees_the_codes_as_they_come(deepseek: Janus, rows: list[list[int]]) -> None:
+def test_on_token_receives_the_codes_drawn_so_far(deepseek: Janus, rows: list[list[int]]) -> None:
     seen: list[tuple[int, list[int]]] = []
     codes = generate(
         deepseek, [rows[1]], seeds=[4], on_token=lambda n, so_far: seen.append((n, so_far[0, :n].tolist()))
@@ -65,10 +65,8 @@ def test_on_token_sees_the_codes_as_they_come(deepseek: Janus, rows: list[list[i
     assert all(so_far == codes[0, :n].tolist() for n, so_far in seen)
 
 
-def test_indifferent_logits_leave_the_choice_to_the_noise_of_each_position(
-    deepseek: Janus, rows: list[list[int]]
-) -> None:
-    """With a head of zeros every code is the arg-max of its own position's noise, whatever the prompt."""
+def test_with_equal_logits_each_code_is_the_arg_max_of_its_noise(deepseek: Janus, rows: list[list[int]]) -> None:
+    """The image head is zeroed: each code must be the arg-max of the noise of its seed and position."""
     network = copy.deepcopy(deepseek.network)
     for parameter in network.model.generation_head.vision_head.parameters():
         parameter.data.zero_()
@@ -79,7 +77,7 @@ def test_indifferent_logits_leave_the_choice_to_the_noise_of_each_position(
         assert torch.equal(row, noise.argmax(-1))
 
 
-def test_mismatched_lists_are_refused(deepseek: Janus, rows: list[list[int]]) -> None:
+def test_fewer_seeds_than_prompts_are_refused(deepseek: Janus, rows: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="seeds"):
         generate(deepseek, rows, seeds=[1])
 

@@ -1,4 +1,4 @@
-"""The original implementation's numbers, from its own layout and again after conversion."""
+"""Agreement with the original implementation, from its own checkpoint layout and after conversion."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_pixels(golden_janus: Janus, golden: Mapping[str, Tensor], i: int) -> No
     assert torch.equal(to_uint8(golden[f"prompt{i}.decoded"][None])[0].int(), expected)
 
 
-def test_codes_of_pictures(golden_janus: Janus, golden: Mapping[str, Tensor]) -> None:
+def test_encoding_pictures_gives_the_golden_codes(golden_janus: Janus, golden: Mapping[str, Tensor]) -> None:
     assert torch.equal(ImageTokenizer(golden_janus).encode(golden["vq.pixels"]), golden["vq.encode_ids"].long())
 
 
@@ -85,7 +85,7 @@ def test_understanding_features(golden_janus: Janus, golden: Mapping[str, Tensor
     torch.testing.assert_close(features, golden["understand.embeds"], atol=1e-4, rtol=0)
 
 
-def test_transformers_encodes_the_converted_codebook_alike(
+def test_plain_transformers_encodes_pictures_to_the_golden_codes(
     converted_folder: Path, golden: Mapping[str, Tensor]
 ) -> None:
     plain = JanusForConditionalGeneration.from_pretrained(converted_folder)

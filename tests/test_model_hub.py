@@ -22,7 +22,7 @@ REPOSITORY = "someone/small-janus"
 
 @pytest.fixture
 def hub(small_folder: Path) -> Iterator[str]:
-    """Serves `small_folder` as the only repository of a hub; gives the hub's address."""
+    """Hub on this machine with `small_folder` as its only repository; yields its address."""
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -76,7 +76,7 @@ def hub(small_folder: Path) -> Iterator[str]:
 def convert(
     hub: str, home: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`focusdiff-convert` with a hub and a cache of its own."""
+    """Run `focusdiff-convert` with `hub` as its hub and `home` as its cache."""
     return subprocess.run(
         [sys.executable, "-m", "model.checkpoints.convert", str(out), *arguments],
         env={
@@ -93,7 +93,7 @@ def convert(
     )
 
 
-def test_a_revision_is_downloaded_once_and_then_served_offline(hub: str, tmp_path: Path, small_folder: Path) -> None:
+def test_a_downloaded_revision_loads_offline(hub: str, tmp_path: Path, small_folder: Path) -> None:
     first = convert(hub, tmp_path / "home", tmp_path / "one", "--model", REPOSITORY, "--revision", "v1")
     assert first.returncode == 0, first.stderr
     ours, theirs = load(tmp_path / "one", device="cpu"), load(small_folder, device="cpu")
@@ -116,7 +116,7 @@ def test_a_revision_is_downloaded_once_and_then_served_offline(hub: str, tmp_pat
         text=True,
         check=True,
     )
-    assert name.stdout.strip() == REPOSITORY  # what a client asks for, not the commit's folder
+    assert name.stdout.strip() == REPOSITORY  # the repository, not the cached folder of the commit
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_revision_is_downloaded_once_and_then_served_offline(hub: str, tmp_pat
         (("--model", REPOSITORY, "--revision", "v9"), f"{REPOSITORY}: no revision 'v9'"),
     ],
 )
-def test_what_the_hub_does_not_have_is_one_line(
+def test_an_unknown_repository_or_revision_is_one_line(
     hub: str, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     result = convert(hub, tmp_path / "home", tmp_path / "out", *arguments)
@@ -136,8 +136,8 @@ def test_what_the_hub_does_not_have_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_room_for_the_download_is_one_line_and_the_next_try_succeeds(hub: str, tmp_path: Path) -> None:
-    """A limit on file sizes stands for a full disk: the write fails in the middle of a file."""
+def test_a_full_disk_is_one_line_and_the_next_download_succeeds(hub: str, tmp_path: Path) -> None:
+    """A file size limit simulates a full disk: the write fails in the middle of a file."""
 
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

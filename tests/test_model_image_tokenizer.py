@@ -1,4 +1,4 @@
-"""The image tokenizer's decoder in C against transformers' own modules."""
+"""The image tokenizer's native (C) decoder against transformers' own modules."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ def image_tokenizer(grid: int, *, base: int = 32, multiplier: tuple[int, ...] = 
         num_patches=grid,
     )
     vq = JanusVQVAE(config).eval().requires_grad_(False)
-    for module in vq.modules():  # transformers' own start makes pictures of one grey
+    for module in vq.modules():  # transformers' initial weights decode to uniform grey
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
         if isinstance(module, nn.GroupNorm):
@@ -57,7 +57,7 @@ def some_codes(vq: JanusVQVAE, count: int, seed: int = 1) -> Tensor:
 def reference(
     convolution: nn.Conv2d, x: Tensor, norm: nn.GroupNorm | None, residual: Tensor | None, doubled: bool
 ) -> Tensor:
-    """In float64, with PyTorch's operations."""
+    """Expected result of `NativePixelDecoder.convolve`, by PyTorch in float64."""
     x = x.double()
     if norm is not None:
         x = F.silu(F.group_norm(x, norm.num_groups, norm.weight.double(), norm.bias.double(), norm.eps))
@@ -84,8 +84,8 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("grid", "multiplier", "outputs"), [(9, (1, 1), 48), (10, (1, 2), 3), (13, (2, 1), 20), (24, (1, 2, 2), 3)]
 )
-def test_pictures_are_those_of_transformers(grid: int, multiplier: tuple[int, ...], outputs: int) -> None:
-    """Sides of 18, 20, 26 and 96 pixels: whole tiles and parts of them; channels that end within a vector or a block."""
+def test_pixels_equal_those_of_transformers(grid: int, multiplier: tuple[int, ...], outputs: int) -> None:
+    """Sides of 18, 20, 26 and 96 pixels give whole and partial tiles; channels give partial vectors and blocks."""
     vq = image_tokenizer(grid, multiplier=multiplier, outputs=outputs)
     codes = some_codes(vq, 3)
     pixels = native(vq)(codes)
@@ -104,7 +104,7 @@ def test_pictures_are_those_of_transformers(grid: int, multiplier: tuple[int, ..
     doubled=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_a_convolution_is_pytorchs(
+def test_a_convolution_equals_pytorchs(
     parts: tuple[NativePixelDecoder, JanusVQVAE],
     height: int,
     width: int,
@@ -114,7 +114,7 @@ def test_a_convolution_is_pytorchs(
     doubled: bool,
     seed: int,
 ) -> None:
-    """Of any size; from and to 32, 64 and 3 channels; with and without norm, doubling and residual."""
+    """Any size; 32 or 64 channels in and 3, 32 or 64 out; with and without norm, doubling and residual."""
     pixels, vq = parts
     first, last = vq.decoder.up[0].block[0], vq.decoder.up[1].block[0]
     assert (last.conv1.in_channels, last.conv1.out_channels) == (64, 32)
@@ -131,7 +131,7 @@ def test_a_convolution_is_pytorchs(
     residual = torch.randn(count, convolution.out_channels, *sides, generator=generator) if seed % 2 else None
     expected = reference(convolution, x, chosen, residual, doubled)
     if residual is not None:
-        # anywhere in memory
+        # at different alignments in memory
         place = torch.empty(residual.numel() + 1)[seed % 4 // 2 :][: residual.numel()]
         lines = residual.permute(0, 2, 3, 1)
         residual = place.view(lines.shape).copy_(lines).permute(0, 3, 1, 2)
@@ -139,10 +139,10 @@ def test_a_convolution_is_pytorchs(
     torch.testing.assert_close(result.double(), expected, atol=2e-4, rtol=0)
 
 
-def test_c_computes_what_is_large_for_its_channels(
+def test_convolutions_over_large_pictures_are_computed_in_c(
     parts: tuple[NativePixelDecoder, JanusVQVAE], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """24 × 24 pixels are not fewer than 9 · 64, so only the start, 1 × 1 convolutions and attention are PyTorch's."""
+    """24 × 24 pixels are not below 9 · 64 channels: PyTorch computes conv_in, 1 × 1 convolutions and attention only."""
     pixels, vq = parts
     names = {module: name for name, module in vq.named_modules()}
     asked: list[str] = []
@@ -158,8 +158,8 @@ def test_c_computes_what_is_large_for_its_channels(
     assert "decoder.conv_out" not in asked
 
 
-def test_numbers_beyond_all_bounds_come_out_as_pytorchs(parts: tuple[NativePixelDecoder, JanusVQVAE]) -> None:
-    """SiLU of ±10⁴, where e^x is no float; a picture of one colour, whose variance is 0; one far from 0."""
+def test_extreme_inputs_give_pytorchs_values(parts: tuple[NativePixelDecoder, JanusVQVAE]) -> None:
+    """SiLU near ±10⁴, where e^x overflows; pictures of one colour, with variance 0; a picture with mean 30."""
     pixels, vq = parts
     norm, convolution = nn.GroupNorm(32, 32, eps=1e-6).requires_grad_(False), vq.decoder.up[1].block[0].conv2
     noise = torch.randn(1, 32, 12, 12, generator=torch.Generator().manual_seed(3))
@@ -175,7 +175,7 @@ def test_numbers_beyond_all_bounds_come_out_as_pytorchs(parts: tuple[NativePixel
 
 
 @pytest.mark.usefixtures("threads")
-def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[NativePixelDecoder, JanusVQVAE]) -> None:
+def test_a_convolution_is_bit_identical_for_any_batch_and_threads(parts: tuple[NativePixelDecoder, JanusVQVAE]) -> None:
     pixels, vq = parts
     block = vq.decoder.up[1].block[0]
     x = torch.randn(3, 64, 40, 28, generator=torch.Generator().manual_seed(4))
@@ -187,7 +187,7 @@ def test_neither_neighbours_nor_threads_change_a_bit(parts: tuple[NativePixelDec
             assert torch.equal(pixels.convolve(block.conv1, x[i : i + 1], block.norm1)[0], together[i])
 
 
-def test_weights_that_changed_are_loaded() -> None:
+def test_load_weights_takes_over_changed_weights() -> None:
     vq = image_tokenizer(9, multiplier=(1, 1))
     pixels, codes = native(vq), some_codes(vq, 1)
     before = pixels(codes)
@@ -199,7 +199,7 @@ def test_weights_that_changed_are_loaded() -> None:
     torch.testing.assert_close(after, vq.decode(codes), atol=2e-5, rtol=0)
 
 
-def test_one_result_is_not_written_over_by_the_next() -> None:
+def test_a_result_is_not_overwritten_by_the_next_call() -> None:
     vq = image_tokenizer(9, multiplier=(1, 1))
     pixels = native(vq)
     first = pixels(some_codes(vq, 1))
@@ -208,14 +208,14 @@ def test_one_result_is_not_written_over_by_the_next() -> None:
     assert torch.equal(first, kept)
 
 
-def test_what_it_will_hold_is_known_before() -> None:
+def test_planned_bytes_equal_the_bytes_held() -> None:
     with torch.device("meta"):
         planned = planned_bytes(image_tokenizer(13, multiplier=(1, 1)), pictures=2)
     assert planned == native(image_tokenizer(13, multiplier=(1, 1)), pictures=2).nbytes > 0
 
 
-def test_more_pictures_than_are_decoded_at_once() -> None:
-    """Nine of 64 × 64, eight at once in C, four by PyTorch: each as by itself, but for rounding in the parts that are PyTorch's."""
+def test_pictures_beyond_one_batch_decode_as_each_alone() -> None:
+    """Nine pictures of 64 × 64, decoded eight at a time in C and four in PyTorch, whose part may round differently."""
     tiny: Janus = load("tiny", device="cpu", dtype="float32")
     codes = torch.randint(tiny.codebook_size, (9, tiny.image_tokens), generator=torch.Generator().manual_seed(5))
     tokenizer = ImageTokenizer(tiny)

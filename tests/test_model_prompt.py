@@ -1,4 +1,4 @@
-"""The frame around a prompt, and what user text can and cannot become."""
+"""The frame around a prompt, and user text that must never become special tokens."""
 
 import pytest
 from hypothesis import given
@@ -31,7 +31,7 @@ def test_frame(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.decode(row) == f"{BOS}{USER}: three red circles\n\n{ASSISTANT}:{BEGIN_OF_IMAGE}"
     vocabulary = tokenizer.get_vocab()
     assert [row[0], row[1], row[-3], row[-1]] == [vocabulary[t] for t in (BOS, USER, ASSISTANT, BEGIN_OF_IMAGE)]
-    # the text between the roles is one segment: encoding its parts apart gives other ids
+    # the text between the roles is encoded as one segment; encoding its parts separately gives other ids
     assert row[2:-3] == tokenizer(": three red circles\n\n", add_special_tokens=False).input_ids
 
 
@@ -54,7 +54,7 @@ def test_user_text_never_becomes_a_special_token(tokenizer: PreTrainedTokenizerB
 
 
 @given(st.text(min_size=1, max_size=40))
-def test_any_unicode_is_encoded_or_refused_with_the_field(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+def test_any_unicode_is_encoded_or_refused_naming_the_field(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     if not text.strip() or any("\ud800" <= char <= "\udfff" for char in text):
         with pytest.raises(PromptError, match=r"^prompt "):
             encode_prompt(tokenizer, text)
@@ -73,7 +73,7 @@ def test_added_letters_are_plain_text_and_added_marks_are_refused() -> None:
         encode_prompt(tokenizer, "a <mark>")
 
 
-def test_the_limit_is_exact_and_named(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_token_limit_is_exact_and_its_error_names_the_field(tokenizer: PreTrainedTokenizerBase) -> None:
     row = encode_prompt(tokenizer, "three red circles")
     assert encode_prompt(tokenizer, "three red circles", limit=len(row)) == row
     with pytest.raises(PromptError, match=f"negative_prompt is {len(row)} tokens long .* at most {len(row) - 1}"):

@@ -1,4 +1,4 @@
-"""Many images that draw together, each by its own settings, as each would alone."""
+"""The batched sampler: each image, with its own settings, gets the codes that it would get alone."""
 
 from collections.abc import Sequence
 
@@ -26,14 +26,14 @@ ways = pytest.mark.parametrize(
 
 
 def logits_of(params: Sequence[SamplingParams], vocabulary: int, *, seed: int, step: float) -> Tensor:
-    """Rows for images, two for a guided one; multiples of `step`, so that many are equal, or any where it is 0."""
+    """Random logits, one row per image or two if guided; rounded to multiples of `step` for ties, unless it is 0."""
     rows = sum(1 + one.guided for one in params)
     logits = 3 * torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed))
     return logits.div(step).round().mul(step) if step else logits
 
 
 def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> list[int]:
-    """What `sample` chooses for each image by itself."""
+    """Expected codes: `sample`, the reference, applied to each image by itself."""
     chosen, row = [], 0
     for seed, one in zip(SEEDS, params, strict=False):
         guided = logits[row : row + 1]
@@ -46,7 +46,7 @@ def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> li
 
 
 def sampled(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[SamplingParams]) -> list[list[int]]:
-    """Codes [steps][images] of images in rows from the last to the first."""
+    """Codes [steps][images] of the batched sampler; its rows hold the images in reverse order."""
     rows = list(range(len(params)))[::-1]
     batch = sampler.batch(rows, [1 + one.guided for one in params], params, SEEDS[: len(params)], [0] * len(params))
     sampler.begin(rows)
@@ -77,7 +77,7 @@ one_image = st.builds(
     seed=st.integers(0, 1000),
     step=st.sampled_from([0, 0, 0.5, 1, 4, 1000]),
 )
-def test_every_image_draws_what_it_would_alone(
+def test_each_image_gets_the_codes_it_would_get_alone(
     native: bool, params: list[SamplingParams], vocabulary: int, seed: int, step: float
 ) -> None:
     sampler = Sampler(rows=6, tokens=4, vocabulary=vocabulary, device=CPU, native=native)
@@ -89,8 +89,8 @@ def test_every_image_draws_what_it_would_alone(
 @ways
 @pytest.mark.parametrize("top_k", [0, 1, 4096, 16383])
 @pytest.mark.parametrize("top_p", [0.001, 0.9, 1.0])
-def test_of_16384_codes(native: bool, top_k: int, top_p: float) -> None:
-    """Twenty positions, so that the noise made ahead runs out more than once."""
+def test_a_codebook_of_16384_codes(native: bool, top_k: int, top_p: float) -> None:
+    """Twenty positions, so that the precomputed noise runs out more than once."""
     params = [SamplingParams(guidance_scale=g, temperature=0.8, top_k=top_k, top_p=top_p) for g in (1, 5, 2)]
     sampler = Sampler(rows=3, tokens=20, vocabulary=16384, device=CPU, native=native)
     steps = [logits_of(params, 16384, seed=position, step=0) for position in range(20)]
@@ -100,7 +100,7 @@ def test_of_16384_codes(native: bool, top_k: int, top_p: float) -> None:
 @ways
 @pytest.mark.parametrize("planted", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("row", [0, 1])
-def test_what_is_not_finite_is_known_of_its_image_only(native: bool, planted: float, row: int) -> None:
+def test_a_logit_that_is_not_finite_marks_its_own_image_only(native: bool, planted: float, row: int) -> None:
     params = [SamplingParams(guidance_scale=3, top_k=4, top_p=0.9), SamplingParams(guidance_scale=3)]
     sampler = Sampler(rows=2, tokens=2, vocabulary=40, device=CPU, native=native)
     healthy = [logits_of(params, 40, seed=position, step=0) for position in range(2)]
@@ -110,12 +110,15 @@ def test_what_is_not_finite_is_known_of_its_image_only(native: bool, planted: fl
     assert sampler.finite([1, 0]) == [False, True]  # the first image is in the last row
     assert all(0 <= code < 40 for step in codes for code in step)
     assert [step[1] for step in codes] == [step[1] for step in sampled(sampler, healthy, params)]
-    assert sampler.finite([0, 1]) == [True, True]  # others have begun there
+    assert sampler.finite([0, 1]) == [True, True]  # other images have begun in these rows
 
 
 @ways
-def test_guidance_rounds_twice(native: bool) -> None:
-    """A code with what another's guided logit rounds to ties with it, and the first wins; rounded once, half would not."""
+def test_guidance_rounds_twice_like_the_reference(native: bool) -> None:
+    """Code 1's logits equal the guided logit of code 0, rounded twice: the two tie, and code 0 wins.
+
+    Rounded only once, half of the pairs would not tie.
+    """
     generator = torch.Generator().manual_seed(0)
     pairs = torch.randn(64, 2, generator=generator)
     params = [SamplingParams(guidance_scale=3.3, temperature=0)]
@@ -131,16 +134,18 @@ def test_guidance_rounds_twice(native: bool) -> None:
 @pytest.mark.parametrize(
     ("logits", "params", "kept"),
     [
-        ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.5), {0, 1}),  # they have half, so the third is past it
+        ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.5), {0, 1}),  # the first two reach 0.5, so the third is dropped
         ([1, 1, 1, 1], SamplingParams(top_k=0, top_p=0.51), {0, 1, 2}),
-        ([0] * 10, SamplingParams(top_k=0, top_p=0.9), set(range(10))),  # 0.9 is less than the sum of nine tenths
-        ([1, 1, 1, 1], SamplingParams(top_k=2), {0, 1, 2, 3}),  # all are as large as the second largest
-        ([-0.0, 0.0], SamplingParams(top_k=0, top_p=0.4), {0}),  # zeros are equal: the first comes first
+        ([0] * 10, SamplingParams(top_k=0, top_p=0.9), set(range(10))),  # 9 · 0.1 < 0.9 in float64
+        ([1, 1, 1, 1], SamplingParams(top_k=2), {0, 1, 2, 3}),  # all equal the second largest
+        ([-0.0, 0.0], SamplingParams(top_k=0, top_p=0.4), {0}),  # -0.0 equals 0.0, so the lower code comes first
         ([0.0, 1.0, 1.0, 2.0], SamplingParams(top_k=2), {1, 2, 3}),
         ([0.0, 1.0, 1.0, 1.0], SamplingParams(top_k=2, top_p=0.6), {1, 2}),  # a third each after top-k
     ],
 )
-def test_equal_logits(native: bool, logits: list[float], params: SamplingParams, kept: set[int]) -> None:
+def test_top_k_and_top_p_with_equal_logits(
+    native: bool, logits: list[float], params: SamplingParams, kept: set[int]
+) -> None:
     sampler = Sampler(rows=1, tokens=120, vocabulary=len(logits), device=CPU, native=native)
     codes = sampled(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 120, [params])
     assert {code for step in codes for code in step} == kept
@@ -148,8 +153,8 @@ def test_equal_logits(native: bool, logits: list[float], params: SamplingParams,
 
 @ways
 @pytest.mark.parametrize("apart", [1e-6, 1e-5, 1e-4])
-def test_codes_that_are_as_good_as_equal_are_told_apart_as_the_reference_does(native: bool, apart: float) -> None:
-    """Of the codes with the most noise and the least, whose logits make up for it but for some millionths."""
+def test_near_ties_are_decided_as_in_the_reference(native: bool, apart: float) -> None:
+    """The codes with the most and the least noise get logits that cancel the noise up to `apart` at each position."""
     params, positions, vocabulary = [SamplingParams(guidance_scale=1, top_k=0)], 200, 16384
     noise = gumbel(torch.zeros(positions, dtype=torch.int64), torch.arange(positions), vocabulary)
     most, least = noise.argmax(1, keepdim=True), noise.argmin(1, keepdim=True)

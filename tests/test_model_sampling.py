@@ -34,7 +34,7 @@ def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, ...], ex
     assert [f"{int(word):08x}" for word in found] == expected.split()
 
 
-def test_noise_takes_the_documented_word_of_the_documented_counter() -> None:
+def test_noise_uses_the_documented_counter_and_word() -> None:
     seed, position, vocabulary, code = 2**40 + 17, 5, 10, 9
     noise = gumbel(torch.tensor([seed]), torch.tensor([position]), vocabulary)[0, code]
     counter = position * math.ceil(vocabulary / 4) + code // 4
@@ -52,7 +52,7 @@ def test_noise_depends_on_nothing_but_seed_and_position() -> None:
 
 
 def test_noise_of_the_largest_words_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They round to 1 in float32; −∞ would make the only code that a filter kept equal to those it dropped."""
+    """These words round to 1 in float32; noise of −∞ would make the only kept code tie with the filtered ones."""
     largest, smallest = (torch.full((1, 2, 4), word, dtype=torch.int64) for word in (2**32 - 1, 2**32 - 257))
     for words in (largest, smallest):
         monkeypatch.setattr("model.noise.philox4x32", lambda *_, words=words: words)
@@ -93,7 +93,7 @@ def test_guidance_formula() -> None:
 
 
 @given(st.lists(st.integers(-8, 8), min_size=1, max_size=12), st.integers(0, 14))
-def test_top_k_keeps_what_is_at_least_the_kth_largest(values: list[int], k: int) -> None:
+def test_top_k_keeps_values_not_below_the_kth_largest(values: list[int], k: int) -> None:
     kept = keep_top_k(torch.tensor(values, dtype=torch.float), k)
     bound = sorted(values, reverse=True)[k - 1] if 0 < k < len(values) else min(values)
     assert [v if v >= bound else -math.inf for v in values] == kept.tolist()
@@ -120,7 +120,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(values: list[int], p: float
         ("temperature", 2.1), ("top_k", -1), ("top_k", 1.5), ("top_k", True), ("top_p", 0.0), ("top_p", 1.01),
     ],
 )  # fmt: skip
-def test_settings_out_of_range_are_named(field: str, value: float) -> None:
+def test_a_setting_out_of_range_is_named_in_the_error(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         SamplingParams().override(**{field: value})
 
@@ -139,7 +139,7 @@ def test_seeds() -> None:
 
 
 def test_top_k_comes_before_top_p() -> None:
-    """Probabilities .5, .3, .2: of the best two, .625 and .375, the first alone reaches .6; of all three it does not."""
+    """Probabilities 0.5, 0.3, 0.2: only after top-k 2, which makes it 0.625, does the first reach top-p 0.6 alone."""
     params = SamplingParams(top_k=2, top_p=0.6)
     kept = filtered(torch.tensor([0.5, 0.3, 0.2]).log(), params) > -math.inf
     assert kept.tolist() == [True, False, False]

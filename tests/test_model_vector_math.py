@@ -1,4 +1,4 @@
-"""Elementwise functions of many processes, all of whose threads make the first call at once."""
+"""Elementwise functions whose first call is made by all threads at once, tried in many processes."""
 
 import os
 import subprocess
@@ -32,8 +32,8 @@ print(odd)
 @pytest.mark.skipif(
     not hasattr(os, "fork"), reason="needs fork: a process of its own for each trial would take an hour"
 )
-def test_first_calls_give_the_digits_of_later_ones() -> None:
-    """Without `warm_up_vector_math` about one process in three hundred differs, where MKL has the fault."""
+def test_first_calls_equal_later_ones() -> None:
+    """Without `warm_up_vector_math` about one process in 300 differs on machines where MKL has the fault."""
     environment = os.environ | {"OMP_NUM_THREADS": "16", "OMP_WAIT_POLICY": "passive"}
     result = subprocess.run(
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=False, timeout=300, env=environment

@@ -41,8 +41,8 @@ def test_codes_that_differ() -> None:
     assert difference.share == 0.5
 
 
-def test_what_differs_is_left_as_it_is_and_outlined() -> None:
-    """Of 3 × 3 cells only the middle one: clear; a line of one pixel around it; all else one pale tone."""
+def test_the_overlay_leaves_differing_cells_clear_and_outlines_them() -> None:
+    """Only the middle of 3 × 3 cells differs: it is clear, with an outline of one pixel; the rest is one pale tone."""
     overlay = np.array(CodeDifference.of(range(9), (0, 1, 2, 3, 9, 5, 6, 7, 8)).overlay(24))
     assert overlay.shape == (24, 24, 4)
     assert not overlay[8:16, 8:16].any()
@@ -57,7 +57,7 @@ def test_what_differs_is_left_as_it_is_and_outlined() -> None:
     assert (overlay[elsewhere] == pale).all()
     assert 100 < pale[3] < 255
     shift = np.array(CodeDifference.of((1, 2, 3, 4), (1, 9, 3, 8)).overlay(384))
-    assert not shift[:, 192:].any()  # whole columns, to the picture's edge
+    assert not shift[:, 192:].any()  # clear to the picture's edge
     assert (shift[:, 190:192] == line[0]).all()
     assert (shift[:, :190] == pale).all()
 

@@ -1,4 +1,4 @@
-"""The exact judge: full marks for what is right, next to none for what is wrong, damaged or empty."""
+"""The exact judge: scores near 1 for correct pictures, near 0 for wrong, damaged or empty ones."""
 
 import json
 from pathlib import Path
@@ -22,16 +22,16 @@ def report() -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_rendered_scenes_get_full_marks(report: dict[str, dict[str, float]], category: str) -> None:
+def test_rendered_scenes_score_near_1(report: dict[str, dict[str, float]], category: str) -> None:
     assert report["rendered, own caption"][category] >= 0.98
 
 
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "rendered, own caption"])
-def test_wrong_and_damaged_pictures_get_next_to_none(report: dict[str, dict[str, float]], damage: str) -> None:
+def test_wrong_and_damaged_pictures_score_near_0(report: dict[str, dict[str, float]], damage: str) -> None:
     assert report[damage]["overall"] <= 0.05
 
 
-def test_factors_say_what_is_wrong() -> None:
+def test_only_the_factor_of_the_wrong_attribute_is_0() -> None:
     image = Image.fromarray(render(Scene((Group(2, "red", "circle"),)), 1))
     judge = ExactJudge()
     right, colour, shape, count, tone, fill = judge(
@@ -88,7 +88,7 @@ def test_a_failed_judgement_is_not_a_zero() -> None:
 
 
 def test_the_judge_agrees_with_people_on_generated_pictures() -> None:
-    """60 pictures of the shipped models, drawn at random for unseen prompts, labelled by looking at them."""
+    """60 pictures that the shipped models drew for random unseen prompts, labelled by eye."""
     folder = Path(__file__).parent / "labelled"
     labels = json.loads((folder / "labels.json").read_text())
     with Image.open(folder / "pictures.png") as sheet:
@@ -97,5 +97,5 @@ def test_the_judge_agrees_with_people_on_generated_pictures() -> None:
     judgements = ExactJudge()(pictures, [label["caption"] for label in labels])
     agreed = [(j is not None and j.score >= 0.5) == label["shown"] for j, label in zip(judgements, labels, strict=True)]
     assert len(labels) == 60
-    assert 10 <= sum(label["shown"] for label in labels) <= 50  # both kinds are there
+    assert 10 <= sum(label["shown"] for label in labels) <= 50  # both labels occur
     assert sum(agreed) >= 57

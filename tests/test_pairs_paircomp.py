@@ -1,4 +1,4 @@
-"""PairComp's file: what is read, found, and refused."""
+"""PairComp's file: reading cases, searching them, and errors of unusable files."""
 
 import json
 from pathlib import Path
@@ -35,13 +35,15 @@ def test_cases_are_numbered_as_in_the_file(tmp_path: Path) -> None:
         ("Counting", "", [1]),
         (None, "car", [0, 1, 2]),
         (None, "CAR three", [1]),
-        (None, "three four", []),  # of one prompt, not of both
-        (None, "1", [1, 2]),  # the number, and where it is a word
+        (None, "three four", []),  # the words are in different prompts; one prompt must have all
+        (None, "1", [1, 2]),  # case 1 by its number, case 2 by the word 1
         ("Color", "1", []),
         (None, "9", []),
     ],
 )
-def test_cases_are_found(tmp_path: Path, category: str | None, text: str, numbers: list[int]) -> None:
+def test_cases_are_found_by_category_words_and_number(
+    tmp_path: Path, category: str | None, text: str, numbers: list[int]
+) -> None:
     cases = read_cases(written(tmp_path, json.dumps(ROWS)))
     assert [case.number for case in matching(cases, category, text)] == numbers
 
@@ -58,7 +60,7 @@ def test_cases_are_found(tmp_path: Path, category: str | None, text: str, number
         (json.dumps([{**ROWS[0], "category": 3}]), "case 0 has no text in category"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: Any, said: str) -> None:
+def test_a_malformed_file_is_named_with_the_faulty_case(tmp_path: Path, content: Any, said: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(PairCompError) as error:
         read_cases(path)
@@ -66,7 +68,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: Any, said:
     assert said in str(error.value)
 
 
-def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(PairCompError, match=r"none\.json: No such file"):
         read_cases(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")

@@ -1,4 +1,4 @@
-"""A vision-language model as judge: the question it is asked, what its answer counts for, and failures."""
+"""A vision-language model as judge: its question, the score of an answer, and failures."""
 
 import base64
 import io
@@ -20,14 +20,14 @@ def test_probabilities_of_all_spellings_are_added() -> None:
     assert yes_probability(told) == pytest.approx(0.6 / 0.8)
 
 
-def test_a_missing_word_counts_as_the_last_that_was_told() -> None:
+def test_a_missing_word_counts_as_the_least_probable_one_listed() -> None:
     told = {"No": math.log(0.9), "a": math.log(0.01), "b": math.log(0.001)}
     assert yes_probability(told) == pytest.approx(0.001 / 0.901)
     assert yes_probability({"a": -1.0, "b": -2.0}) is None
 
 
 class Endpoint:
-    """A server of chat completions that says yes in proportion to how red a picture is."""
+    """Chat completions server whose probability of yes is the red level of the picture's first pixel."""
 
     def __init__(self) -> None:
         self.questions: list[str] = []
@@ -94,6 +94,6 @@ def test_a_failed_judgement_is_none_and_the_others_stand(endpoint: Endpoint) -> 
     assert judged[1].score == pytest.approx(0.2)
 
 
-def test_an_endpoint_that_is_not_there_judges_nothing() -> None:
+def test_an_unreachable_endpoint_gives_failed_judgements() -> None:
     judge = VlmJudge("http://127.0.0.1:9/v1", "vlm", seconds=2)
     assert judge([Image.new("RGB", (8, 8))], ["a"]) == [None]

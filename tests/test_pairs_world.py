@@ -1,4 +1,4 @@
-"""The procedural world: captions read back what they say, pairs differ in one factor, what is held out stays out."""
+"""The procedural world: captions parse back, pairs differ in one factor, held-out combinations stay out."""
 
 import re
 from itertools import product
@@ -38,7 +38,7 @@ def test_every_wording_of_a_scene_parses_back_to_it() -> None:
             assert statement.names_tone == (scene.tone != "day" or wording.say_day), caption
 
 
-def test_captions_people_would_type() -> None:
+def test_captions_that_people_would_type_are_parsed() -> None:
     assert parse("Three red circles.").scene == Scene((Group(3, "red", "circle"),))
     assert parse("3 red circles").scene == Scene((Group(3, "red", "circle"),))
     assert parse("an outlined blue star  at night").scene == Scene(
@@ -62,7 +62,7 @@ def test_captions_outside_the_grammar_are_refused(caption: str) -> None:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_pairs_differ_in_a_word_or_two_and_in_their_factor_alone(category: Category) -> None:
+def test_pairs_differ_in_few_words_and_keep_the_places_of_objects(category: Category) -> None:
     rng = np.random.default_rng(3)
     for _ in range(60):
         pair = WORLD.sample_pair(rng, category)
@@ -72,18 +72,18 @@ def test_pairs_differ_in_a_word_or_two_and_in_their_factor_alone(category: Categ
         limit = {"style": 8}.get(category, 4)
         assert 1 <= len(words[0] ^ words[1]) <= limit, pair.captions
         if category in ("colour", "appearance", "style", "position", "text"):
-            # everything but the factor stands where it stood, so the pictures differ only there
+            # objects keep their places, so the pictures differ in the factor only
             a, b = arrange(first, 5), arrange(second, 5)
             if category != "position":
                 assert [(o.x, o.y, o.radius) for o in a.objects] == [(o.x, o.y, o.radius) for o in b.objects]
 
 
-def test_change_of_position_is_its_opposite() -> None:
+def test_changing_a_position_gives_the_opposite_relation() -> None:
     scene = Scene((Group(1, "red", "circle"), Group(1, "blue", "star")), relation="left of")
     assert change(scene, "position", np.random.default_rng(0)).relation == "right of"
 
 
-def test_a_relation_told_backwards_is_the_same_scene() -> None:
+def test_the_opposite_relation_of_swapped_groups_is_the_same_scene() -> None:
     a, b = Group(1, "red", "circle"), Group(1, "blue", "star")
     told = Scene((a, b), relation="left of")
     backwards = Scene((b, a), relation="right of")
@@ -95,15 +95,15 @@ def test_a_relation_told_backwards_is_the_same_scene() -> None:
     assert not combination.matches(Scene((b, a), relation="left of"))
 
 
-def test_combinations_match_one_group_as_a_whole() -> None:
+def test_a_combination_must_match_within_one_group() -> None:
     combination = Combination("appearance", fill="striped", colour="red", shape="star")
     scattered = Scene((Group(1, "red", "star"), Group(1, "blue", "star", "striped")))
     assert not combination.matches(scattered)
     assert combination.matches(Scene((Group(1, "blue", "star"), Group(1, "red", "star", "striped"))))
 
 
-def test_no_wording_of_what_is_held_out_occurs_in_training() -> None:
-    """Captions as training draws them, read back by the parser and by plain patterns."""
+def test_training_captions_contain_no_held_out_combination() -> None:
+    """Captions are drawn as in training and checked by the parser and by independent regular expressions."""
     source = SceneSource(WORLD, RECIPE.seed, RECIPE.image_size)
     number = {"two": 2, "three": 3, "four": 4, "five": 5}
     seen = set()
@@ -140,7 +140,7 @@ def test_no_wording_of_what_is_held_out_occurs_in_training() -> None:
     assert len(seen) > 2500
 
 
-def test_no_scene_of_what_is_held_out_is_drawn_in_training() -> None:
+def test_training_scenes_contain_no_held_out_combination() -> None:
     source = SceneSource(WORLD, RECIPE.seed, RECIPE.image_size)
     for index in range(3000):
         scene = source.scene(index)[1]
@@ -148,7 +148,7 @@ def test_no_scene_of_what_is_held_out_is_drawn_in_training() -> None:
         assert not any(combination.matches(scene) for combination in RECIPE.held_out), scene
 
 
-def test_crowded_pictures_show_every_look_and_their_objects_stand_apart() -> None:
+def test_crowded_pictures_have_every_look_and_separate_objects() -> None:
     looks = {
         (look.fill, look.colour, look.shape) for look in (sample_object(np.random.default_rng(i)) for i in range(900))
     }
@@ -163,8 +163,8 @@ def test_crowded_pictures_show_every_look_and_their_objects_stand_apart() -> Non
                 assert np.hypot(x - u, y - v) > radius + r + 0.04
 
 
-def test_arrangements_are_mirror_images_of_themselves() -> None:
-    """Seen from the picture: reflecting all centres about their own middle gives the same centres."""
+def test_arrangements_are_mirror_symmetric() -> None:
+    """Reflecting all centres about their own middle, in x or y, gives the same centres; all lie on eighths."""
     for count in range(1, 6):
         for seed in range(30):
             at = {(o.x, o.y) for o in arrange(Scene((Group(count, "red", "circle"),)), seed).objects}
@@ -185,8 +185,8 @@ def test_every_category_holds_out_combinations_that_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_scenes_of_held_out_combinations_are_of_kinds_that_the_category_draws(category: Category) -> None:
-    """Else a test would ask for what no training could show: small striped squares beside another object, say."""
+def test_held_out_scenes_are_of_kinds_that_their_category_samples(category: Category) -> None:
+    """Otherwise a test would ask for scenes unlike any in training, such as small striped squares beside an object."""
 
     def kind(scene: Scene) -> tuple[object, ...]:
         solid = all(group.fill == "solid" for group in scene.groups)
@@ -203,7 +203,7 @@ def test_test_split_is_about_an_eighth() -> None:
 
 
 @pytest.mark.parametrize("counts", [(1, 2), (2, 1), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2), (1, 4), (4, 1)])
-def test_two_groups_stand_in_the_order_of_the_caption_in_rows_of_their_own(counts: tuple[int, int]) -> None:
+def test_two_groups_are_in_separate_rows_in_the_order_of_the_caption(counts: tuple[int, int]) -> None:
     groups = (Group(counts[0], "red", "star"), Group(counts[1], "blue", "star"))
     for seed in range(30):
         objects = arrange(Scene(groups), seed).objects
@@ -215,8 +215,8 @@ def test_two_groups_stand_in_the_order_of_the_caption_in_rows_of_their_own(count
 
 
 @pytest.mark.parametrize("count", range(1, 6))
-def test_objects_stand_apart(count: int) -> None:
-    """Three or four with well over their radius between them; five as far as their number allows."""
+def test_objects_have_wide_gaps_and_follow_their_relation(count: int) -> None:
+    """Gaps are over 0.13 of the picture's side for three or four objects, over 0.05 for others; relations hold."""
     for seed in range(60):
         objects = arrange(Scene((Group(count, "red", "circle"),)), seed).objects
         for i, a in enumerate(objects):
@@ -250,8 +250,8 @@ def test_pictures_are_a_function_of_scene_and_seed_and_scale_with_size() -> None
     assert np.abs(large - render(scene, 3)).mean() < 3
 
 
-def test_every_look_is_visible() -> None:
-    """Changing colour, shape, fill or tone changes a good part of the object's pixels."""
+def test_every_fill_is_visible_in_every_tone_shape_and_colour() -> None:
+    """An outlined or striped fill changes more than 32 pixels of the solid object by more than 40 levels."""
     for tone, shape, colour in product(TONES, SHAPES, COLOURS):
         base = render(Scene((Group(1, colour, shape),), tone=tone), 1).astype(int)
         empty = render(Scene((Group(1, colour, shape, "outlined"),), tone=tone), 1).astype(int)

@@ -1,4 +1,4 @@
-"""What README tells people to type."""
+"""README's curl command and its tree of files."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 @needs_curl
-def test_its_curl_makes_a_picture(
+def test_the_curl_command_makes_a_picture(
     small_backend: ThreadBackend, serve_on_socket: Callable[..., Any], tmp_path: Path
 ) -> None:
     (command,) = (
@@ -29,8 +29,8 @@ def test_its_curl_makes_a_picture(
         assert '"seed": 1' in picture.text["focusdiff"]  # type: ignore[attr-defined]
 
 
-def test_its_tree_names_every_module_and_no_other() -> None:
-    """Lines hold names and then what they are; a folder with one line of names has them behind it."""
+def test_the_tree_names_every_module_and_no_other() -> None:
+    """A line has names and a description; a folder's description may end in a list of its modules."""
     root = README.parent
     packages = ("serve", "model", "pairs", "train", "ui", "bench")
     tree = README.read_text().split("## What is where")[1].split("```")[1]
@@ -52,7 +52,7 @@ def test_its_tree_names_every_module_and_no_other() -> None:
 
 
 def modules(folder: Path, pattern: str = "*") -> set[Path]:
-    """Modules (without suffix), other sources and folders, but for data."""
+    """Folders and source files in `folder`, all but .css without suffix; data files are left out."""
     found = {path for path in folder.glob(pattern) if not any(part.startswith("__") for part in path.parts)}
     return {
         path.with_suffix("") if path.suffix in (".py", ".c", ".h", ".toml") else path

@@ -60,7 +60,7 @@ def pictures(answer: dict[str, Any]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(row["b64_json"]))) for row in answer["data"]]
 
 
-def test_pictures_are_those_of_the_reference_loop(client: TestClient, janus: Janus) -> None:
+def test_pictures_equal_those_of_the_reference_loop(client: TestClient, janus: Janus) -> None:
     answer = client.post(IMAGES, json={"prompt": "three red circles", "n": 2, "seed": 5}).json()
     codes = generate(janus, ["three red circles"] * 2, seeds=[5, 6])
     expected = ImageTokenizer(janus).images(codes).numpy()
@@ -95,7 +95,7 @@ def test_formats_carry_the_settings_that_made_them(client: TestClient, kind: str
 
 @pytest.mark.parametrize(("partials", "rows"), [(0, []), (1, [4]), (2, [3, 5]), (3, [2, 4, 6]), (7, [*range(1, 8)])])
 def test_previews_are_spread_evenly_over_the_rows(backend: ThreadBackend, partials: int, rows: list[int]) -> None:
-    """Of a picture of eight rows of codes."""
+    """Expected preview rows of a picture with eight rows of codes."""
     request = ImageRequest(prompt="a star", stream=True, partial_images=partials)
     job = job_of(request, backend, {"prompt": "a star"}, (1,), deadline=0.0)
     assert sorted(job.preview_rows) == rows
@@ -111,7 +111,7 @@ def test_compression_makes_files_smaller(client: TestClient) -> None:
     assert sizes[0] < sizes[2]
 
 
-def test_other_sizes_are_drawn_only_where_pictures_are_enlarged(backend: ThreadBackend, make_app: MakeApp) -> None:
+def test_other_sizes_need_a_server_that_enlarges_pictures(backend: ThreadBackend, make_app: MakeApp) -> None:
     body = {"prompt": "a blue star", "seed": 5, "size": "1024x1024"}
     plain, enlarging = (TestClient(make_app(backend, upscale=how)[0]) for how in (None, "lanczos"))
     assert "enlarged" not in plain.post(IMAGES, json=body).json()["error"]["message"]
@@ -126,14 +126,14 @@ def test_other_sizes_are_drawn_only_where_pictures_are_enlarged(backend: ThreadB
         assert refusal.json()["error"]["param"] == "size"
 
 
-def test_random_seeds_come_back_and_reproduce(client: TestClient) -> None:
+def test_random_seeds_are_returned_and_reproduce_the_pictures(client: TestClient) -> None:
     first = client.post(IMAGES, json={"prompt": "a blue star", "n": 2}).json()["data"]
     again = client.post(IMAGES, json={"prompt": "a blue star", "n": 2, "seed": [row["seed"] for row in first]}).json()
     assert [row["b64_json"] for row in again["data"]] == [row["b64_json"] for row in first]
 
 
 @needs_compiler
-def test_pictures_of_int8_weights_say_so(small_folder: Path, make_app: MakeApp) -> None:
+def test_metadata_of_pictures_names_int8_weights(small_folder: Path, make_app: MakeApp) -> None:
     backend = ThreadBackend(load(small_folder, device="cpu"), int8=True)
     answer = TestClient(make_app(backend)[0]).post(IMAGES, json={"prompt": "a star", "seed": 1})
     settings = read_metadata(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
@@ -162,7 +162,7 @@ def test_an_image_that_fails_is_named_and_the_next_request_works(
     assert client.post(IMAGES, json={"prompt": "a blue star"}).status_code == 200
 
 
-def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
+def test_a_full_queue_gives_429_with_retry_after_and_loses_no_request(
     janus: Janus, serve_on_socket: ServeOnSocket
 ) -> None:
     backend = ThreadBackend(janus, slots=1, queue_limit=10)
@@ -183,7 +183,7 @@ def test_a_full_queue_is_a_429_that_says_when_and_everyone_accepted_is_answered(
 def test_a_client_that_leaves_frees_its_slots(
     janus: Janus, serve_on_socket: ServeOnSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Long before its pictures could be done, nothing is drawn or waits any more."""
+    """The engine is idle after less than half of the steps that the ten pictures would take."""
     backend = ThreadBackend(janus, slots=1)
     engine = backend.engine
     step, steps = engine.decoder.step, 0
@@ -205,7 +205,7 @@ def test_a_client_that_leaves_frees_its_slots(
         assert served.post(IMAGES, {"prompt": "a blue star"}).status_code == 200
 
 
-def test_a_real_server(small_folder: Path) -> None:
+def test_a_server_process_loads_a_model_and_answers(small_folder: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder), "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -255,7 +255,7 @@ def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
         (["--model", "{bare}", "--tokenizer", "{bare}"], "no tokenizer.json"),
     ],
 )
-def test_what_cannot_be_served_is_one_line_and_exit_code_2(
+def test_settings_that_cannot_be_served_are_one_line_and_exit_code_2(
     tmp_path: Path,
     small_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -267,7 +267,7 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(
     shutil.copytree(small_folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
     filled = [argument.format(small=small_folder, bare=bare) for argument in arguments]
     monkeypatch.setattr(sys, "argv", ["focusdiff-serve", "--no-ui", *filled])
-    monkeypatch.setattr("serve.logs.set_up_logging", lambda **_: None)  # it is this process's, not the server's
+    monkeypatch.setattr("serve.logs.set_up_logging", lambda **_: None)  # keep the logging of the test's own process
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

@@ -1,4 +1,4 @@
-"""What every backend owes the API, whatever draws behind it."""
+"""The contract of every backend, tested with an engine in a thread and in a process."""
 
 import asyncio
 import time
@@ -15,6 +15,7 @@ from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.params import SamplingParams
 from serve.backends.errors import NotRunning, QueueFull
+from serve.backends.generation import Generation
 from serve.backends.loader import ProcessLoader
 from serve.backends.protocol import Backend
 from serve.config import ModelSource, Settings
@@ -34,7 +35,7 @@ def janus(small_folder: Path) -> Janus:
 
 @pytest.fixture(params=["thread", "process"])
 def backend(request: pytest.FixtureRequest, janus: Janus, small_folder: Path) -> Iterator[Backend]:
-    """A fresh backend that draws two images at once and lets six wait."""
+    """A new backend with two slots and a queue of six images."""
     makers: dict[str, Callable[[], Backend]] = {
         "thread": lambda: ThreadBackend(janus, slots=2, queue_limit=QUEUE_LIMIT),
         "process": lambda: ProcessLoader(settings(), on_death=lambda: None)(
@@ -47,7 +48,7 @@ def backend(request: pytest.FixtureRequest, janus: Janus, small_folder: Path) ->
 
 
 def settings() -> Settings:
-    return Settings.model_construct(device="cpu", slots=2, queue=QUEUE_LIMIT)  # a queue shorter than servers may have
+    return Settings.model_construct(device="cpu", slots=2, queue=QUEUE_LIMIT)  # validation demands a longer queue
 
 
 def job(backend: Backend, prompt: str, *seeds: int, rows: tuple[int, ...] = (), deadline: float | None = None) -> Job:
@@ -73,12 +74,12 @@ def test_info(backend: Backend, janus: Janus) -> None:
     assert backend.state == "ready"
 
 
-def test_a_bad_prompt_names_its_field(backend: Backend) -> None:
+def test_the_error_of_a_bad_prompt_names_its_field(backend: Backend) -> None:
     with pytest.raises(PromptError, match="negative_prompt"):
         backend.encode(" ", name="negative_prompt")
 
 
-def test_pictures_are_those_of_the_reference(backend: Backend, janus: Janus) -> None:
+def test_pictures_equal_those_of_the_reference_loop(backend: Backend, janus: Janus) -> None:
     events = wait(events_of(backend, job(backend, "a blue star", 3, 2**53 - 1)))
     codes = generate(
         janus, ["a blue star"] * 2, seeds=[3, 2**53 - 1], guidance_scale=3, temperature=1, top_k=0, top_p=1
@@ -91,7 +92,7 @@ def test_pictures_are_those_of_the_reference(backend: Backend, janus: Janus) -> 
 
 
 def test_events_come_in_order(backend: Backend) -> None:
-    """Queued once and first; each image starts, shows its previews by rows, and ends once; then the job ends."""
+    """Queued comes once and first; each image gives Started, Previews by rows, Finished; then Ended comes last."""
     events = wait(events_of(backend, job(backend, "a blue star", 1, 2, 3, rows=(2, 5))))
     assert isinstance(events[0], Queued)
     assert sum(isinstance(event, Queued) for event in events) == 1
@@ -102,8 +103,8 @@ def test_events_come_in_order(backend: Backend) -> None:
         assert [event.rows for event in mine if isinstance(event, Preview)] == [2, 5]
 
 
-def test_a_full_queue_refuses_and_loses_nothing(backend: Backend) -> None:
-    """Refused at once, with a time to wait; all that was accepted comes."""
+def test_a_full_queue_refuses_jobs_and_loses_no_accepted_one(backend: Backend) -> None:
+    """A refusal says how many wait and how long; every accepted image is finished."""
 
     async def crowd() -> tuple[int, int]:
         accepted, refusals = [], []
@@ -123,26 +124,28 @@ def test_a_full_queue_refuses_and_loses_nothing(backend: Backend) -> None:
     assert len(wait(events_of(backend, job(backend, "a blue star", 1)))) == 4  # there is room again
 
 
-def test_who_leaves_gives_its_place_back(backend: Backend) -> None:
-    """Long jobs, left once they have begun, make room for another that is then drawn at once."""
+def test_cancelling_a_job_frees_its_place_in_the_queue(backend: Backend) -> None:
+    """Five times a job of six images, as many as may wait, is cancelled when its first image starts."""
+
+    async def submit(one: Job) -> Generation:
+        while True:  # the place in the queue is free after the engine's next step
+            try:
+                return backend.submit(one)
+            except QueueFull:
+                await asyncio.sleep(0.01)
 
     async def leave() -> list[Event]:
         for _ in range(5):
-            async with backend.submit(job(backend, "a blue star", *range(6))) as generation:
+            async with await submit(job(backend, "a blue star", *range(6))) as generation:
                 async for event in generation:
                     if isinstance(event, Started):
                         break
-            # the place in the queue comes back with the next step
-            while True:
-                try:
-                    return await events_of(backend, job(backend, "a red heart", 7))
-                except QueueFull:
-                    await asyncio.sleep(0.01)
-        raise AssertionError
+        async with await submit(job(backend, "a red heart", 7)) as generation:
+            return [event async for event in generation]
 
     events = wait(leave())
     assert isinstance(events[0], Queued)
-    assert events[0].ahead <= 4  # the four of the job just left that had not begun, at most
+    assert events[0].ahead <= 4  # at most the four images of the cancelled job that had not started
     assert isinstance(events[-2], Finished)
 
 
@@ -155,7 +158,7 @@ def test_a_deadline_that_passes_fails_the_whole_job(backend: Backend) -> None:
     assert isinstance(wait(events_of(backend, job(backend, "a blue star", 1)))[-2], Finished)
 
 
-def test_closing_finishes_what_was_accepted_and_refuses_the_rest(backend: Backend) -> None:
+def test_closing_finishes_accepted_jobs_and_refuses_new_ones(backend: Backend) -> None:
     async def close() -> list[Event]:
         generations = [backend.submit(job(backend, "a blue star", seed)) for seed in range(4)]
         closing = asyncio.create_task(asyncio.to_thread(backend.close))

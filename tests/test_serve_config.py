@@ -1,4 +1,4 @@
-"""Settings: where they come from, which wins, and what is said of those that cannot be used."""
+"""Settings: their sources and precedence, error messages, and the output of --help and --print-config."""
 
 import json
 import re
@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from serve.config import ConfigError, ModelSource, Settings, read_settings
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "serve.toml"
     file.write_text('port = 1\nslots = 1\nqueue = 21\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("FOCUSDIFF_SLOTS", "2")
@@ -37,12 +39,12 @@ def test_models_by_flag_environment_and_file(tmp_path: Path, monkeypatch: pytest
     assert (one.name, one.source, one.weights) == ("focus", "owner/name", Path("focus.pt"))
 
 
-def test_a_folder_names_its_model_after_itself(tmp_path: Path) -> None:
+def test_a_model_from_a_folder_is_named_after_the_folder(tmp_path: Path) -> None:
     assert ModelSource.parse(f"{tmp_path}/").name == tmp_path.name
     assert ModelSource.parse("owner/name").name == "owner/name"
 
 
-def test_what_is_said_for_all_models_fills_what_one_does_not_say(tmp_path: Path) -> None:
+def test_common_settings_fill_in_what_a_model_leaves_out(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     file.write_text(
         'tokenizer = "a"\n[[models]]\nname = "x"\nsource = "x"\n[[models]]\nname="y"\nsource="y"\ntokenizer="b"'
@@ -65,7 +67,7 @@ def test_what_is_said_for_all_models_fills_what_one_does_not_say(tmp_path: Path)
         (["--public-url", "here"], "public_url: "),
     ],
 )
-def test_what_cannot_be_used_is_named(arguments: list[str], said: str) -> None:
+def test_an_unusable_value_is_a_one_line_error_that_names_the_setting(arguments: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         read_settings(arguments)
     assert said in str(error.value)
@@ -98,10 +100,10 @@ def test_settings_cannot_be_changed() -> None:
         Settings().slots = 3
 
 
-def test_help_says_what_values_are() -> None:
+def test_help_names_values_instead_of_python_types() -> None:
     command = [sys.executable, "-m", "serve.command", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for types in ("tuple", "dict[", "SecretStr", "AnyUrl", "JSON", "(default: None)", "ModelSource"):
+    for types in ("tuple", "dict[", "SecretStr", "AnyUrl", "[JSON", "(default: None)", "ModelSource"):
         assert types not in said
     assert re.findall(r" (?:str|int|float|bool|Path)\b", said) == []
     for field in Settings.model_fields:
@@ -110,7 +112,7 @@ def test_help_says_what_values_are() -> None:
     assert "(default: 8000)" in said
 
 
-def test_print_config_prints_all_of_it_without_loading_anything() -> None:
+def test_print_config_prints_every_setting_without_importing_torch() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "serve.command", "--print-config", "--slots", "3"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(ended.stdout)["slots"] == 3

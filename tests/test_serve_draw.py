@@ -1,4 +1,4 @@
-"""The offline entrance: every image once, as the reference draws it, and nothing left behind."""
+"""`draw`, for use without a server: each image comes once, as in the reference loop, and no job is left behind."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
     return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
 
 
-def test_every_image_comes_once_and_is_the_references(deepseek: Janus, prompts: list[list[int]]) -> None:
+def test_each_image_comes_once_and_equals_the_reference(deepseek: Janus, prompts: list[list[int]]) -> None:
     jobs = [job(prompt, GREEDY, *range(2 + number)) for number, prompt in enumerate(prompts)]
     drawn = {(one, event.index): event for one, event in draw(Engine(deepseek, slots=2), jobs)}
     assert set(drawn) == {(one, index) for one in jobs for index in range(one.images)}
@@ -36,13 +36,11 @@ def test_every_image_comes_once_and_is_the_references(deepseek: Janus, prompts: 
             assert event.picture.tobytes() == pictures[index].tobytes()
 
 
-def test_short_jobs_do_not_wait_for_long_ones(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """Images come in the order of completion, while others are still being drawn."""
+def test_images_are_yielded_while_others_are_still_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """Seven images on two slots: the engine is still busy when each of the first six is yielded."""
     engine = Engine(deepseek, slots=2)
-    long, short = job(prompts[0], GREEDY, *range(6)), job(prompts[1], GREEDY, 1)
-    seen = [(one, engine.idle) for one, _ in draw(engine, [long, short])]
-    assert [one for one, _ in seen].index(short) < len(seen)
-    assert [idle for _, idle in seen][:-2] == [False] * (len(seen) - 2)
+    jobs = [job(prompts[0], GREEDY, *range(6)), job(prompts[1], GREEDY, 1)]
+    assert [engine.idle for _ in draw(engine, jobs)] == [False] * 6 + [True]
 
 
 def test_progress_counts_codes_of_unfinished_images_too(deepseek: Janus, prompts: list[list[int]]) -> None:
@@ -53,9 +51,7 @@ def test_progress_counts_codes_of_unfinished_images_too(deepseek: Janus, prompts
     assert counts == [2 * step for step in range(1, tokens + 1)] + [2 * tokens + step for step in range(1, tokens + 1)]
 
 
-def test_endless_jobs_are_taken_as_slots_become_free_and_leaving_cancels(
-    deepseek: Janus, prompts: list[list[int]]
-) -> None:
+def test_endless_jobs_are_taken_as_slots_free_up_and_closing_cancels(deepseek: Janus, prompts: list[list[int]]) -> None:
     engine, taken = Engine(deepseek, slots=2), 0
 
     def endless() -> Iterator[Job]:
@@ -72,10 +68,10 @@ def test_endless_jobs_are_taken_as_slots_become_free_and_leaving_cancels(
     drawn.append(engine.idle)
     assert drawn == [False, True]
     assert engine.scheduler.free_rows == engine.cache.rows
-    assert len(list(draw(engine, [job(prompts[0], GREEDY, 1)]))) == 1  # and it draws again
+    assert len(list(draw(engine, [job(prompts[0], GREEDY, 1)]))) == 1  # the engine can be used again
 
 
-def test_an_exception_of_the_caller_cancels_the_rest(deepseek: Janus, prompts: list[list[int]]) -> None:
+def test_an_exception_in_the_iterator_of_jobs_cancels_the_rest(deepseek: Janus, prompts: list[list[int]]) -> None:
     engine = Engine(deepseek, slots=1)
 
     def broken() -> Iterator[Job]:
@@ -87,13 +83,13 @@ def test_an_exception_of_the_caller_cancels_the_rest(deepseek: Janus, prompts: l
     assert engine.idle
 
 
-def test_previews_come_where_they_are_asked_for(deepseek: Janus, prompts: list[list[int]]) -> None:
+def test_requested_previews_are_yielded_before_the_image(deepseek: Janus, prompts: list[list[int]]) -> None:
     asking = Job(prompts[0], None, (1,), GREEDY, preview_rows=frozenset({1, 2}))
     kinds = [type(event) for _, event in draw(Engine(deepseek, slots=1), [asking])]
     assert kinds == [Preview, Preview, Finished]
 
 
-def test_an_image_that_cannot_be_drawn_is_told_and_others_go_on(
+def test_a_failed_image_is_reported_and_others_are_finished(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(deepseek, slots=2)
@@ -110,7 +106,7 @@ def test_an_image_that_cannot_be_drawn_is_told_and_others_go_on(
     assert kinds == {jobs[0]: Failed, jobs[1]: Finished}
 
 
-def test_a_deadline_that_passes_is_an_error(deepseek: Janus, prompts: list[list[int]]) -> None:
+def test_a_missed_deadline_raises_timeout_error(deepseek: Janus, prompts: list[list[int]]) -> None:
     clock = Clock()
     engine = Engine(deepseek, slots=1, clock=clock)
     late = Job(prompts[0], None, (1,), GREEDY, deadline=5.0)

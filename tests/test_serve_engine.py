@@ -1,4 +1,4 @@
-"""The engine draws what the reference draws, whoever else is being drawn, and keeps its books."""
+"""The engine: images equal the reference loop's whatever runs beside them; slots, queue and memory stay consistent."""
 
 import gc
 import random
@@ -64,8 +64,10 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int]], seed: int, native: bool) -> None:
-    """Mixed prompts, settings and negative prompts join at random steps, into too few slots."""
+def test_each_image_equals_the_reference_loop(
+    deepseek: Janus, prompts: list[list[int]], seed: int, native: bool
+) -> None:
+    """Jobs with random prompts, seeds and negative prompts, in mixed settings, arrive nine steps apart at 3 slots."""
     rng = random.Random(seed)
     arrivals = []
     for number in range(10):
@@ -79,8 +81,10 @@ def test_every_image_is_what_it_is_alone(deepseek: Janus, prompts: list[list[int
     assert not engine.scheduler.running
 
 
-def test_golden_codes(deepseek: Janus, golden: Mapping[str, Tensor], prompts: list[list[int]]) -> None:
-    """Greedy codes of the original implementation, all prompts together."""
+def test_codes_equal_the_original_implementation(
+    deepseek: Janus, golden: Mapping[str, Tensor], prompts: list[list[int]]
+) -> None:
+    """All prompts drawn together give the greedy codes of the original implementation."""
     params = SamplingParams(guidance_scale=5, temperature=0)
     heard = run(Engine(deepseek, slots=4), [(i, job(prompt, params, i)) for i, prompt in enumerate(prompts)])
     for i, events in enumerate(heard):
@@ -88,7 +92,7 @@ def test_golden_codes(deepseek: Janus, golden: Mapping[str, Tensor], prompts: li
 
 
 def watch_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The lengths of the rows of every prefill to come."""
+    """Returns a list to which every later prefill appends the lengths of its prompts."""
     read: list[list[int]] = []
     prefill = engine.decoder.prefill
 
@@ -100,23 +104,23 @@ def watch_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[
     return read
 
 
-def test_images_of_one_request_begin_in_order_and_share_a_prefill(
+def test_images_of_one_job_start_in_order_and_share_a_prefill(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(deepseek, slots=2)
     read = watch_prefill(engine, monkeypatch)
-    other = [prompts[0][0], *prompts[0][-2:0:-1], prompts[0][-1]]  # as long, so that its unconditional row is the same
+    other = [prompts[0][0], *prompts[0][-2:0:-1], prompts[0][-1]]  # the same length, hence the same unconditional row
     first, second = run(engine, [(0, job(prompts[0], GREEDY, 1, 2, 3, 4, 5)), (1, job(other, GREEDY, 6))])
     assert [e.index for e in first if isinstance(e, Started)] == [0, 1, 2, 3, 4]
     length = len(prompts[0])
-    assert read == [[length, length], [length]]  # prompt and unconditional row once; then the other prompt alone
+    assert read == [[length, length], [length]]  # prompt and unconditional row once; then only the other prompt
     assert len(codes_of(second)) == 1
 
 
-def test_prompts_that_arrive_together_are_read_together(
+def test_prompts_that_arrive_together_share_a_prefill(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four requests of three prompts: one pass over them and their unconditional rows, as far as its memory allows."""
+    """Four jobs with three prompts take one pass over prompts and unconditional rows, several under a token limit."""
     engine = Engine(deepseek, slots=4)
     read = watch_prefill(engine, monkeypatch)
     jobs = [job(prompts[i % 3], GREEDY, i) for i in range(4)]
@@ -132,8 +136,8 @@ def test_prompts_that_arrive_together_are_read_together(
     assert any(len(part) > 1 for part in read)
 
 
-def test_nobody_overtakes(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """A single row is free, and an unguided image would fit; but a guided one came before it."""
+def test_images_start_in_order_of_arrival(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """One row is free, enough for the third image, which is unguided; but the guided second one arrived before it."""
     engine = Engine(deepseek, slots=1)
     order: list[int] = []
     unguided = SamplingParams(guidance_scale=1, temperature=0)
@@ -143,8 +147,8 @@ def test_nobody_overtakes(deepseek: Janus, prompts: list[list[int]]) -> None:
     assert order == [0, 1, 2]
 
 
-def test_an_unguided_image_takes_a_row_whose_partner_is_taken() -> None:
-    """So that two unguided images leave room for a guided one beside them."""
+def test_an_unguided_image_takes_the_free_row_of_a_used_pair() -> None:
+    """Two unguided images then leave a pair of rows for a guided one."""
     scheduler = Scheduler(rows=4, tokens=16)
     for params in (SETTINGS[1], SETTINGS[1], GREEDY):
         scheduler.submit(JobState(job([1], params, 0)))
@@ -153,7 +157,9 @@ def test_an_unguided_image_takes_a_row_whose_partner_is_taken() -> None:
 
 
 @needs_compiler
-def test_int8_draws_what_a_network_with_such_weights_draws(deepseek_folder: Path, prompts: list[list[int]]) -> None:
+def test_int8_draws_the_codes_of_a_network_with_rounded_weights(
+    deepseek_folder: Path, prompts: list[list[int]]
+) -> None:
     janus, rounded = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
     round_to_int8(rounded.network)
     engine = Engine(janus, slots=2, int8=True)
@@ -164,8 +170,8 @@ def test_int8_draws_what_a_network_with_such_weights_draws(deepseek_folder: Path
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_wait_is_foretold_to_the_step(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
-    """Guided images in random numbers at random times: each begins just when it was said that it would."""
+def test_the_predicted_wait_is_exact_to_the_step(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
+    """Jobs of one to three guided images arrive at random steps; each starts exactly at the predicted step."""
     rng = random.Random(seed)
     engine = Engine(deepseek, slots=2)
     foretold: dict[JobState, int] = {}
@@ -204,10 +210,10 @@ def test_a_logit_that_is_not_finite_fails_its_own_image(
     assert "not a finite number" in failure.reason
     monkeypatch.undo()
     again = run(engine, [(0, one) for one in jobs])
-    assert codes_of(again[1]) == reference(deepseek, jobs[1])  # the row is as good as new
+    assert codes_of(again[1]) == reference(deepseek, jobs[1])  # the rows can be used again
 
 
-def test_a_deadline_fails_the_request_and_frees_its_rows(deepseek: Janus, prompts: list[list[int]]) -> None:
+def test_a_job_whose_deadline_has_passed_fails_before_it_starts(deepseek: Janus, prompts: list[list[int]]) -> None:
     engine = Engine(deepseek, slots=1)
     late = engine.submit(Job(prompts[0], None, (1, 2), GREEDY, deadline=time.monotonic() - 1))
     engine.submit(job(prompts[1], GREEDY, 3))
@@ -232,8 +238,8 @@ def test_a_deadline_that_passes_while_drawing_frees_the_rows_at_the_next_step(
     assert late.status == "failed"
 
 
-def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]]) -> None:
-    """The engine and the reference loop share what the model holds, and both draw with the new weights."""
+def test_loading_other_weights_changes_codes_and_pixels(deepseek_folder: Path, prompts: list[list[int]]) -> None:
+    """The engine and the reference loop share the model's weights, so both draw with the new ones."""
     janus, others = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
     with torch.no_grad():
         for parameter in others.network.parameters():
@@ -252,7 +258,7 @@ def test_other_weights_in_place(deepseek_folder: Path, prompts: list[list[int]])
 
 
 def test_weights_are_held_once(deepseek_folder: Path) -> None:
-    """Fused matrices and the network's own are the same memory, for a second engine too."""
+    """Fused matrices and the network's parameters share memory, and a second engine shares it too."""
 
     def held(network: nn.Module) -> int:
         return sum(
@@ -283,7 +289,7 @@ def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_fold
 
 
 def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """After 500 more images of all kinds the process holds what it held; what comes out is let go."""
+    """300 more images with mixed settings and previews grow the process by less than 4 MiB."""
     engine = Engine(deepseek, slots=16)
     source = random.Random(0)
 
@@ -295,19 +301,19 @@ def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> 
             engine.step()
         return psutil.Process().memory_info().rss
 
-    before = draw(200)  # allocators and caches fill
-    assert draw(500) - before < 4 * 2**20
+    before = draw(100)  # fills allocators and caches
+    assert draw(300) - before < 4 * 2**20
 
 
 class Arrivals(RuleBasedStateMachine):
-    """Random arrivals, cancellations, deadlines and steps: nothing is lost, leaked or told twice."""
+    """Random arrivals, cancellations, deadlines and steps: no job or row is lost, no image ends twice."""
 
     janus: Janus
     prompts: list[list[int]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()  # a step takes a second: what happens must not depend on how busy the machine is
+        self.clock = Clock()  # a step takes one second, so that deadlines do not depend on how busy the machine is
         self.engine = Engine(self.janus, slots=2, clock=self.clock)
         self.open: dict[JobState, list[Event]] = {}
         self.closed: set[JobState] = set()
@@ -367,7 +373,7 @@ class Arrivals(RuleBasedStateMachine):
             assert len(ended) == len(set(ended))
 
     def teardown(self) -> None:
-        for _ in range(2000):  # all that can be open takes a few hundred
+        for _ in range(2000):  # the open jobs take a few hundred steps
             if not self.engine.idle:
                 self.steps(1)
         assert not self.open
@@ -379,8 +385,8 @@ def test_random_arrivals_cancellations_and_deadlines(deepseek: Janus, prompts: l
     run_state_machine_as_test(Arrivals, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
 
 
-def test_500_images_leave_nothing_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """Slots are allocated once: after 500 images there are as many tensors as after 100, and the process has not grown."""
+def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """As many tensors, jobs, slots and pictures are alive after 500 images as after 100, in at most 4 MiB more."""
     engine = Engine(deepseek, slots=16)
     allocated = engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()
 
@@ -398,7 +404,7 @@ def test_500_images_leave_nothing_behind(deepseek: Janus, prompts: list[list[int
         return Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
 
     def resident() -> int:
-        """Memory in MiB."""
+        """Resident memory of this process, in MiB."""
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
 
     draw(100)

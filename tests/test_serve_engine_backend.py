@@ -1,4 +1,4 @@
-"""A backend over a link: what it counts, and how every job ends when the engine fails."""
+"""`EngineBackend`: its counts of images, and the end of every job when the engine fails."""
 
 import asyncio
 import threading
@@ -56,7 +56,7 @@ def test_a_step_that_fails_ends_every_job_with_a_reason(
         count += 1
         if count == 5:
             if defect == "out of memory":
-                return torch.empty(2**60)  # the allocator's own refusal
+                return torch.empty(2**60)  # the allocator refuses it
             raise ZeroDivisionError("planted")
         return step(*arguments)  # type: ignore[arg-type]
 
@@ -79,13 +79,13 @@ def test_a_step_that_fails_ends_every_job_with_a_reason(
     backend.close()  # does not hang
 
 
-def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, prompt: list[int]) -> None:
+def test_the_queue_is_counted_in_images_and_returns_to_zero(deepseek: Janus, prompt: list[int]) -> None:
     backend = ThreadBackend(deepseek, slots=1, queue_limit=1000)
 
     async def ask() -> list[list[Event]]:
         generations = [backend.submit(Job(prompt, None, (1, 2, 3), PARAMS)) for _ in range(4)]
         stats = backend.stats
-        assert 11 <= stats.running + stats.waiting <= 12  # one may be counted by neither while it gets its slot
+        assert 11 <= stats.running + stats.waiting <= 12  # an image that gets its slot now may be in neither count
         for number in (1, 3, 3):
             generations[number].leave()
         return await all_events(*generations)
@@ -96,10 +96,10 @@ def test_the_queue_is_counted_in_images_and_returns_to_nothing(deepseek: Janus, 
     assert (backend.stats.running, backend.stats.waiting) == (0, 0)
 
 
-def test_a_cancelled_job_gives_its_place_in_the_queue_back_while_nothing_else_happens(
+def test_cancelled_jobs_leave_the_queue_without_any_other_event(
     deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engine hangs in its first step while five images wait; once it goes on, the report says that none do."""
+    """Jobs are cancelled while the engine hangs in its first step and five images wait; its next report counts none."""
     backend = ThreadBackend(deepseek, slots=1, queue_limit=5)
     step, hanging = backend.engine.decoder.step, threading.Event()
     monkeypatch.setattr(backend.engine.decoder, "step", lambda *arguments: hanging.wait() and step(*arguments))
@@ -139,7 +139,7 @@ class Garbled:
     def close(self) -> None: ...
 
 
-def test_an_engine_whose_messages_cannot_be_read_is_ended(prompt: list[int]) -> None:
+def test_an_engine_whose_messages_cannot_be_read_is_killed(prompt: list[int]) -> None:
     link, died = Garbled(), threading.Event()
     loaded = Loaded(ModelInfo("x", 64, 64, 64, PARAMS), None, 256, 1, 0)
     backend = EngineBackend(loaded, link, queue_limit=10, on_death=died.set)

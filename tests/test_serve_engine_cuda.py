@@ -1,4 +1,4 @@
-"""The engine on a GPU: graphs, kernel and all, against the reference loop on the same GPU."""
+"""The engine on a GPU, with CUDA graphs and the Triton kernel, against the reference loop on the same GPU."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +27,8 @@ SETTINGS = [
 ]
 
 
-def test_every_image_is_what_it_is_alone(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
-    """Float32; images join at different steps, so that graphs of several sizes are replayed."""
+def test_each_image_equals_the_reference_loop(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
+    """float32; jobs arrive every five steps, so that graphs of several sizes are replayed."""
     torch.backends.cuda.matmul.allow_tf32 = False
     janus = load(deepseek_folder, device="cuda", dtype="float32")
     prompts = [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
@@ -49,8 +49,8 @@ def test_every_image_is_what_it_is_alone(deepseek_folder: Path, golden: Mapping[
         assert [list(codes[i]) for i in range(2)] == expected.tolist()
 
 
-def test_a_graph_gives_what_the_step_gives(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
-    """bfloat16, for every number of rows up to the cache's."""
+def test_a_graph_gives_the_logits_of_a_plain_step(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
+    """bfloat16, for 1 to 12 rows."""
     janus = load(deepseek_folder, device="cuda", dtype="bfloat16")
     decoder = Engine(janus, slots=1).decoder
     plain, captured = decoder.cache(12, 60), decoder.cache(13, 60)
@@ -69,7 +69,7 @@ def test_a_graph_gives_what_the_step_gives(deepseek_folder: Path, golden: Mappin
 
 
 def test_no_step_waits_for_the_device(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
-    """PyTorch's own watch over synchronisation sees none between two arrivals."""
+    """PyTorch's sync debug mode finds no synchronisation in steps without arrivals or finished images."""
     janus = load(deepseek_folder, device="cuda")
     engine = Engine(janus, slots=4)
     engine.submit(Job(golden["prompt0.input_ids"].tolist(), None, (1, 2, 3), SETTINGS[2]))

@@ -1,4 +1,4 @@
-"""What clients do that they should not, and what happens to the others."""
+"""Clients and requests that misbehave, and their effect on other clients."""
 
 import base64
 import io
@@ -62,7 +62,7 @@ def until_idle(backend: ThreadBackend) -> None:
 
 
 def like(one: httpx.Response, other: httpx.Response) -> bool:
-    """Whether two answers show the same picture: what ends beside it may move a pixel by one level."""
+    """Whether two answers show the same picture up to one level per pixel, which the decoded batch may change."""
     a, b = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))), dtype=np.int16)
         for answer in (one, other)
@@ -91,8 +91,8 @@ def test_a_client_that_vanishes_in_a_stream_frees_its_slots(
     assert served.post(IMAGES, {"prompt": "a star"}).status_code == 200
 
 
-def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: ThreadBackend) -> None:
-    """It reads nothing of its megabytes until everybody else has been answered, then finds all of its events."""
+def test_a_slow_reader_delays_no_other_client(served: Any, backend: ThreadBackend) -> None:
+    """It reads nothing of its 9 MB stream until five other requests are answered, then receives all its events."""
     body = {"prompt": "a star", "n": 10, "stream": True, "partial_images": 7, "size": "1024x1024", "seed": 1}
     with send(served, body) as slow:
         for seed in range(5):
@@ -106,10 +106,10 @@ def test_a_slow_reader_holds_up_nobody_else(served: Any, backend: ThreadBackend)
     assert len(received) > 9_000_000
 
 
-def test_a_stream_that_is_silent_for_long_says_that_it_lives(
+def test_a_silent_stream_sends_keep_alive_comments(
     served: Any, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Comments, which clients skip; proxies close what is silent."""
+    """Proxies close silent connections; clients, here OpenAI's, skip the comments."""
     monkeypatch.setattr("serve.http.streaming._KEEPALIVE_SECONDS", 0.02)
     monkeypatch.setattr(backend.engine.decoder, "step", slowly(backend.engine.decoder.step))
     with httpx.stream("POST", served.url + IMAGES, json={"prompt": "a star", "stream": True}, timeout=60) as answer:
@@ -141,7 +141,7 @@ def test_two_hundred_connections_at_once_are_all_answered(served: Any) -> None:
 
 
 def test_a_poisoned_request_fails_alone(served: Any, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits of one seed's rows are not finite; its neighbours come as they would without it."""
+    """NaN is planted in the logits of one seed; the other requests give the pictures that they give without it."""
     healthy = {seed: served.post(IMAGES, {"prompt": "a star", "seed": seed}) for seed in range(6)}
     engine = backend.engine
     step = engine.decoder.step
@@ -186,8 +186,8 @@ def test_malformed_bodies_are_refused_in_openais_shape(served: Any, content: byt
     assert answer.json()["error"]["message"]
 
 
-def test_words_of_all_kinds_are_drawn_or_refused_by_name(served: Any) -> None:
-    """Every range of Unicode, controls and joiners among them: 200, or 400 about the prompt."""
+def test_any_unicode_prompt_is_drawn_or_refused_by_name(served: Any) -> None:
+    """Ranges from all over Unicode, with controls and joiners: status 200, or 400 that names the prompt."""
     generator = random.Random(3)
     ranges = [
         (0, 0x1F),

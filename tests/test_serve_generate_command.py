@@ -24,7 +24,7 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Calls the command in this process, which starts faster, and gives the one line that it refuses with."""
+    """Calls the command in this process, which starts faster; expects exit code 2 and returns its one-line error."""
 
     def call(*arguments: str | Path) -> str:
         monkeypatch.setattr(sys, "argv", ["focusdiff-generate", *map(str, arguments)])
@@ -70,7 +70,7 @@ def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_file_of_prompts_resumes_and_keeps_what_is_there(tmp_path: Path, small_folder: Path) -> None:
+def test_a_prompts_file_resumes_and_keeps_existing_pictures(tmp_path: Path, small_folder: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "a blue star"}\n\n{"prompt": "two green hearts", "seed": 4, "n": 2}\n')
     out = tmp_path / "out"
@@ -143,8 +143,8 @@ def test_a_prompts_file_that_is_not_text_is_named(tmp_path: Path, refused: Calla
     assert f"{prompts} is not UTF-8 text" in refused("--prompts", prompts, "--out", tmp_path / "out")
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, small_folder: Path) -> None:
-    """A limit on file sizes stands for it: the picture does not fit."""
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, small_folder: Path) -> None:
+    """A file size limit simulates a full disk: the picture does not fit."""
 
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))

@@ -1,4 +1,4 @@
-"""Keys, rates, sizes of bodies, and the pictures that answers link to."""
+"""API keys, rate limits, body size limits, CORS, and the store of pictures that answers link to."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.thread_backend import ThreadBackend
 IMAGES = "/v1/images/generations"
 
 
-def test_only_known_keys_pass_and_callers_are_told_apart_without_naming_keys() -> None:
+def test_only_known_keys_pass_and_caller_names_do_not_reveal_them() -> None:
     keys = Keys([SecretStr("one"), SecretStr("two")])
     names = {keys.check(key).name for key in ("one", "two")}
     assert len(names) == 2
@@ -32,14 +32,14 @@ def test_only_known_keys_pass_and_callers_are_told_apart_without_naming_keys() -
             keys.check(wrong)
 
 
-def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     monkeypatch.setattr("serve.http.guards.keys.hmac.compare_digest", lambda a, b: compared.append(b) or a == b)  # type: ignore[func-returns-value]
     Keys([SecretStr("a"), SecretStr("b"), SecretStr("c")]).check("a")
     assert len(compared) == 3
 
 
-def test_routes_that_draw_or_tell_need_a_key_and_health_does_not(
+def test_api_routes_need_a_key_but_health_metrics_and_docs_do_not(
     small_backend: ThreadBackend, make_app: Callable[..., Any]
 ) -> None:
     client = TestClient(make_app(small_backend, api_keys="right")[0])
@@ -72,11 +72,13 @@ def test_images_are_counted_against_each_callers_rate() -> None:
     take("a", 2)
     take("b", 5)
     with pytest.raises(InvalidRequest, match="6 images are more than the 5"):
-        take("c", 6)  # will never fit
+        take("c", 6)  # more than a whole hour's rate
     Limiter(None).check(Caller("a"), 10_000)
 
 
-def test_what_the_queue_refuses_costs_nothing_of_the_rate(small_folder: Path, make_app: Callable[..., Any]) -> None:
+def test_requests_refused_by_the_queue_do_not_count_against_the_rate(
+    small_folder: Path, make_app: Callable[..., Any]
+) -> None:
     backend = ThreadBackend(load(small_folder, device="cpu"), slots=1, queue_limit=5)
     client = TestClient(make_app(backend, rate_limit="10/hour")[0])
     for _ in range(3):
@@ -85,7 +87,9 @@ def test_what_the_queue_refuses_costs_nothing_of_the_rate(small_folder: Path, ma
     backend.close()
 
 
-def test_a_spent_rate_is_a_429_with_retry_after(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
+def test_an_exhausted_rate_gives_429_with_retry_after(
+    small_backend: ThreadBackend, make_app: Callable[..., Any]
+) -> None:
     client = TestClient(make_app(small_backend, rate_limit="2/minute")[0])
     assert client.post(IMAGES, json={"prompt": "a star", "n": 2}).status_code == 200
     answer = client.post(IMAGES, json={"prompt": "a star"})
@@ -95,7 +99,7 @@ def test_a_spent_rate_is_a_429_with_retry_after(small_backend: ThreadBackend, ma
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_long_bodies_are_refused_whether_they_say_so_or_not(
+def test_long_bodies_are_refused_with_and_without_content_length(
     small_backend: ThreadBackend, make_app: Callable[..., Any], chunked: bool
 ) -> None:
     client = TestClient(make_app(small_backend, max_body_mib=0.01)[0])
@@ -106,9 +110,7 @@ def test_long_bodies_are_refused_whether_they_say_so_or_not(
     assert answer.json()["error"]["message"] == "the body must be at most 0.01 MiB"
 
 
-def test_pages_elsewhere_may_call_only_where_it_was_said(
-    small_backend: ThreadBackend, make_app: Callable[..., Any]
-) -> None:
+def test_cors_allows_only_the_configured_origins(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     closed = TestClient(make_app(small_backend)[0])
     assert "access-control-allow-origin" not in closed.options(IMAGES, headers=asked).headers
@@ -118,7 +120,7 @@ def test_pages_elsewhere_may_call_only_where_it_was_said(
     assert "access-control-allow-origin" not in opened.options(IMAGES, headers=asked).headers
 
 
-def test_pictures_are_kept_until_their_time_is_over(tmp_path: Path) -> None:
+def test_stored_pictures_expire_and_are_then_removed(tmp_path: Path) -> None:
     async def kept() -> None:
         store = Store(str(tmp_path), seconds=2, limit=1000)
         sweeping = asyncio.create_task(store.sweep())
@@ -135,7 +137,7 @@ def test_pictures_are_kept_until_their_time_is_over(tmp_path: Path) -> None:
     asyncio.run(kept())
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -146,7 +148,7 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_whose_client_leaves_while_it_is_written_is_counted(tmp_path: Path) -> None:
+def test_a_picture_whose_write_is_cancelled_counts_against_the_limit(tmp_path: Path) -> None:
     async def leave() -> Store:
         store = Store(str(tmp_path), seconds=60, limit=250)
         for _ in range(4):
@@ -155,11 +157,11 @@ def test_a_picture_whose_client_leaves_while_it_is_written_is_counted(tmp_path: 
             writing.cancel()
         return store
 
-    asyncio.run(leave())  # waits for the threads
+    asyncio.run(leave())  # waits for the writing threads
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_oldest_go_first_when_there_is_no_room(tmp_path: Path) -> None:
+def test_the_oldest_pictures_are_removed_when_the_store_is_full(tmp_path: Path) -> None:
     async def kept() -> None:
         store = Store(str(tmp_path), seconds=60, limit=250)
         names = [await store.put(bytes([i]) * 100, "png") for i in range(4)]
@@ -171,7 +173,7 @@ def test_the_oldest_go_first_when_there_is_no_room(tmp_path: Path) -> None:
     asyncio.run(kept())
 
 
-def test_another_server_goes_on_with_what_is_there_and_removes_half_written_files(tmp_path: Path) -> None:
+def test_a_new_store_keeps_pictures_and_removes_half_written_ones(tmp_path: Path) -> None:
     name = asyncio.run(Store(str(tmp_path), seconds=60, limit=1000).put(b"picture", "png"))
     (tmp_path / f"{'x' * 32}.png.partial").write_bytes(b"pict")
     (tmp_path / "film.mkv.partial").write_text("not ours")
@@ -193,14 +195,14 @@ def test_only_names_of_pictures_are_looked_up(tmp_path: Path, name: str) -> None
         asyncio.run(Store(str(tmp_path / "store"), seconds=60, limit=1000).get(name))
 
 
-def test_any_filesystem_of_fsspec_will_do() -> None:
+def test_pictures_can_be_stored_on_an_fsspec_filesystem() -> None:
     store = Store("memory://pictures", seconds=60, limit=1000)
     name = asyncio.run(store.put(b"picture", "webp"))
     assert fsspec.filesystem("memory").cat_file(f"/pictures/{name}") == b"picture"
     assert asyncio.run(store.get(name)) == b"picture"
 
 
-def test_a_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_unusable_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for url in (str(tmp_path / "file" / "folder"), "nosuch://x"):
         with pytest.raises(StoreError, match=r"store: .* cannot be used"):

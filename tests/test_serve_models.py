@@ -45,7 +45,7 @@ def janus(small_folder: Path) -> Janus:
 
 @pytest.fixture(scope="module")
 def other_folder(janus: Janus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint with another recipe: the same seed draws something else."""
+    """The small checkpoint at guidance scale 1, so that the same seed draws another picture."""
     folder = tmp_path_factory.mktemp("other") / "other"
     save(replace(janus, name="other", sampling=janus.sampling.override(guidance_scale=1)), folder)
     return folder
@@ -99,7 +99,7 @@ def pixels(answer: httpx.Response) -> NDArray[np.int16]:
         ("DELETE", "/admin/models/none", None, 404, "no model 'none'"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_an_impossible_admin_request_is_refused_with_a_reason(
     served: Any, small_folder: Path, method: str, path: str, body: dict[str, str] | None, status: int, said: str
 ) -> None:
     filled = body and {name: value.format(small=small_folder) for name, value in body.items()}
@@ -109,7 +109,7 @@ def test_what_cannot_be_done_is_said(
     assert draw(served).status_code == 200
 
 
-def test_the_admin_routes_have_a_key_of_their_own(served: Any, janus: Janus, make_app: Callable[..., Any]) -> None:
+def test_admin_routes_need_the_admin_key(served: Any, janus: Janus, make_app: Callable[..., Any]) -> None:
     for headers in ({}, {"Authorization": "Bearer client"}):
         answer = httpx.post(f"{served.url}/admin/models", json={"source": "x"}, headers=headers)
         assert answer.status_code == 401
@@ -119,15 +119,14 @@ def test_the_admin_routes_have_a_key_of_their_own(served: Any, janus: Janus, mak
 
 
 def engines() -> int:
-    """Engines that run, in this process and in their own."""
+    """Number of running engines, in threads and in processes of their own."""
     return sum(thread.name == "engine" for thread in threading.enumerate()) + len(multiprocessing.active_children())
 
 
 def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, small_folder: Path) -> None:
-    """While six clients draw without pause, the model is replaced six times; every answer is one of the two pictures.
+    """Six clients draw without pause while the model is replaced six times; every answer shows one of two pictures.
 
-    Pictures that are decoded beside others may differ by a level here and there. The engines of the replaced
-    models end.
+    Pixels may differ by one level, depending on the decoded batch. The engines of the replaced models end.
     """
     before = engines()
     drawn: list[NDArray[np.int16]] = []
@@ -159,7 +158,7 @@ def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, sma
     assert np.abs(drawn[0] - drawn[1]).max() > 50
 
 
-def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:
+def test_memory_is_estimated_exactly_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
     backend = ThreadBackend(janus, slots=3)
     decoder = backend.engine.decoder
@@ -179,7 +178,7 @@ def test_memory_is_foretold_and_checked_before_loading(small_folder: Path, janus
 
 
 @needs_compiler
-def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small_folder: Path) -> None:
+def test_held_bytes_equal_the_estimate_and_are_less_with_int8(small_folder: Path) -> None:
     needs = measure(str(small_folder), dtype="float32", device=torch.device("cpu")).total(2)
     backend = ThreadBackend(load(small_folder, device="cpu"), slots=2)
     assert backend.held_bytes == needs
@@ -189,9 +188,9 @@ def test_what_a_loaded_model_takes_is_what_was_foretold_and_less_with_int8(small
     freed = sum(p.numel() for p in network.parameters() if p.device.type == "meta")
     outputs = sum(len(p) for p in network.parameters() if p.device.type == "meta")
     assert freed > 0
-    assert backend.held_bytes == needs - 4 * freed + freed + 4 * outputs  # integers, and a scale for each output
+    assert backend.held_bytes == needs - 4 * freed + freed + 4 * outputs  # int8 values and a float32 scale per output
     backend.close()
-    # floats and integers are there while a model is loaded; afterwards the next has the room of the floats
+    # a model that loads holds both floats and integers; afterwards the next one can use the memory of the floats
     both = backend.held_bytes + needs * 5 / 4
     loader = ProcessLoader(Settings(slots=2, memory_gib=both / 2**30, device="cpu", int8=True), on_death=print)
     for loaded in [loader(ModelSource(name=name, source=str(small_folder))) for name in ("first", "second")]:
@@ -209,7 +208,7 @@ def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: P
     assert newest_checkpoint(tmp_path) == tmp_path / "step-2"
 
 
-def test_a_checkpoint_without_room_is_served_once_there_is_some(
+def test_a_checkpoint_that_does_not_fit_is_served_once_memory_is_free(
     tmp_path: Path, small_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(small_folder, tmp_path / "run" / "step-1")
@@ -223,7 +222,7 @@ def test_a_checkpoint_without_room_is_served_once_there_is_some(
         async with asyncio.timeout(60):
             while "is not served" not in caplog.text:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(1)  # it is tried again meanwhile, and that is not said again
+            await asyncio.sleep(1)  # retries meanwhile are not logged again
             await asyncio.to_thread(other.close)
             while "run" not in models.served:
                 await asyncio.sleep(0.01)
@@ -234,10 +233,10 @@ def test_a_checkpoint_without_room_is_served_once_there_is_some(
     assert caplog.text.count("is not served") == 1
 
 
-def test_a_checkpoint_without_room_that_goes_away_changes_nothing(
+def test_a_failed_checkpoint_that_is_deleted_changes_nothing(
     tmp_path: Path, small_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is what is served loaded again; and a reason that changes is told."""
+    """step-2 fails to load three times and is deleted: step-1 is not loaded again, and only a new reason is logged."""
     run = tmp_path / "run"
     shutil.copytree(small_folder, run / "step-1")
     loads: list[str] = []
@@ -292,7 +291,7 @@ def test_a_training_run_is_followed_past_a_damaged_checkpoint(
         finish(small_folder, "step-1")
         await until(models, load(small_folder, device="cpu").sampling.guidance_scale)
         finish(small_folder, "step-2")
-        (run / "step-2" / "config.json").write_text("{}")  # written after it was finished
+        (run / "step-2" / "config.json").write_text("{}")  # damaged after it was renamed into place
         while "step-2 is not served" not in caplog.text:
             await asyncio.sleep(0.02)
         assert models.state == "ready"

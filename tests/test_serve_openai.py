@@ -46,7 +46,7 @@ def client(served: Any) -> Iterator[openai.OpenAI]:
 
 @contextmanager
 def when_nobody_waits(served: Any) -> Iterator[None]:
-    """Until every image that was accepted has a slot."""
+    """Wait until every accepted image has a slot."""
     while 'focusdiff_waiting_images{model="small"} 0.0' not in httpx.get(f"{served.url}/metrics").text:
         time.sleep(0.001)
     yield
@@ -66,7 +66,7 @@ def test_generate(client: openai.OpenAI) -> None:
     assert abs(answer.created - time.time()) < 60
 
 
-def test_what_a_client_of_openai_sends_by_default_is_understood(client: openai.OpenAI) -> None:
+def test_openais_own_fields_are_accepted(client: openai.OpenAI) -> None:
     answer = client.images.generate(
         model="gpt-image-1",
         prompt="a blue star",
@@ -94,7 +94,7 @@ def test_urls(client: openai.OpenAI) -> None:
     assert file.content == base64.b64decode(whole.data[0].b64_json or "")
 
 
-def test_a_stream_ends_with_the_picture_that_would_have_come_at_once(client: openai.OpenAI) -> None:
+def test_a_stream_ends_with_the_picture_of_a_plain_answer(client: openai.OpenAI) -> None:
     whole = client.images.generate(prompt="a blue star", extra_body={"seed": 3})
     with client.images.generate(prompt="a blue star", stream=True, partial_images=3, extra_body={"seed": 3}) as stream:
         events = list(stream)
@@ -108,7 +108,7 @@ def test_a_stream_ends_with_the_picture_that_would_have_come_at_once(client: ope
     assert completed.usage.output_tokens == 64  # type: ignore[union-attr]
 
 
-def test_streams_of_several_images_say_which(client: openai.OpenAI) -> None:
+def test_stream_events_name_their_image(client: openai.OpenAI) -> None:
     extra = {"seed": [5, 9], "queue_events": True}
     with client.images.generate(prompt="a blue star", n=2, stream=True, partial_images=1, extra_body=extra) as stream:
         events = [event.model_dump() for event in stream]
@@ -128,7 +128,7 @@ def test_models(client: openai.OpenAI) -> None:
         client.models.retrieve("dall-e-3")
 
 
-def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, served: Any) -> None:
+def test_errors_raise_the_clients_own_exceptions(client: openai.OpenAI, served: Any) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.images.generate(prompt="", extra_body={})
     assert bad.value.param == "prompt"
@@ -145,8 +145,8 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, served: A
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
 
 
-def test_the_client_retries_what_a_full_queue_refuses(client: openai.OpenAI, served: Any) -> None:
-    """Fourteen images fill the server; the client is refused at first, waits as it is told, and gets its picture."""
+def test_the_client_retries_after_a_full_queue(client: openai.OpenAI, served: Any) -> None:
+    """Fourteen images fill slots and queue; the client is refused, but with retries it gets its ten pictures."""
     headers = {"Authorization": "Bearer sk-right"}
     body = {"prompt": "a blue star", "n": 10, "stream": True}
     before = {**body, "n": 4}
@@ -165,7 +165,7 @@ def test_the_client_retries_what_a_full_queue_refuses(client: openai.OpenAI, ser
     assert 'focusdiff_queue_full_total{model="small"}' in refused
 
 
-def test_a_picture_that_breaks_during_a_stream_is_an_error_of_the_client(
+def test_an_image_that_fails_during_a_stream_raises_in_the_client(
     client: openai.OpenAI, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = backend.engine.decoder

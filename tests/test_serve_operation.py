@@ -1,4 +1,4 @@
-"""The process as an operator sees it: health, metrics, logs, draining, dying."""
+"""The server process in operation: health, metrics, logs, draining, signals and crashes."""
 
 import json
 import os
@@ -32,7 +32,7 @@ Server = "subprocess.Popen[str]"
 def server(
     folder: Path, *arguments: str, planted: str = "", environment: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """A real server process and its URL; `planted` is code that runs before it, in it but not in its engines."""
+    """Run a server process; yields its URL and the process. `planted` is code run first, but not in its engines."""
     port = free_port()
     code = f"import serve.command\n{planted}\nserve.command.main()"
     command = [sys.executable, "-c", code, "--no-ui", "--model", str(folder), "--port", str(port), *arguments]
@@ -55,7 +55,7 @@ def live(url: str) -> bool:
 
 
 def ready(url: str, process: "subprocess.Popen[str]") -> set[str]:
-    """Wait until a server is ready; the states that it said it was in."""
+    """Wait until a server is ready; returns the states that it reported."""
     seen: set[str] = set()
     deadline = time.monotonic() + 120
     while "ready" not in seen:
@@ -71,13 +71,13 @@ def ready(url: str, process: "subprocess.Popen[str]") -> set[str]:
     return seen
 
 
-def test_a_server_answers_while_it_loads(small_folder: Path) -> None:
+def test_a_server_reports_loading_until_it_is_ready(small_folder: Path) -> None:
     with server(small_folder) as (url, process):
         assert ready(url, process) == {"loading", "ready"}
         assert httpx.post(url + IMAGES, json={"prompt": "a star"}, timeout=60).status_code == 200
 
 
-def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder: Path) -> None:
+def test_sigterm_finishes_accepted_requests_and_refuses_new_ones(small_folder: Path) -> None:
     with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
         ready(url, process)
         long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
@@ -94,7 +94,7 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder
                     assert httpx.get(f"{url}/health/live", timeout=60).status_code == 200
                     statuses.add(0)
         except httpx.TransportError:
-            pass  # it has stopped
+            pass  # the server has stopped
         assert long.result().status_code == 200
         assert len(long.result().json()["data"]) == 10
         assert {0, 503} <= statuses <= {0, 200, 503}
@@ -103,7 +103,7 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(small_folder
         assert "Traceback" not in process.stderr.read()
 
 
-def test_draining_has_a_limit_and_what_is_given_up_is_answered(small_folder: Path) -> None:
+def test_requests_given_up_at_the_drain_limit_get_503(small_folder: Path) -> None:
     with (
         server(small_folder, "--slots", "1", "--drain-seconds", "0.1") as (url, process),
         ThreadPoolExecutor(5) as pool,
@@ -123,13 +123,13 @@ def test_draining_has_a_limit_and_what_is_given_up_is_answered(small_folder: Pat
 
 
 def engine_of(process: "subprocess.Popen[str]") -> psutil.Process:
-    """The process that draws; the other child is multiprocessing's own."""
+    """The engine's process; the server's other child belongs to multiprocessing."""
     (engine,) = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
     return engine
 
 
-def test_a_signal_to_all_of_its_processes_stops_it_as_one_to_itself_does(small_folder: Path) -> None:
-    """Service managers and terminals send signals to whole groups: what was accepted is finished all the same."""
+def test_a_signal_to_all_processes_of_the_server_drains_it(small_folder: Path) -> None:
+    """Service managers and terminals signal whole process groups; accepted requests are finished all the same."""
     for number in (signal.SIGTERM, signal.SIGINT):
         with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
             ready(url, process)
@@ -144,8 +144,8 @@ def test_a_signal_to_all_of_its_processes_stops_it_as_one_to_itself_does(small_f
 
 
 def test_a_step_that_fails_ends_a_stream_with_an_error(small_folder: Path, tmp_path: Path) -> None:
-    """Previews come until then; after the error event a red light, and exit code 1."""
-    (tmp_path / "sitecustomize.py").write_text(  # which every process of the server imports
+    """Step 41 raises: five previews and an error event come, the traceback is logged, the exit code is 1."""
+    (tmp_path / "sitecustomize.py").write_text(  # every process of the server imports it
         "import model.decoder as decoder\n"
         "step, count = decoder.Decoder.step, [0]\n"
         "def broken(*arguments):\n"
@@ -167,8 +167,8 @@ def test_a_step_that_fails_ends_a_stream_with_an_error(small_folder: Path, tmp_p
         assert "planted" in process.stderr.read()
 
 
-def test_an_engine_that_is_killed_ends_all_that_it_had_with_an_error(small_folder: Path) -> None:
-    """As the kernel does it where memory is short: a stream, and what waits, hear of it at once."""
+def test_all_requests_of_a_killed_engine_end_with_an_error(small_folder: Path) -> None:
+    """SIGKILL, as sent by the kernel when memory is short: a stream gets an error event, waiting requests get 503."""
     with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(3) as pool:
         ready(url, process)
         body = {"prompt": "a star", "n": 10}
@@ -191,8 +191,8 @@ def test_an_engine_that_is_killed_ends_all_that_it_had_with_an_error(small_folde
         assert process.wait(30) == 1
 
 
-def test_an_engine_that_hangs_does_not_keep_the_server(small_folder: Path) -> None:
-    """Told to stop, it is given up after a while; told twice, at once."""
+def test_a_hanging_engine_does_not_keep_the_server_from_stopping(small_folder: Path) -> None:
+    """The engine is suspended: after one SIGTERM it is given up at the drain limit, after a second one at once."""
     short = "import serve.backends.engine_backend\nserve.backends.engine_backend._HANGING_SECONDS = 0.5"
     for signals in (1, 2):
         drain = ("--drain-seconds", "0.1" if signals == 1 else "60")
@@ -215,7 +215,7 @@ def test_an_engine_that_hangs_does_not_keep_the_server(small_folder: Path) -> No
                 assert asked.result().status_code == 503
 
 
-def test_stopping_does_not_wait_for_what_is_being_loaded(small_folder: Path) -> None:
+def test_stopping_does_not_wait_for_a_model_that_is_loading(small_folder: Path) -> None:
     with server(small_folder) as (url, process):
         deadline = time.monotonic() + 60
         engine = None
@@ -235,10 +235,10 @@ def test_stopping_does_not_wait_for_what_is_being_loaded(small_folder: Path) -> 
         assert "Traceback" not in process.stderr.read()
 
 
-def test_an_interrupt_while_it_starts_is_not_lost_in_an_import(small_folder: Path) -> None:
-    """Libraries catch everything here and there; and an engine that was started ahead ends with the server."""
+def test_an_interrupt_during_the_start_is_not_swallowed(small_folder: Path) -> None:
+    """Planted code would swallow a KeyboardInterrupt, as some imports do; server and engine end all the same."""
     swallow = (
-        "import serve.store, time\n"
+        "import serve.http.store, time\n"
         "def store(*_, **__):\n"
         "    print('here', flush=True)\n"
         "    try: time.sleep(60)\n"
@@ -255,7 +255,7 @@ def test_an_interrupt_while_it_starts_is_not_lost_in_an_import(small_folder: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_loading_begins_stops_it_like_a_later_one(small_folder: Path, number: int) -> None:
+def test_a_signal_before_loading_begins_stops_the_server(small_folder: Path, number: int) -> None:
     told = (
         "import os, uvicorn\n"
         "startup = uvicorn.Server.startup\n"
@@ -270,8 +270,8 @@ def test_a_signal_before_loading_begins_stops_it_like_a_later_one(small_folder: 
         assert not re.search("Traceback|ERROR", process.stderr.read())
 
 
-def test_the_death_of_an_engine_that_was_replaced_is_told_too(small_folder: Path) -> None:
-    """It had requests; and who restarts failed servers has to learn of it."""
+def test_the_death_of_a_replaced_engine_ends_the_server(small_folder: Path) -> None:
+    """It had a request, which gets 503; exit code 1 tells the supervisor to restart the server."""
     with server(small_folder, "--slots", "1", "--admin-key", "k") as (url, process), ThreadPoolExecutor(1) as pool:
         ready(url, process)
         engine = engine_of(process)
@@ -282,7 +282,7 @@ def test_the_death_of_an_engine_that_was_replaced_is_told_too(small_folder: Path
         body = {"source": str(small_folder), "name": "small", "replace": True}
         swapped = httpx.post(f"{url}/admin/models", json=body, headers={"Authorization": "Bearer k"}, timeout=60)
         assert swapped.status_code == 200
-        engine.send_signal(signal.SIGRTMIN + 2)  # which has no name
+        engine.send_signal(signal.SIGRTMIN + 2)  # a signal without a name
         engine.kill()
         assert asked.result().status_code == 503
         assert process.wait(30) == 1
@@ -290,7 +290,7 @@ def test_the_death_of_an_engine_that_was_replaced_is_told_too(small_folder: Path
         assert "the engine's process ended by " in process.stderr.read()
 
 
-def test_a_killed_server_takes_its_engines_with_it(small_folder: Path) -> None:
+def test_the_engines_of_a_killed_server_end(small_folder: Path) -> None:
     with server(small_folder, "--slots", "1") as (url, process):
         ready(url, process)
         engine = engine_of(process)
@@ -302,7 +302,7 @@ def test_a_killed_server_takes_its_engines_with_it(small_folder: Path) -> None:
 
 
 def test_a_killed_server_leaves_no_half_written_picture(small_folder: Path, tmp_path: Path) -> None:
-    """Killed in the middle of writing, it has left a part under another name, which the next server removes."""
+    """Killed in the middle of a write, it leaves a .partial file, which the next server removes."""
     planted = (
         "import os, fsspec.implementations.local as local\n"
         "def killed(self, value):\n"
@@ -325,7 +325,7 @@ def test_a_killed_server_leaves_no_half_written_picture(small_folder: Path, tmp_
         assert httpx.get(answer["data"][0]["url"]).content.endswith(b"IEND\xaeB`\x82")
 
 
-def test_a_taken_port_is_one_line(small_folder: Path) -> None:
+def test_a_taken_port_is_a_one_line_error_and_exit_code_2(small_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder)]
         command += ["--port", str(taken.getsockname()[1])]

@@ -1,4 +1,4 @@
-"""Pairs of prompts over HTTP: the same seeds, where words and codes differ, two models, judgements."""
+"""Pairs of prompts over HTTP: equal seeds, differences of words and codes, two models, judgements."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ def janus(small_folder: Path) -> Janus:
 
 @pytest.fixture(scope="module")
 def backends(janus: Janus, small_folder: Path) -> Iterator[tuple[ThreadBackend, ThreadBackend]]:
-    """A model, and another with another recipe."""
+    """Two models that differ in their guidance scale."""
     other = replace(load(small_folder, device="cpu"), name="other", sampling=janus.sampling.override(guidance_scale=1))
     both = ThreadBackend(janus), ThreadBackend(other)
     yield both
@@ -55,7 +55,7 @@ def events_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
 
 
-def test_pictures_codes_and_words(client: TestClient, janus: Janus) -> None:
+def test_pictures_words_and_code_differences_equal_the_reference(client: TestClient, janus: Janus) -> None:
     answer = client.post("/v1/images/pairs", json={"prompts": PROMPTS, "n": 2, "seed": 7}).json()
     assert answer["seeds"] == [7, 8]
     assert [[span["text"] for span in side] for side in answer["spans"]] == [["three"], ["four"]]
@@ -92,7 +92,7 @@ def test_two_models_side_by_side(client: TestClient) -> None:
     assert both["models"][0]["images"] != both["models"][1]["images"]
 
 
-def test_a_stream_says_model_prompt_and_image_and_ends_with_the_same_pictures(client: TestClient) -> None:
+def test_stream_events_name_their_place_and_give_the_same_pictures(client: TestClient) -> None:
     body = {"prompts": PROMPTS, "n": 2, "seed": 7, "models": ["small", "other"]}
     whole = client.post("/v1/images/pairs", json=body).json()
     streamed = client.post("/v1/images/pairs", json=body | {"stream": True, "partial_images": 2})
@@ -143,7 +143,7 @@ def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status
 
 
 def test_all_jobs_of_a_pair_are_accepted_or_none(janus: Janus, make_app: Callable[..., Any]) -> None:
-    """Where only one of the two prompts fits into the queue, the first one's place is free again."""
+    """The queue has room for one of the two jobs: the request is refused, and the first job's place is freed."""
     backend = ThreadBackend(janus, slots=1, queue_limit=15)
     client = TestClient(make_app(backend)[0])
     assert client.post("/v1/images/pairs", json={"prompts": PROMPTS, "n": 10}).status_code == 429
@@ -171,7 +171,7 @@ def test_judgements_of_rendered_scenes(client: TestClient) -> None:
     assert answer["s_g"] == 0
 
 
-def test_what_cannot_be_judged_is_null_not_zero(client: TestClient) -> None:
+def test_a_failed_judgement_is_null_not_zero(client: TestClient) -> None:
     star = png(Scene((Group(1, "red", "star"),)), 1)
     body = {"prompts": ["a dog in Rome", "a red star"], "images": [[star], [star]]}
     answer = client.post("/v1/judgements", json=body).json()
@@ -180,13 +180,13 @@ def test_what_cannot_be_judged_is_null_not_zero(client: TestClient) -> None:
 
 
 def png_header(side: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+    """A PNG that claims to be `side` × `side` and has no pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
 
 
 @pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG", png_header(64), png_header(5000), png_header(200_000)])
-def test_what_claims_to_be_a_picture_is_refused(client: TestClient, content: bytes) -> None:
+def test_files_that_only_claim_to_be_pictures_are_refused(client: TestClient, content: bytes) -> None:
     body = {"prompts": ["a red star"], "images": [[base64.b64encode(content).decode()]]}
     answer = client.post("/v1/judgements", json=body)
     assert answer.status_code == 400
@@ -194,7 +194,7 @@ def test_what_claims_to_be_a_picture_is_refused(client: TestClient, content: byt
 
 
 @pytest.mark.parametrize("image", ["%%%", ""])
-def test_what_is_no_picture_is_named(client: TestClient, image: str) -> None:
+def test_an_image_that_is_not_base64_of_a_picture_is_named(client: TestClient, image: str) -> None:
     star = png(Scene((Group(1, "red", "star"),)), 1)
     answer = client.post("/v1/judgements", json={"prompts": ["a red star"], "images": [[star, image]]})
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""Previews show what is drawn, and take little of the time of others."""
+"""Previews come at the rows asked for and take a limited share of the time of other images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
     return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
 
 
-def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
+def test_previews_come_in_order_of_rows_before_the_image(deepseek: Janus, prompts: list[list[int]]) -> None:
     engine = Engine(deepseek, slots=2)
     rows = frozenset(range(1, deepseek.grid))
     engine.submit(Job(prompts[0], None, (1, 2), GREEDY, preview_rows=rows))
@@ -29,10 +29,10 @@ def test_previews_show_what_is_drawn(deepseek: Janus, prompts: list[list[int]]) 
         assert isinstance(seen[-1], Finished)
 
 
-def test_previews_take_a_small_share_of_others_time(
+def test_previews_take_a_small_share_of_the_time_of_other_images(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step takes 1 s and a preview 4 s: alone, every preview comes; beside others, about one in 80 steps."""
+    """Steps take 1 s, previews 4 s: alone, every preview is made; beside others, at most 5 %, about one in 80 steps."""
     clock, made = Clock(), []
     engine = Engine(deepseek, slots=2, clock=clock)
     step, previews = engine.decoder.step, engine.image_tokenizer.previews
@@ -54,14 +54,14 @@ def test_previews_take_a_small_share_of_others_time(
     made.clear()
     began = clock.now
     run(engine, [(0, wish), (0, wish)] * 4)
-    saved = engine._preview_budget._each or 0.0  # of what was not used before; one preview more may go beyond it
+    saved = engine._preview_budget._each or 0.0  # allowed for what was saved before; one more preview may exceed it
     assert 0 < 4 * len(made) <= 0.05 * (clock.now - began) + saved + 4
 
 
-def test_of_many_that_reach_a_row_together_some_are_previewed(
+def test_images_that_reach_a_row_together_share_the_preview_budget(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A preview of 4 s costs more than the share of all steps so far: one of six. Cheap ones come all, once that is known."""
+    """Six images: at 4 s only one preview fits the budget; at 0.01 s one is made to learn the cost, then all six."""
     for seconds, expected in ((4.0, [1]), (0.01, [1, 6])):
         clock = Clock()
         engine = Engine(deepseek, slots=6, clock=clock)

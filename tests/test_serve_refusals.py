@@ -1,4 +1,4 @@
-"""What the API refuses: fields, bodies, methods and paths, all in OpenAI's shape."""
+"""Refusals of fields, bodies, methods and paths, all in OpenAI's error format."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_lone_surrogates_and_broken_json_are_refused(client: TestClient) -> None
         assert answer.json()["error"]["message"]
 
 
-def test_unknown_paths_answer_in_the_same_shape(client: TestClient) -> None:
+def test_unknown_paths_answer_in_the_same_error_format(client: TestClient) -> None:
     answer = client.get("/v1/nothing")
     assert answer.status_code == 404
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -113,7 +113,7 @@ def test_unknown_paths_answer_in_the_same_shape(client: TestClient) -> None:
         ("POST", "/admin/models", 404, "no such route: /admin/models"),
     ],
 )
-def test_the_page_at_the_root_answers_for_no_route_of_the_api(
+def test_a_page_at_the_root_does_not_hide_404_and_405(
     backend: ThreadBackend, make_app: MakeApp, method: str, path: str, status: int, said: str
 ) -> None:
     app = make_app(backend)[0]
@@ -123,17 +123,17 @@ def test_the_page_at_the_root_answers_for_no_route_of_the_api(
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, said)
     assert ("Allow" in answer.headers) is (status == 405)
     assert client.get("/").text == "the page"
-    assert client.get("/health/live/").json() == client.get("/health/live").json()  # redirected
+    assert client.get("/health/live/").json() == client.get("/health/live").json()  # by a redirect
 
 
-def test_whole_numbers_may_have_a_point(client: TestClient) -> None:
+def test_integer_fields_accept_whole_floats(client: TestClient) -> None:
     answer = client.post(IMAGES, json={"prompt": "a star", "n": 2.0, "seed": [3.0, 4], "top_k": 5.0})
     assert [image["seed"] for image in answer.json()["data"]] == [3, 4]
     for wrong in ({"n": 1.5}, {"n": "2"}, {"n": True}, {"top_k": "5"}, {"seed": 1e300}):
         assert client.post(IMAGES, json={"prompt": "a star", **wrong}).status_code == 400
 
 
-def test_openapi_asks_for_a_key_where_the_server_does(backend: ThreadBackend, make_app: MakeApp) -> None:
+def test_openapi_declares_a_key_only_if_the_server_needs_one(backend: ThreadBackend, make_app: MakeApp) -> None:
     for settings, asked in (({}, False), ({"api_keys": "secret"}, True)):
         schema = TestClient(make_app(backend, **settings)[0]).get("/openapi.json").json()
         assert ("security" in schema["paths"][IMAGES]["post"]) is asked

@@ -1,4 +1,4 @@
-"""Estimated waits: a step in which the machine stands still changes nothing, and the error is bounded."""
+"""Estimated waits: steps in which the machine stalls do not change them, and their error is bounded."""
 
 import random
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ usual = st.floats(0.01, 0.02)
 
 
 @given(usual=st.lists(usual, min_size=1, max_size=60), stalls=st.lists(st.floats(1, 1e6), max_size=4), data=st.data())
-def test_a_sixteenth_of_outliers_leaves_the_mean_among_the_others(
+def test_one_outlier_in_16_leaves_the_mean_in_the_range_of_the_others(
     usual: list[float], stalls: list[float], data: st.DataObject
 ) -> None:
-    """However large they are, and wherever they stand among the latest 64."""
+    """Outliers of any size, anywhere among the latest 64 measurements."""
     count = len(usual) + len(stalls)
     stalls = stalls[: count - int(count * 15 / 16)]
     measured = RecentSeconds()
@@ -33,15 +33,15 @@ def test_a_sixteenth_of_outliers_leaves_the_mean_among_the_others(
 
 @given(before=st.lists(usual, max_size=200), now=usual)
 def test_the_mean_follows_a_machine_that_has_become_slower(before: list[float], now: float) -> None:
-    """After as many measurements as are kept, what was before is forgotten."""
+    """64 measurements are kept, so 64 new ones replace all earlier ones."""
     measured = RecentSeconds()
     for seconds in [*before, *[now] * 64]:
         measured.add(seconds)
     assert measured.mean == pytest.approx(now)
 
 
-def test_parts_of_a_step_are_measured_apart() -> None:
-    """Steps of 1 s of decoding; starting takes 5 s an image, ending 9 s."""
+def test_parts_of_a_step_are_measured_separately() -> None:
+    """Each step decodes for 1 s; starting takes 5 s per image, ending 9 s."""
     clock = Clock()
     times = StepTimes(clock)
     for started, ended in [(0, 0), (2, 0), (0, 3), (1, 1), (0, 0)]:
@@ -65,12 +65,12 @@ def prompt(golden: Mapping[str, Tensor]) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_waits_are_right_to_a_tenth_although_steps_stall(
+def test_estimated_waits_are_within_a_tenth_although_steps_stall(
     deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Jobs of ten images and of one; steps of 0.8 to 1.2 s, pixels 3 s an image; one step in forty takes 60 s more.
+    """Jobs of one or ten images; steps take 0.8 to 1.2 s, pixels 3 s per image; one step in 40 stalls for 60 s.
 
-    The stalls to come cannot be known, so they are taken out of what was waited.
+    Future stalls cannot be predicted, so they are subtracted from the measured wait.
     """
     rng = random.Random(seed)
     clock = Clock()
@@ -96,7 +96,7 @@ def test_waits_are_right_to_a_tenth_although_steps_stall(
         if number % 97 == 0:
             estimate = engine.wait_seconds
             state = engine.submit(job(prompt, GREEDY, *range(rng.choice((1, 10)))))
-            if number > 300:  # all that is measured has been measured
+            if number > 300:  # by now every part of a step has been measured
                 told[state] = estimate, clock.now - stalled
         for state, event in engine.step():
             if isinstance(event, Started) and event.index == 0 and state in told:

@@ -1,4 +1,4 @@
-"""What is told to whom when a server with several models stops, by itself or because it is told to."""
+"""A server that stops, after an engine's death or a signal; unexpected errors; traces."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ IMAGES = "/v1/images/generations"
 
 
 class Running:
-    """A whole `Server` in this process; signals are handed to it by hand."""
+    """A complete `Server` in this process; tests call its signal handler themselves."""
 
     def __init__(self, tmp_path: Path, **backends: ThreadBackend) -> None:
         sources = tuple(ModelSource(name=name, source=name) for name in backends)
@@ -65,7 +65,7 @@ def janus(small_folder: Path) -> Janus:
 
 
 def slowly(backend: ThreadBackend, seconds: float) -> ThreadBackend:
-    """Its steps take at least so long."""
+    """Make each step of a backend take at least `seconds`."""
     decoder = backend.engine.decoder
     step = decoder.step
 
@@ -77,7 +77,7 @@ def slowly(backend: ThreadBackend, seconds: float) -> ThreadBackend:
     return backend
 
 
-def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
+def test_when_one_engine_dies_the_other_finishes_its_requests(
     janus: Janus, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(load(small_folder, device="cpu"), name="other")
@@ -97,7 +97,7 @@ def test_when_one_engine_dies_the_other_finishes_and_everyone_is_told(
         assert "ZeroDivisionError" in failed.json()["error"]["message"]
         assert long.result().status_code == 200
     running.ended()
-    assert running.server.died  # which is exit code 1
+    assert running.server.died  # the command then exits with code 1
 
 
 def test_draining_waits_for_a_model_that_was_replaced(janus: Janus, small_folder: Path, tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_a_second_signal_stops_at_once(janus: Janus, tmp_path: Path) -> None:
             assert long.result().status_code >= 500
 
 
-def test_what_breaks_in_a_stream_is_an_error_event_and_logged(
+def test_an_unexpected_error_is_answered_and_logged(
     small_backend: ThreadBackend, serve_on_socket: Callable[..., Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The disk is full while the picture is being kept: in a stream, and in a whole answer."""
+    """The store's folder is replaced by a file, so that no picture can be kept: in a stream and in a plain answer."""
     store = tmp_path / "store"
     with serve_on_socket(small_backend, store=str(store)) as served:
         served.post(IMAGES, {"prompt": "a star", "response_format": "url"}).raise_for_status()
@@ -159,7 +159,7 @@ def test_what_breaks_in_a_stream_is_an_error_event_and_logged(
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """A receiver of OpenTelemetry traces, and what it received."""
+    """Receiver of OpenTelemetry traces; yields its URL and the bodies that it received."""
     received: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -177,7 +177,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
     server.server_close()
 
 
-def test_traces_go_where_the_environment_says(small_folder: Path, collector: tuple[str, list[bytes]]) -> None:
+def test_traces_go_to_the_endpoint_in_the_environment(small_folder: Path, collector: tuple[str, list[bytes]]) -> None:
     import subprocess
     import sys
 

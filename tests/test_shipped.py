@@ -1,4 +1,4 @@
-"""The checkpoints that come with the repository: there, small, plain transformers' own, and true to their prompts."""
+"""The shipped checkpoints: names and size, use with plain transformers, and scores on unseen prompts."""
 
 import hashlib
 from pathlib import Path
@@ -31,7 +31,7 @@ def tiny() -> Janus:
 
 
 def score(janus: Janus) -> float:
-    """Judge mean over unseen prompts at the checkpoint's own settings, one picture each."""
+    """Mean judge score over unseen prompts, one picture each, at the checkpoint's own sampling settings."""
     captions = [prompt.caption for prompt in PROMPTS]
     codes = generate(janus, captions, seeds=list(range(len(captions))))
     pictures = [Image.fromarray(picture) for picture in ImageTokenizer(janus).images(codes).numpy()]
@@ -44,8 +44,8 @@ def test_names_and_size() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 30e6
 
 
-def test_both_are_stages_of_one_training() -> None:
-    """The same tokenizers and image decoder, so that pictures of equal codes are equal; other decoder weights."""
+def test_both_checkpoints_are_stages_of_one_training() -> None:
+    """Both have the same tokenizers and image decoder, so equal codes give equal pictures; decoder layers differ."""
     base, tiny = (load(name, device="cpu", dtype="source").network.state_dict() for name in ("tiny-base", "tiny"))
     assert base.keys() == tiny.keys()
     same = {name for name in base if torch.equal(base[name], tiny[name])}
@@ -55,23 +55,23 @@ def test_both_are_stages_of_one_training() -> None:
     assert words[0] == words[1]
 
 
-def test_the_recipe_guides(tiny: Janus) -> None:
+def test_the_sampling_settings_of_tiny_are_guided(tiny: Janus) -> None:
     assert tiny.sampling.guidance_scale >= 2
     assert tiny.sampling.temperature == 1
 
 
-def test_unseen_prompts_are_followed_and_better_than_by_the_base(tiny: Janus) -> None:
-    """bench/pairshapes has the true figures; 48 pictures tell 0.85 from 0.7 and less."""
+def test_tiny_follows_unseen_prompts_better_than_tiny_base(tiny: Janus) -> None:
+    """48 pictures suffice to tell 0.85 from 0.7; bench/quality/pairshapes.py measures the exact scores."""
     assert score(tiny) >= 0.7
     assert score(load("tiny-base", device="cpu")) <= score(tiny) - 0.1
 
 
-def test_the_image_tokenizer_keeps_what_is_judged(tiny: Janus) -> None:
+def test_reconstructed_pictures_keep_their_judge_scores(tiny: Janus) -> None:
     assert mean(reconstruction_scores(tiny, PROMPTS)).value >= 0.95
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-base"])
-def test_plain_transformers_loads_it_and_gives_the_same_greedy_codes(name: str) -> None:
+def test_plain_transformers_gives_the_same_greedy_codes(name: str) -> None:
     folder: Path = SHIPPED / name
     plain = JanusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Training: schedules, the codebook, batches that depend on the step alone, and runs that survive a kill."""
+"""Training: schedule, codebook, optimiser, batches, recipes, and runs that resume to the same weights."""
 
 import math
 import subprocess
@@ -54,7 +54,7 @@ def test_spherical_codebook_finds_the_clusters() -> None:
     torch.testing.assert_close(book.codes.norm(dim=-1), torch.ones(16))
 
 
-def test_codes_follow_the_running_mean_of_what_chose_them() -> None:
+def test_codes_follow_the_running_mean_of_their_latents() -> None:
     book = SphericalCodebook(2, 2, decay=0.75, restart_below=0.1, separation=0.01)
     book.codes.copy_(torch.eye(2))
     book.sums.copy_(torch.eye(2))
@@ -68,14 +68,14 @@ def test_codes_follow_the_running_mean_of_what_chose_them() -> None:
     torch.testing.assert_close(book.usage, torch.tensor([0.75 + 0.25 * 2, 0.75]))
 
 
-def test_idle_and_repeated_codes_move_to_what_is_served_worst() -> None:
-    """Four codes: two say the same, one is never chosen; a latent far from all of them gets one of the two."""
+def test_unused_and_duplicate_codes_move_to_the_worst_served_latents() -> None:
+    """Of four codes one duplicates another and one is unused; one of the two moves to the latent far from all codes."""
     book = SphericalCodebook(4, 3, decay=0.5, restart_below=0.1, separation=0.01)
     east, almost, north, up = torch.eye(3)[0], torch.tensor([1.0, 0.02, 0.0]), torch.eye(3)[1], torch.eye(3)[2]
     book.codes.copy_(nn.functional.normalize(torch.stack([east, almost, north, -up]), dim=-1))
     book.usage.copy_(torch.tensor([5.0, 1.0, 1.0, 0.0]))
     latents = torch.stack([east, north, up, east, east, north, east, east])
-    assert book.restart(latents) == 2  # the repetition and the idle one, a quarter of the latents at most
+    assert book.restart(latents) == 2  # the duplicate and the unused code; at most a quarter of the number of latents
     torch.testing.assert_close(book.codes[0], east)
     torch.testing.assert_close(book.codes[2], north)
     assert any(torch.equal(code, up) for code in book.codes[[1, 3]])
@@ -85,8 +85,8 @@ def test_idle_and_repeated_codes_move_to_what_is_served_worst() -> None:
     torch.testing.assert_close(book.codes[nearest_codes(up, book.codes)], up)
 
 
-def test_thinning_keeps_the_busiest_code_of_each_crowd() -> None:
-    """Three crowds of ten codes on the unit sphere: one of each is left, its busiest, in order of use."""
+def test_selection_keeps_the_most_used_code_of_each_cluster() -> None:
+    """Three clusters of ten codes on the unit sphere: the most used code of each is kept, in order of use."""
     generator = torch.Generator().manual_seed(2)
     crowds = torch.eye(5)[:3].repeat(10, 1) + 0.05 * torch.randn(30, 5, generator=generator)
     book = SphericalCodebook(30, 5, decay=0.5, restart_below=0.1, separation=0.01)
@@ -102,7 +102,7 @@ def test_thinning_keeps_the_busiest_code_of_each_crowd() -> None:
         torch.testing.assert_close(few.usage, book.usage[kept])
 
 
-def test_codes_that_nothing_chooses_stay_on_the_sphere() -> None:
+def test_unused_codes_stay_on_the_unit_sphere() -> None:
     book = SphericalCodebook(2, 2, decay=0.5, restart_below=0.1, separation=0.01)
     book.codes.copy_(torch.eye(2))
     book.sums.copy_(torch.eye(2))
@@ -111,8 +111,8 @@ def test_codes_that_nothing_chooses_stay_on_the_sphere() -> None:
     torch.testing.assert_close(book.codes, torch.eye(2))
 
 
-def test_latents_that_look_beyond_their_cell_are_told_by_a_transplant() -> None:
-    """Means of single cells have no error; those that know the whole picture's mean have one; no cell at the seam counts."""
+def test_a_transplant_detects_latents_that_see_beyond_their_cell() -> None:
+    """No error for cell means, nor for a blur over 3 × 3 cells, as seams are not scored; one for the picture's mean."""
     generator = torch.Generator().manual_seed(4)
     pixels = torch.rand(3, 3, 64, 64, generator=generator)
 
@@ -134,8 +134,8 @@ def test_latents_that_look_beyond_their_cell_are_told_by_a_transplant() -> None:
         assert float(mixed.error(worldly(mixed.pixels), worldly(pixels))) > 0
 
 
-def test_muon_moves_as_pytorchs_own_does() -> None:
-    """PyTorch's works in bfloat16 (8 bits), so steps agree to about a hundredth of their length."""
+def test_muon_moves_parameters_like_pytorchs_own() -> None:
+    """PyTorch's Muon computes in bfloat16 (8 bits), so the moves agree to about a hundredth of their length."""
     generator = torch.Generator().manual_seed(5)
     start = [torch.randn(shape, generator=generator) for shape in ((24, 24), (24, 24), (40, 24), (24, 40))]
     mine, theirs = ([nn.Parameter(x.clone()) for x in start] for _ in range(2))
@@ -161,8 +161,8 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         assert 0.6 < float(values.min()) < float(values.max()) < 1.3
 
 
-def test_what_a_sign_says_is_a_token_a_character() -> None:
-    """In any case, and nowhere else: the words of captions stay whole."""
+def test_the_text_of_a_sign_is_one_token_per_character() -> None:
+    """In upper and lower case; the other words of captions stay whole tokens."""
     source = SceneSource(World(), 0, 64)
     tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(2000)), 512)
     ends = tokenizer.tokenize(' a blue sign that says "'), tokenizer.tokenize('" and one green circle')
@@ -174,7 +174,7 @@ def test_what_a_sign_says_is_a_token_a_character() -> None:
 
 
 def test_average_lags_a_ramp_by_an_eleventh() -> None:
-    """Weights 10 / (n + 9) on the ramp x = n: a′ = 10 (n − a) / n has the solution a = 10 n / 11."""
+    """Update n has weight 10 / (n + 9); on the ramp x = n, a′ = 10 (n − a) / n has the solution a = 10 n / 11."""
     parameter = nn.Parameter(torch.zeros(1))
     average = Average({"p": parameter})
     for value in range(1, 2001):
@@ -209,7 +209,7 @@ def test_batches_depend_on_the_step_alone_and_cover_an_epoch_once() -> None:
 
 
 def test_unconditional_labels_are_smoothed_and_others_not() -> None:
-    """Against PyTorch's cross-entropy, row by row."""
+    """Expected losses: PyTorch's cross-entropy of each row."""
     generator = torch.Generator().manual_seed(8)
     logits = torch.randn(3, 5, 7, generator=generator)
     codes = torch.randint(7, (3, 5), generator=generator)
@@ -246,7 +246,7 @@ def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: s
         ("guidance_scale = 2.0", "guidance_scale = 0.5", "sampling: .*guidance_scale must be from 1 to 20"),
     ],
 )
-def test_what_would_fail_after_an_hour_is_refused_at_the_start(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_a_recipe_that_would_fail_late_is_refused_at_the_start(tmp_path: Path, old: str, new: str, said: str) -> None:
     path = tmp_path / "bad.toml"
     assert old in SMALL_RECIPE
     path.write_text(SMALL_RECIPE.replace(old, new))
@@ -254,7 +254,7 @@ def test_what_would_fail_after_an_hour_is_refused_at_the_start(tmp_path: Path, o
         load_recipe(str(path))
 
 
-def test_a_run_is_not_gone_on_with_by_another_recipe(tmp_path: Path, small_recipe: Recipe) -> None:
+def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, small_recipe: Recipe) -> None:
     claim_folder(tmp_path / "run", small_recipe)
     claim_folder(tmp_path / "run", small_recipe)
     other = tmp_path / "other.toml"
@@ -266,13 +266,13 @@ def test_a_run_is_not_gone_on_with_by_another_recipe(tmp_path: Path, small_recip
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing below catches it."""
+    """Simulates a kill: no code under test catches a BaseException."""
 
 
-def test_sft_goes_on_as_if_it_had_not_been_stopped(
+def test_resumed_sft_equals_an_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # save after every step
     source = SceneSource(World(), 0, 64)
     codes = torch.randint(64, (40, 64), generator=torch.Generator().manual_seed(1)).to(torch.int16)
     chosen = sft_recipe(steps=12)
@@ -300,7 +300,7 @@ def test_sft_goes_on_as_if_it_had_not_been_stopped(
     assert curves[0] == curves[1]
 
 
-def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
+def test_resumed_image_tokenizer_training_equals_an_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
@@ -330,9 +330,9 @@ def test_the_image_tokenizer_goes_on_as_if_it_had_not_been_stopped(
     with pytest.raises(Killed):
         tokenizer(tmp_path / "stopped", 2)  # before the codebook exists
     with pytest.raises(Killed):
-        tokenizer(tmp_path / "stopped", 5)  # the start of the codebook draws pictures too, then quantised steps
+        tokenizer(tmp_path / "stopped", 5)  # among the quantised steps; initialising the codebook draws pictures too
     with pytest.raises(Killed):
-        tokenizer(tmp_path / "stopped", 5)  # among the fixed codes
+        tokenizer(tmp_path / "stopped", 5)  # among the steps with the selected codes
     resumed = tokenizer(tmp_path / "stopped")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -357,7 +357,7 @@ def kill_after(recipe: Path, out: Path, marker: Path) -> None:
         run.kill()
 
 
-def test_a_killed_run_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_gives_the_weights_of_a_whole_run(tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL_RECIPE)
     finish(recipe, tmp_path / "whole")

@@ -33,8 +33,8 @@ pytestmark = needs_browser
 __all__ = ["browser", "url"]  # fixtures
 
 
-def test_what_is_typed_before_the_page_is_ready_stays(browser: Browser, url: str) -> None:
-    """The names of the models come late: by then somebody has typed."""
+def test_input_typed_before_the_page_is_ready_is_kept(browser: Browser, url: str) -> None:
+    """The names of the models arrive after prompts and settings have been typed, and must not overwrite them."""
     context = browser.new_context()
     page = context.new_page()
     page.goto(url)
@@ -51,8 +51,8 @@ def test_what_is_typed_before_the_page_is_ready_stays(browser: Browser, url: str
     context.close()
 
 
-def test_the_documentation_of_the_api_opens_and_draws(browser: Browser, url: str) -> None:
-    """Swagger's page, from this server alone: a route opens, its example is sent, the answer is shown."""
+def test_the_api_documentation_page_opens_and_sends_a_request(browser: Browser, url: str) -> None:
+    """Swagger's page loads from this server alone; a request sent from it gets an answer, which it shows."""
     context = browser.new_context()
     page = context.new_page()
     outside: list[str] = []
@@ -125,7 +125,7 @@ def test_stop_cancels_on_the_server(browser: Browser, url: str) -> None:
         time.sleep(1)
         after = httpx.get(f"{url}/metrics").text
         count = re.compile(r'focusdiff_images_total\{model="tiny"\} (\S+)')
-        assert count.findall(before) == count.findall(after)  # the sweep does not go on behind the page
+        assert count.findall(before) == count.findall(after)  # the sweep does not continue in the background
 
 
 def test_a_sweep_shows_five_guidance_scales_of_one_seed(browser: Browser, url: str) -> None:
@@ -162,14 +162,14 @@ def test_a_link_gives_the_same_pictures_in_a_fresh_browser(browser: Browser, url
         done(page)
         again = pictures(page)
         assert len(again) == len(drawn) == 8
-        for one, other in zip(drawn, again, strict=True):  # decoded beside others, some pixel may move by a level
+        for one, other in zip(drawn, again, strict=True):  # a pixel may differ by one level with the decoded batch
             assert np.abs(levels(one) - levels(other)).max() <= 1
         page.locator("#settings button").first.click()
         for name, value in (("guidance", "1.5"), ("top_k", "300"), ("temperature", "")):
             expect(page.locator(f"#{name} input, #{name} textarea")).to_have_value(value)
 
 
-def test_settings_that_are_empty_show_what_the_model_takes(browser: Browser, url: str) -> None:
+def test_empty_settings_show_the_models_own_values(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
         sampling = httpx.get(f"{url}/v1/models").json()["data"][0]["sampling"]
         page.locator("#settings button").first.click()
@@ -180,13 +180,13 @@ def test_settings_that_are_empty_show_what_the_model_takes(browser: Browser, url
 
 
 def test_a_pair_of_paircomp_is_found_and_drawn(browser: Browser, url: str) -> None:
-    """By category, by words, by number, page by page; with the keyboard."""
+    """Cases are found page by page, by category, by words and by number, and chosen with the keyboard."""
     with visit(browser, url) as page:
         page.locator("#paircomp button").first.click()
         found, listed = page.locator("#paircomp-found"), page.locator("#paircomp-cases label")
         expect(found).to_contain_text("1 to 10 of 37", timeout=SECONDS)
         expect(listed).to_have_count(10)
-        for _ in range(5):  # no further than the last
+        for _ in range(5):  # stops at the last page
             page.locator("#paircomp-on").click()
         expect(found).to_contain_text("31 to 37 of 37", timeout=SECONDS)
         page.locator("#paircomp-category input").click()
@@ -209,7 +209,7 @@ def test_a_pair_of_paircomp_is_found_and_drawn(browser: Browser, url: str) -> No
 
 
 def test_blind_votes_are_counted_and_exported(browser: Browser, url: str) -> None:
-    """The names are not on the page until the vote; then the rates and the exports have it."""
+    """The board does not name the models before the vote; afterwards rates and export contain the vote."""
     with visit(browser, url) as page:
         page.locator("#blind button").first.click()
         for number in (1, 2):
@@ -230,7 +230,7 @@ def test_blind_votes_are_counted_and_exported(browser: Browser, url: str) -> Non
         assert said == f"Thank you. A was {votes[1]['first']}, B was {votes[1]['second']}."
 
 
-def test_errors_are_sentences(browser: Browser, url: str) -> None:
+def test_errors_are_shown_as_sentences(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
         draw(page, "", "a star")
         expect(page.locator("#status .error")).to_contain_text("rompt", timeout=SECONDS)
@@ -249,7 +249,7 @@ def test_errors_are_sentences(browser: Browser, url: str) -> None:
         done(page)
 
 
-def test_who_waits_sees_how_many_are_before_and_how_long_it_takes(browser: Browser, url: str) -> None:
+def test_a_waiting_user_sees_the_queue_and_the_estimated_wait(browser: Browser, url: str) -> None:
     body = {"prompt": "two green stars", "n": 10, "model": "tiny"}
     with visit(browser, url) as page, ThreadPoolExecutor(20) as pool:
         busy = [pool.submit(httpx.post, f"{url}/v1/images/generations", json=body, timeout=120) for _ in range(20)]
@@ -259,7 +259,7 @@ def test_who_waits_sees_how_many_are_before_and_how_long_it_takes(browser: Brows
             time.sleep(0.01)
         page.locator("#draw").click()
         expect(page.locator("#status")).to_contain_text("pictures are before yours: about", timeout=SECONDS)
-        # how good the estimate is, tests/test_serve_step_times.py says, with a clock of its own
+        # tests/test_serve_step_times.py checks how accurate the estimate is, with its own clock
         said = re.findall(r"(\d+) pictures are before yours: about (\d+) s", page.locator("#status").inner_text())
         assert int(said[0][0]) > 0
         assert {one.result().status_code for one in busy} == {200}
@@ -279,8 +279,8 @@ def test_two_browsers_at_once_do_not_mix(browser: Browser, url: str) -> None:
         assert not set(pictures(one)) & set(pictures(other))
 
 
-def test_a_server_that_is_gone_and_comes_back(browser: Browser) -> None:
-    """The demo runs alone here, against a server that is killed and started again."""
+def test_the_demo_survives_a_restart_of_the_server(browser: Browser) -> None:
+    """The demo runs in its own process, against a server that is stopped and started again."""
     port, ui_port = free_port(), free_port()
     address = f"http://127.0.0.1:{ui_port}"
     command = [sys.executable, "-m", "ui.command", "--server", f"http://127.0.0.1:{port}", "--port", str(ui_port)]
@@ -327,10 +327,10 @@ def test_a_server_with_keys_asks_for_one(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, url: str, scheme: str) -> None:
+def test_the_page_fits_a_phone_and_follows_the_colour_scheme(browser: Browser, url: str, scheme: str) -> None:
     look = {"viewport": {"width": 390, "height": 800}, "color_scheme": scheme}
     with visit(browser, url, **look) as page:
-        page.locator("#draw").press("Enter")  # by keyboard
+        page.locator("#draw").press("Enter")  # with the keyboard
         done(page)
         shot(page, f"phone-{scheme}", full=False)
         wide = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -1,4 +1,4 @@
-"""The page's parts: marked words, links, and what the board makes of events."""
+"""The page's parts: marked words, links, examples, and the board that shows events."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from ui.settings import Comparison
 from ui.words import contrast, marked
 
 
-def test_words_are_marked_and_nothing_of_a_prompt_is_html() -> None:
+def test_differing_words_are_marked_and_prompts_are_escaped() -> None:
     first, second = marked("<b>three</b> stars & more", "<b>four</b> stars & more")
     assert first == "&lt;b&gt;<mark>three</mark>&lt;/b&gt; stars &amp; more"
     assert "<mark>four</mark>" in second
@@ -25,7 +25,7 @@ def test_words_are_marked_and_nothing_of_a_prompt_is_html() -> None:
         Comparison('a "sign" & 50 %', "ein Größerer", ("tiny-base", "tiny"), 4, 7, 2.5, 0.0, 100, 0.9, "blur"),
     ],
 )
-def test_a_link_carries_everything(comparison: Comparison) -> None:
+def test_a_link_carries_every_setting(comparison: Comparison) -> None:
     from urllib.parse import parse_qsl
 
     assert Comparison.from_query(dict(parse_qsl(comparison.query))) == comparison
@@ -34,11 +34,11 @@ def test_a_link_carries_everything(comparison: Comparison) -> None:
 @pytest.mark.parametrize(
     "query", [{}, {"first": "not json"}, {"first": '"a"'}, {"first": '"a"', "second": '"b"', "models": "3"}]
 )
-def test_links_that_make_no_sense_are_ignored(query: dict[str, str]) -> None:
+def test_malformed_links_are_ignored(query: dict[str, str]) -> None:
     assert Comparison.from_query(query) is None
 
 
-def test_what_is_empty_is_left_to_the_model() -> None:
+def test_empty_settings_are_left_to_the_model() -> None:
     assert Comparison("a", "b", n=1).request == {"prompts": ["a", "b"], "n": 1}
     assert Comparison("a", "b", temperature=0.0, top_k=0).request["temperature"] == 0
     assert Comparison("a", "b", temperature=0.0, top_k=0).request["top_k"] == 0
@@ -54,7 +54,7 @@ def picture(prompt: int, image: int, **more: object) -> dict[str, object]:
     return {"type": "image_pair.image", **place, "b64_json": f"P{prompt}{image}", "output_format": "png", **more}
 
 
-def test_a_board_fills_and_says_how_far_it_is() -> None:
+def test_a_board_fills_with_pictures_and_reports_its_progress() -> None:
     one = board()
     assert one.progress == 0
     assert "".join(one.html()).count("not begun") == 4
@@ -70,12 +70,12 @@ def test_a_board_fills_and_says_how_far_it_is() -> None:
     html = "".join(one.html())
     assert "m&lt;1&gt;" in html
     assert "m<1>" not in html
-    assert re.findall(r"base64,(P\d\d)", html) == ["P00", "P10", "P01", "P11"]  # a row for each seed
+    assert re.findall(r"base64,(P\d\d)", html) == ["P00", "P10", "P01", "P11"]  # one line of pictures per seed
     assert html.count("25% of the codes differ") == 2
     assert html.count('class="overlay"') == 4
 
 
-def test_judgements_stand_under_their_pictures_with_their_means() -> None:
+def test_judgements_are_shown_with_their_means() -> None:
     one = board()
     one.judge("m<1>", [[[1.0, 0.0], [0.25, 0.5]], [[0.0, 1.0], [None, 1.0]]])
     html = "".join(one.html())
@@ -88,7 +88,7 @@ def test_there_are_examples_of_every_category() -> None:
     found = examples()
     assert {one.category for one in found} == {"appearance", "colour", "counting", "position", "style", "text"}
     assert all(one.first != one.second for one in found)
-    # buttons cut off what is longer
+    # buttons cut off longer labels
     assert max(len(f"{one.category}: {contrast(one.first, one.second)}") for one in found) <= 60
 
 
@@ -100,7 +100,7 @@ def test_a_contrast_is_one_line() -> None:
 
 
 def test_an_update_carries_only_the_pictures_that_changed() -> None:
-    """By what Gradio sends between two values of a generator (after its end it sends the last one whole)."""
+    """Measured by the diff that Gradio sends between two values of a generator (the last one is also sent whole)."""
     one = board()
     before = one.html()
     sent = ""

@@ -1,4 +1,4 @@
-"""A backend whose engine runs on a thread of the test's process, where faults can be planted in it."""
+"""Backend whose engine runs in a thread of the test process, so that tests can plant faults in it."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from serve.engine.engine import Engine
 
 
 class ThreadBackend(EngineBackend):
-    """One model in this process."""
+    """Backend of one model; tests reach its engine as `engine`."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class ThreadBackend(EngineBackend):
 
 
 class ThreadLink:
-    """An engine's loop on a thread; see `serve.backends.engine_backend.Link`."""
+    """Runs an engine's loop in a thread; see `serve.backends.engine_backend.Link`."""
 
     def __init__(self, engine: Engine) -> None:
         self._commands: SimpleQueue[Command] = SimpleQueue()
@@ -47,7 +47,7 @@ class ThreadLink:
         return self._messages.get()
 
     def kill(self) -> None:
-        """A thread cannot be ended: it goes on, and nobody listens."""
+        """Report the engine as dead; a thread cannot be killed, so it runs on and its messages are not read."""
         self._killed = True
         self._messages.put(Died("the engine was given up"))
 

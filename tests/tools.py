@@ -1,4 +1,4 @@
-"""Programs that some tests need: without one they are skipped, or fail where FOCUSDIFF_TEST_TOOLS=required."""
+"""Marks for tests that need a program; without it they are skipped, or fail if FOCUSDIFF_TEST_TOOLS=required."""
 
 import os
 import shutil

@@ -41,7 +41,7 @@ class VQRecipe(_Part):
 
 
 class VQTrainingRecipe(_Part):
-    """How the image tokenizer is trained.
+    """Training of the image tokenizer.
 
     images: number of pictures without captions.
     continuous_steps: steps without quantisation, before the codebook is initialised.
@@ -89,7 +89,7 @@ class LanguageRecipe(_Part):
 
 
 class SFTRecipe(_Part):
-    """How the decoder is trained.
+    """Supervised fine-tuning of the decoder.
 
     learning_rate: peak rate of AdamW, which trains all but the matrices of the decoder's blocks.
     matrix_learning_rate: peak rate of Muon, which trains those matrices.

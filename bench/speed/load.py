@@ -23,8 +23,6 @@ from bench.speed.engine_alone import EngineAlone
 from bench.speed.server_process import ServerProcess, free_port, running, serve_command
 from pairs.scores import mean
 
-_TIMES = 6  # pairs of a new server and a new engine process
-
 
 @dataclass
 class Round:
@@ -53,8 +51,18 @@ class Round:
         return [cuts[49], cuts[94], cuts[98]]
 
 
-def report(model: str, *, threads: int, slots: int, seconds: float, factors: Sequence[float]) -> Iterator[str]:
+def report(
+    model: str, *, threads: int, slots: int, seconds: float, factors: Sequence[float], times: int = 6
+) -> Iterator[str]:
     """Yield table lines as they are measured, then one JSON line.
+
+    Args:
+        model: shipped name or folder.
+        threads: of the server, and of the engine alone.
+        slots: guided images drawn at once.
+        seconds: of each load, and of all comparisons together.
+        factors: loads, as multiples of the capacity.
+        times: pairs of a new server and a new engine process that are compared.
 
     Raises:
         ValueError: a number is not above 0.
@@ -70,12 +78,12 @@ def report(model: str, *, threads: int, slots: int, seconds: float, factors: Seq
     place = provenance(device="cpu", dtype="float32") | {"threads": threads}
     yield f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
     capacities, alone = [], []
-    for _ in range(_TIMES):
+    for _ in range(times):
         with (
             _server(model, slots=slots, threads=threads) as server,
             EngineAlone(model, PROMPT, slots=slots, threads=threads) as engine,
         ):
-            over_http, of_engine = _side_by_side(server.url, engine, slots, seconds / (2 * _TIMES))
+            over_http, of_engine = _side_by_side(server.url, engine, slots, seconds / (2 * times))
         capacities.append(over_http)
         alone.append(of_engine)
     capacity, share = statistics.mean(capacities), mean(h / e for h, e in zip(capacities, alone, strict=True))

@@ -98,7 +98,7 @@ def make_engine(janus: Janus, *, slots: int, int8: bool) -> Engine:
 
 
 def describe(engine: Engine, *, int8: bool) -> Loaded:
-    """What a backend needs to know of an engine and its model."""
+    """The message that tells a backend about an engine and its model."""
     janus = engine.janus
     info = ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.sampling, int8)
     return Loaded(info, janus.tokenizer, janus.max_prompt_tokens, engine.slots, engine.held_bytes)

@@ -41,7 +41,7 @@ class EngineBackend:
 
     Args:
         loaded: the model.
-        link: used by nobody else.
+        link: used by this backend only.
         queue_limit: the most images that may wait for a slot.
         on_death: called once, on that thread, if the loop ends too early.
         on_close: called when the engine has ended in an orderly way.
@@ -88,7 +88,7 @@ class EngineBackend:
 
     @property
     def stats(self) -> Stats:
-        """As of the latest report, and what was submitted since."""
+        """Counts of the latest report, plus images submitted since."""
         with self._lock:
             return Stats(self._report.running, self._waiting, self._loaded.slots)
 

@@ -1,4 +1,4 @@
-"""What a backend or the registry refuses; `serve.http` turns each into an answer.
+"""Errors of backends and of the registry; `serve.http` turns each into an answer.
 
 BackendError
 ├── QueueFull      too many images wait; says for how long

@@ -18,7 +18,7 @@ class Generation(AsyncIterator[Event]):
     Args:
         job: what is drawn.
         info: the model that draws it.
-        cancel: tells the engine that nobody waits any more.
+        cancel: drops the job in the engine.
     """
 
     def __init__(self, job: Job, info: ModelInfo, *, cancel: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ class Generation(AsyncIterator[Event]):
 
     def put(self, event: Event) -> None:
         """Add an event; from any thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody listens
+        with suppress(RuntimeError):  # the loop is closed: no one listens
             self._loop.call_soon_threadsafe(self._events.put_nowait, (time.monotonic(), event))
 
     async def __anext__(self) -> Event:

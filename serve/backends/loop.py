@@ -16,7 +16,7 @@ class EngineLoop:
     """Steps an engine until it is told to close and every job has ended, or until a step fails.
 
     Args:
-        engine: used by nobody else while the loop runs.
+        engine: used by the loop only while it runs.
         commands: from any thread.
         report: receives reports and, last, a failure; called on the loop's thread, and must return at once.
     """
@@ -29,7 +29,7 @@ class EngineLoop:
         self._report = report
         self._states: dict[int, JobState] = {}
         self._numbers: dict[JobState, int] = {}
-        # goes out with the next report: each report wakes the process that answers
+        # sent with the next report, because each report wakes the server
         self._unreported: list[tuple[int, Event]] = []
         self._closing = False
 

@@ -1,4 +1,4 @@
-"""What passes between a server and an engine's process. Imports no torch.
+"""Messages between a server and an engine's process. Imports no torch.
 
 server → engine   LoadModel, then Submit, Cancel, Close
 engine → server   Loaded or an exception, then Report …; Died if the loop ended too early
@@ -16,7 +16,7 @@ from serve.engine.job import Job
 
 @dataclass(frozen=True)
 class LoadModel:
-    """What to load, and how. `room` bounds its memory in bytes; None means all the device has."""
+    """Load a model. `room` bounds its memory in bytes; None means all the device has."""
 
     source: ModelSource
     device: str

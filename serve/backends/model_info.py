@@ -1,4 +1,4 @@
-"""What the API needs to know of a model. Imports no torch."""
+"""Facts about a model that the API needs. Imports no torch."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What one step computes."""
+"""The input of one step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -16,8 +16,8 @@ def draw(
     leaving it by an exception, cancels what is not complete.
 
     Args:
-        engine: idle; used by nobody else meanwhile.
-        jobs: what to draw; their deadlines count.
+        engine: idle; not used elsewhere meanwhile.
+        jobs: their deadlines apply.
         on_step: called after each step with the number of codes sampled so far, of unfinished images too.
 
     Yields:

@@ -1,4 +1,4 @@
-"""What happens to a job, in this order.
+"""Events of a job, in this order.
 
 Queued
 ├── Started     for each image: it has a slot

@@ -1,4 +1,4 @@
-"""A job, and how far it has come. Imports no torch: jobs are made in processes that have none."""
+"""A job and its progress. Imports no torch: servers make jobs and have none."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -36,7 +36,7 @@ class Job:
 
 @dataclass(eq=False)
 class JobState:
-    """How far a job has come in an engine.
+    """Progress of a job in an engine.
 
     admitted: images that were given a slot.
     ended: images that finished or failed.

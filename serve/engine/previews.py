@@ -1,4 +1,4 @@
-"""Which previews are made: evenly spread over a picture, and within a share of the time."""
+"""Previews: evenly spread over a picture, and within a share of the time."""
 
 from collections.abc import Sequence
 

@@ -30,5 +30,5 @@ class Slot:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Where the latest code goes in each row."""
+        """Position of the latest code in each row."""
         return tuple(length + self.sampled - 1 for length in self.prompt_lengths)

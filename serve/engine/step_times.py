@@ -1,4 +1,4 @@
-"""What steps take, for estimates of queue waits."""
+"""Recent step times, for estimates of queue waits."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
