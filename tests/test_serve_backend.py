@@ -33,9 +33,9 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-@pytest.fixture(params=["thread", "process"])
+@pytest.fixture(scope="module", params=["thread", "process"])
 def backend(request: pytest.FixtureRequest, janus: Janus, small_folder: Path) -> Iterator[Backend]:
-    """A new backend with two slots and a queue of six images."""
+    """A backend with two slots and a queue of six images; the last test closes it."""
     makers: dict[str, Callable[[], Backend]] = {
         "thread": lambda: ThreadBackend(janus, slots=2, queue_limit=QUEUE_LIMIT),
         "process": lambda: ProcessLoader(settings(), on_death=lambda: None)(
