@@ -117,3 +117,16 @@ def test_a_missed_deadline_raises_timeout_error(deepseek: Janus, prompts: list[l
     with pytest.raises(TimeoutError, match="deadline"):
         list(draw(engine, [late], on_step=tick))
     assert engine.idle
+
+
+def test_a_job_that_is_not_due_yet_holds_nothing_up(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """None before, between and after two jobs: the second starts at the third step of the first."""
+    counts: list[int] = []
+
+    def arrive() -> Iterator[Job | None]:
+        yield from (None, job(prompts[0], GREEDY, 1), None, None, job(prompts[1], GREEDY, 1), None)
+
+    drawn = list(draw(Engine(deepseek, slots=2), arrive(), on_step=counts.append))
+    assert all(isinstance(event, Finished) for _, event in drawn)
+    assert counts[:4] == [1, 2, 4, 6]
+    assert counts[-1] == 2 * deepseek.image_tokens

@@ -5,7 +5,7 @@ All take turns in every round, so that other load on the machine affects all equ
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from pairs.picture_file import encode
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished, Preview
-from serve.engine.job import Job, JobState
+from serve.engine.job import Job
 from serve.engine.previews import preview_rows
 
 _PROMPT = "three red circles and a blue star"
@@ -130,21 +130,21 @@ def poisson(work: Workload, *, slots: int, arrivals: int, per_second: float) -> 
     gaps = np.random.default_rng(0).exponential(1 / per_second, arrivals)
     due = np.cumsum(gaps) - gaps[0]
     engine = Engine(work.janus, slots=slots)
-    arrived: dict[JobState, float] = {}
-    took: list[float] = []
-    seed = 0
+    arrived: dict[Job, float] = {}
     started = time.perf_counter()
-    while len(took) < arrivals:
-        now = time.perf_counter() - started
-        while seed < arrivals and due[seed] <= now:
-            arrived[engine.submit(work.job([seed]))] = float(due[seed])
-            seed += 1
-        if engine.idle:
-            time.sleep(max(0.0, due[seed] - (time.perf_counter() - started)))
-            continue
-        for state, event in engine.step():
-            if isinstance(event, Finished):
-                took.append(time.perf_counter() - started - arrived[state])
+
+    def arrive() -> Iterator[Job | None]:
+        for seed, moment in enumerate(due.tolist()):
+            while (early := moment - (time.perf_counter() - started)) > 0:
+                if engine.idle:
+                    time.sleep(early)
+                else:
+                    yield None
+            job = work.job([seed])
+            arrived[job] = moment
+            yield job
+
+    took = [time.perf_counter() - started - arrived[job] for job, _ in draw(engine, arrive())]
     whole = time.perf_counter() - started
     return Load(arrivals / whole, float(np.percentile(took, 50)), float(np.percentile(took, 95)))
 

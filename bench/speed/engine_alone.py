@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Self
 
 import torch
 
 from model.checkpoints.load import load
+from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
-from serve.engine.job import Job, JobState
+from serve.engine.job import Job
 from serve.engine.previews import preview_rows
 
 
@@ -31,24 +33,32 @@ def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
     janus, slots = engine.janus, engine.slots
     ids = janus.encode(prompt)
     rows = preview_rows(1, janus.grid)
-    states: list[JobState] = []
-    ended = counted = steps = 0
-    begun: float | None = None
-    while begun is None or time.perf_counter() - begun < seconds:
-        clients = 2 * slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
-        while len(states) < clients + ended:  # each client asks again as soon as it has its picture
-            states.append(engine.submit(Job(ids, None, (len(states),), janus.sampling, preview_rows=rows)))
+    asked = ended = steps = 0
+
+    def ask() -> Iterator[Job | None]:
+        nonlocal asked
+        while True:
+            clients = 2 * slots if steps >= janus.image_tokens else 1 + steps * slots // janus.image_tokens
+            if asked < clients + ended:  # each client asks again as soon as it has its picture
+                asked += 1
+                yield Job(ids, None, (asked,), janus.sampling, preview_rows=rows)
+            else:
+                yield None
+
+    def count_step(_: int) -> None:
+        nonlocal steps
         steps += 1
-        came = sum(isinstance(event, Finished) for _, event in engine.step())
-        ended += came
-        if begun is not None:
-            counted += came
-        elif ended >= 2 * slots:
-            begun = time.perf_counter()
-    rate = counted / (time.perf_counter() - begun)
-    for state in states:
-        engine.cancel(state)
-    return rate
+
+    begun: float | None = None
+    with contextlib.closing(draw(engine, ask(), on_step=count_step)) as drawing:
+        for _, event in drawing:
+            if begun is not None and time.perf_counter() - begun >= seconds:
+                break
+            ended += isinstance(event, Finished)
+            if begun is None and ended == 2 * slots:
+                begun = time.perf_counter()
+    assert begun is not None
+    return (ended - 2 * slots) / (time.perf_counter() - begun)
 
 
 class EngineAlone:

@@ -6,9 +6,11 @@ from serve.engine.engine import Engine
 from serve.engine.events import Ended, Failed, Finished, Preview
 from serve.engine.job import Job, JobState
 
+_END = object()
+
 
 def draw(
-    engine: Engine, jobs: Iterable[Job], *, on_step: Callable[[int], object] = lambda codes: None
+    engine: Engine, jobs: Iterable[Job | None], *, on_step: Callable[[int], object] = lambda codes: None
 ) -> Generator[tuple[Job, Preview | Finished | Failed], None, None]:
     """Draw jobs and yield each image as soon as it is complete, in the order of completion.
 
@@ -17,7 +19,8 @@ def draw(
 
     Args:
         engine: idle; not used elsewhere meanwhile.
-        jobs: their deadlines apply.
+        jobs: their deadlines apply. None means that no job is due yet: the iterable is asked again after the next
+            step, or at once if nothing is running.
         on_step: called after each step with the number of codes sampled so far, of unfinished images too.
 
     Yields:
@@ -33,10 +36,13 @@ def draw(
     try:
         while more or not engine.idle:
             while more and engine.scheduler.waiting_images < engine.slots:
-                if (job := next(left, None)) is None:
-                    more = False
-                else:
-                    open_jobs.add(engine.submit(job))
+                job = next(left, _END)
+                more = job is not _END
+                if not isinstance(job, Job):
+                    break
+                open_jobs.add(engine.submit(job))
+            if engine.idle:
+                continue
             for state, event in engine.step():
                 if isinstance(event, Ended):
                     open_jobs.discard(state)
