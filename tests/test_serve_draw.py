@@ -130,3 +130,22 @@ def test_a_job_that_is_not_due_yet_holds_nothing_up(deepseek: Janus, prompts: li
     assert all(isinstance(event, Finished) for _, event in drawn)
     assert counts[:4] == [1, 2, 4, 6]
     assert counts[-1] == 2 * deepseek.image_tokens
+
+
+def test_images_that_end_in_the_step_of_a_deadline_are_yielded(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """A tick for each step: the deadline of one job passes in the step in which the other job's image is complete."""
+    clock = Clock()
+    late = Job(prompts[0], None, (1,), GREEDY, deadline=deepseek.image_tokens - 1.0)
+    in_time = job(prompts[1], GREEDY, 1)
+    drawn: list[Job] = []
+
+    def tick(_: int) -> None:
+        clock.now += 1
+
+    def draw_both() -> None:
+        for one, _ in draw(Engine(deepseek, slots=2, clock=clock), [late, in_time], on_step=tick):
+            drawn.append(one)
+
+    with pytest.raises(TimeoutError, match="deadline"):
+        draw_both()
+    assert drawn == [in_time]

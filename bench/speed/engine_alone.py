@@ -14,7 +14,7 @@ import torch
 from model.checkpoints.load import load
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
-from serve.engine.events import Finished
+from serve.engine.events import Failed, Finished
 from serve.engine.job import Job
 from serve.engine.previews import preview_rows
 
@@ -52,13 +52,17 @@ def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
     begun: float | None = None
     with contextlib.closing(draw(engine, ask(), on_step=count_step)) as drawing:
         for _, event in drawing:
-            if begun is not None and time.perf_counter() - begun >= seconds:
-                break
-            ended += isinstance(event, Finished)
-            if begun is None and ended == 2 * slots:
-                begun = time.perf_counter()
-    assert begun is not None
-    return (ended - 2 * slots) / (time.perf_counter() - begun)
+            if isinstance(event, Failed):
+                raise ValueError(f"{janus.name} cannot draw {prompt!r}: {event.reason}")
+            if not isinstance(event, Finished):
+                continue
+            ended += 1
+            now = time.perf_counter()
+            if begun is None:
+                begun = now if ended == 2 * slots else None
+            elif now - begun >= seconds:  # from one image's end to another's, so that no interval is cut
+                return (ended - 2 * slots) / (now - begun)
+    raise AssertionError("the jobs never end")
 
 
 class EngineAlone:

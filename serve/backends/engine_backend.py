@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from serve.backends.generation import Generation
 from serve.backends.messages import Cancel, Close, Command, Died, Loaded, Report, Submit
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import BackendState, Stats
-from serve.engine.events import Cause, Ended, Queued
+from serve.engine.events import Cause, Ended, Event, Failed, Finished, Started
 from serve.engine.job import Job
 
 logger = logging.getLogger("focusdiff")
@@ -34,6 +35,22 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Free what the link holds; the loop has ended."""
+
+
+@dataclass(eq=False)
+class _Accepted:
+    """An accepted job: its generation, and how many of its images have no slot and a slot."""
+
+    generation: Generation
+    waiting: int
+    running: int = 0
+
+    def count(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.waiting -= 1
+            self.running += 1
+        elif isinstance(event, Finished | Failed):
+            self.running -= 1
 
 
 class EngineBackend:
@@ -63,9 +80,8 @@ class EngineBackend:
         self._on_close = on_close
         self._numbers = count()
         self._lock = threading.Lock()
-        self._generations: dict[int, Generation] = {}
-        self._unreported: dict[int, int] = {}  # images of jobs that no report counts yet, by job number
-        self._report = Report()
+        self._accepted: dict[int, _Accepted] = {}
+        self._wait_seconds = 0.0  # of the latest report
         self._closing = False
         self._dead = False
         self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
@@ -88,13 +104,13 @@ class EngineBackend:
 
     @property
     def stats(self) -> Stats:
-        """Counts of the latest report, plus images submitted since."""
+        """Counts of accepted jobs, as of their latest events."""
         with self._lock:
-            return Stats(self._report.running, self._waiting, self._loaded.slots)
+            return Stats(sum(job.running for job in self._accepted.values()), self._waiting, self._loaded.slots)
 
     @property
     def _waiting(self) -> int:
-        return self._report.waiting + sum(self._unreported.values())
+        return sum(job.waiting for job in self._accepted.values())
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
@@ -116,11 +132,10 @@ class EngineBackend:
             excess = waiting + job.images - self._queue_limit
             if excess > 0:
                 # the queue empties evenly: there is room when this share of it is gone
-                raise QueueFull(waiting, self._report.wait_seconds * min(1.0, excess / max(1, waiting)))
+                raise QueueFull(waiting, self._wait_seconds * min(1.0, excess / max(1, waiting)))
             number = next(self._numbers)
             generation = Generation(job, self.info, cancel=lambda: self._cancel(number))
-            self._generations[number] = generation
-            self._unreported[number] = job.images
+            self._accepted[number] = _Accepted(generation, job.images)
             self._link.send(Submit(number, job))
         return generation
 
@@ -146,17 +161,17 @@ class EngineBackend:
 
     def _cancel(self, number: int) -> None:
         with self._lock:
-            if self._generations.pop(number, None) is not None:
+            if self._accepted.pop(number, None) is not None:
                 self._link.send(Cancel(number))
 
     def _end_all(self, cause: Cause, reason: str) -> None:
         with self._lock:
-            ended = list(self._generations.values())
-            for number in self._generations:
+            ended = list(self._accepted.values())
+            for number in self._accepted:
                 self._link.send(Cancel(number))
-            self._generations.clear()
-        for generation in ended:
-            generation.put(Ended(cause, reason))
+            self._accepted.clear()
+        for job in ended:
+            job.generation.put(Ended(cause, reason))
 
     def _kill_if_hanging(self) -> None:
         if self._closing and self._thread.is_alive():
@@ -177,22 +192,20 @@ class EngineBackend:
     def _take(self, report: Report) -> None:
         """Count a report and hand its events on."""
         with self._lock:
-            self._report = report
+            self._wait_seconds = report.wait_seconds
             for number, event in report.events:
-                if isinstance(event, Queued):
-                    self._unreported.pop(number, None)
-                generation = self._generations.get(number)
+                job = self._accepted.get(number)
+                if job is None:
+                    continue  # cancelled meanwhile
+                job.count(event)
                 if isinstance(event, Ended):
-                    self._generations.pop(number, None)
-                if generation is not None:
-                    generation.put(event)
+                    del self._accepted[number]
+                job.generation.put(event)
 
     def _die(self, reason: str) -> None:
         logger.error(reason)
         with self._lock:
             self._dead = True
-            self._report = Report()
-            self._unreported.clear()
         try:
             self._end_all("engine died", reason)
         finally:

@@ -42,7 +42,8 @@ class EngineLoop:
                     if isinstance(event, Ended):
                         self._forget(self._numbers[state])
                 if self._unreported:
-                    self._send_report()
+                    self._report(Report(tuple(self._unreported), self._engine.wait_seconds))
+                    self._unreported.clear()
         except BaseException as error:
             logger.exception("the engine failed")
             self._report(Died(f"the engine failed: {type(error).__name__}"))
@@ -62,15 +63,9 @@ class EngineLoop:
                     if number in self._states:
                         self._engine.cancel(self._states[number])
                         self._forget(number)
-                        self._send_report()  # no event says that its place in the queue is free
                 case Close():
                     self._closing = True
         return True
-
-    def _send_report(self) -> None:
-        events, self._unreported = tuple(self._unreported), []
-        scheduler = self._engine.scheduler
-        self._report(Report(events, len(scheduler.running), scheduler.waiting_images, self._engine.wait_seconds))
 
     def _forget(self, number: int) -> None:
         del self._numbers[self._states.pop(number)]

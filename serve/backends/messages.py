@@ -64,16 +64,10 @@ Command = Submit | Cancel | Close
 
 @dataclass(frozen=True)
 class Report:
-    """Events by job number, in order, and the engine's state after them.
+    """Events by job number, in order, and the estimated wait of a job submitted now."""
 
-    running, waiting: images with and without a slot.
-    wait_seconds: estimated wait of a job submitted now.
-    """
-
-    events: tuple[tuple[int, Event], ...] = ()
-    running: int = 0
-    waiting: int = 0
-    wait_seconds: float = 0.0
+    events: tuple[tuple[int, Event], ...]
+    wait_seconds: float
 
 
 @dataclass(frozen=True)

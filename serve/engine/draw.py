@@ -6,8 +6,6 @@ from serve.engine.engine import Engine
 from serve.engine.events import Ended, Failed, Finished, Preview
 from serve.engine.job import Job, JobState
 
-_END = object()
-
 
 def draw(
     engine: Engine, jobs: Iterable[Job | None], *, on_step: Callable[[int], object] = lambda codes: None
@@ -36,21 +34,26 @@ def draw(
     try:
         while more or not engine.idle:
             while more and engine.scheduler.waiting_images < engine.slots:
-                job = next(left, _END)
-                more = job is not _END
-                if not isinstance(job, Job):
+                try:
+                    job = next(left)
+                except StopIteration:
+                    more = False
+                    break
+                if job is None:
                     break
                 open_jobs.add(engine.submit(job))
             if engine.idle:
                 continue
+            late = None
             for state, event in engine.step():
                 if isinstance(event, Ended):
                     open_jobs.discard(state)
-                    if event.cause is not None:
-                        raise TimeoutError(event.reason)
+                    late = late or (event.reason if event.cause else None)
                 elif isinstance(event, Preview | Finished | Failed):
                     complete += not isinstance(event, Preview)
                     yield state.job, event
+            if late is not None:
+                raise TimeoutError(late)
             running = sum(slot.sampled for slot in engine.scheduler.running)
             on_step(complete * engine.janus.image_tokens + running)
     finally:

@@ -113,6 +113,7 @@ class Engine:
         """Drop a job: its slots are free from now on, and no event of it follows."""
         if state.live:
             self._drop(state, "cancelled")
+            self._rebuild_batch()
 
     @torch.inference_mode()
     def step(self) -> list[tuple[JobState, Event]]:
@@ -134,6 +135,8 @@ class Engine:
         overdue = self._deadlines.pop_due(self._clock())
         for state in overdue:
             self._drop(state, "failed")
+        if overdue:
+            self._rebuild_batch()
         return [(state, Ended("deadline", "the deadline passed")) for state in overdue]
 
     def _decode(self) -> Tensor:
@@ -219,7 +222,6 @@ class Engine:
         state.status = status
         state.prefixes = None
         self.scheduler.drop(state)
-        self._rebuild_batch()
 
     def _rebuild_batch(self) -> None:
         self._batch = Batch.of(self.scheduler.running, self._sampler, self.janus.device)
