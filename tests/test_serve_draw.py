@@ -120,7 +120,7 @@ def test_a_missed_deadline_raises_timeout_error(deepseek: Janus, prompts: list[l
 
 
 def test_a_job_that_is_not_due_yet_holds_nothing_up(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """None before, between and after two jobs: the second starts at the third step of the first."""
+    """The iterable yields None around two jobs: the second starts at the third step of the first."""
     counts: list[int] = []
 
     def arrive() -> Iterator[Job | None]:
