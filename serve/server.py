@@ -95,6 +95,8 @@ class Server(uvicorn.Server):
             self.should_exit = True  # no request was accepted yet
         elif self._registry.state == "draining":
             self.should_exit = self.force_exit = True
+            # answers those who wait before their connections are closed; on the loop, because it takes a lock
+            self._loop.call_soon_threadsafe(self._registry.abandon)
             self._registry.kill()
         else:
             asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
