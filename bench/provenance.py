@@ -11,7 +11,7 @@ import torch
 
 
 def provenance(*, device: object, dtype: object) -> dict[str, str | int]:
-    """Where and how a result was measured; `commit` ends in "-dirty" if files differ from it."""
+    """Commit, command and machine of a measured result; `commit` ends in "-dirty" if files differ from it."""
     return {
         "commit": _commit(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -71,7 +71,7 @@ def _look(objects: tuple[ObjectReading, ...], wanted: list[Group], relation: Rel
 
 
 def _position_score(first: ObjectReading, second: ObjectReading, relation: Relation) -> float:
-    """How clearly the first object lies on the named side of the second, 0 to 1."""
+    """Score in [0, 1] for the first object lying on the named side of the second."""
     right, down = second.x - first.x, second.y - first.y
     along = {"left of": right, "right of": -right, "above": down, "below": -down}[relation]
     across = abs(down) if relation in ("left of", "right of") else abs(right)

@@ -9,7 +9,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well one picture matches one prompt, in [0, 1], and the factors of that score if the judge has any."""
+    """Score in [0, 1] of one picture for one prompt, and the factors of that score if the judge has any."""
 
     score: float
     factors: Mapping[str, float] = field(default_factory=dict)

@@ -53,7 +53,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption states; the layout decides exact places.
+    """The content of a caption; the layout decides exact places.
 
     One or two groups. `relation` places the first relative to the second (one object each). With a
     `sign` there is at most one group, a single object under the board.

@@ -13,6 +13,14 @@ from serve.engine.events import Event, Finished
 from serve.engine.job import Job, JobState
 
 GREEDY = SamplingParams(guidance_scale=3, temperature=0)
+SETTINGS = [
+    GREEDY,
+    SamplingParams(guidance_scale=1, temperature=0),
+    SamplingParams(guidance_scale=5, temperature=1, top_k=40),
+    SamplingParams(guidance_scale=2, temperature=1.3, top_k=0, top_p=0.8),
+    SamplingParams(guidance_scale=1, temperature=0.7, top_k=100, top_p=0.9),
+    SamplingParams(guidance_scale=2.5, temperature=1, top_k=4096),
+]
 
 
 def job(prompt: list[int], params: SamplingParams, *seeds: int, negative: list[int] | None = None) -> Job:

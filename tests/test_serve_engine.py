@@ -1,22 +1,17 @@
 """The engine: images equal the reference loop's whatever runs beside them; slots, queue and memory stay consistent."""
 
-import gc
 import random
-import resource
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.checkpoints.load import load
 from model.checkpoints.save import save
@@ -30,18 +25,8 @@ from serve.engine.engine import Engine
 from serve.engine.events import Ended, Event, Failed, Finished, Started
 from serve.engine.job import Job, JobState
 from serve.engine.scheduler import Scheduler
-from serve.engine.slot import Slot
-from tests.drawing import GREEDY, Clock, codes_of, job, round_to_int8, run
+from tests.drawing import GREEDY, SETTINGS, Clock, codes_of, job, round_to_int8, run
 from tests.tools import needs_compiler
-
-SETTINGS = [
-    GREEDY,
-    SamplingParams(guidance_scale=1, temperature=0),
-    SamplingParams(guidance_scale=5, temperature=1, top_k=40),
-    SamplingParams(guidance_scale=2, temperature=1.3, top_k=0, top_p=0.8),
-    SamplingParams(guidance_scale=1, temperature=0.7, top_k=100, top_p=0.9),
-    SamplingParams(guidance_scale=2.5, temperature=1, top_k=4096),
-]
 
 
 @pytest.fixture(scope="module")
@@ -257,28 +242,6 @@ def test_loading_other_weights_changes_codes_and_pixels(deepseek_folder: Path, p
     assert not np.array_equal(np.asarray(picture), as_before)
 
 
-def test_weights_are_held_once(deepseek_folder: Path) -> None:
-    """Fused matrices and the network's parameters share memory, and a second engine shares it too."""
-
-    def held(network: nn.Module) -> int:
-        return sum(
-            {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in network.parameters()}.values()
-        )
-
-    janus = load(deepseek_folder, device="cpu")
-    before = held(janus.network)
-    first = Engine(janus, slots=1).decoder
-    assert held(janus.network) == before
-    second = Engine(janus, slots=1).decoder
-    fused = [
-        [layer.qkv.data_ptr() for layer in decoder._weights.layers if isinstance(layer.qkv, Tensor)]
-        for decoder in (first, second)
-    ]
-    assert fused[0] == fused[1]
-    attention = janus.network.model.language_model.layers[0].self_attn
-    assert attention.q_proj.weight.data_ptr() == fused[0][0]
-
-
 def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_folder: Path) -> None:
     janus = load(deepseek_folder, device="cpu")
     Engine(janus, slots=1)
@@ -286,23 +249,6 @@ def test_a_network_can_be_saved_while_it_is_served(tmp_path: Path, deepseek_fold
     saved = dict(load(tmp_path / "saved", device="cpu").network.named_parameters())
     for name, parameter in janus.network.named_parameters():
         assert torch.equal(saved[name], parameter), name
-
-
-def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """300 more images with mixed settings and previews grow the process by less than 4 MiB."""
-    engine = Engine(deepseek, slots=16)
-    source = random.Random(0)
-
-    def draw(images: int) -> int:
-        for _ in range(images):
-            params = source.choice(SETTINGS)
-            engine.submit(Job(source.choice(prompts), None, (source.randrange(2**53),), params, frozenset({1}), 1e9))
-        while not engine.idle:
-            engine.step()
-        return psutil.Process().memory_info().rss
-
-    before = draw(100)  # fills allocators and caches
-    assert draw(300) - before < 4 * 2**20
 
 
 class Arrivals(RuleBasedStateMachine):
@@ -383,35 +329,3 @@ class Arrivals(RuleBasedStateMachine):
 def test_random_arrivals_cancellations_and_deadlines(deepseek: Janus, prompts: list[list[int]]) -> None:
     Arrivals.janus, Arrivals.prompts = deepseek, prompts
     run_state_machine_as_test(Arrivals, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
-
-
-def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """As many tensors, jobs, slots and pictures are alive after 500 images as after 100, in at most 4 MiB more."""
-    engine = Engine(deepseek, slots=16)
-    allocated = engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()
-
-    def draw(count: int) -> None:
-        for start in range(0, count, 4):
-            engine.submit(Job(prompts[0], None, tuple(range(start, start + 4)), SETTINGS[3]))
-        finished = 0
-        while not engine.idle:
-            finished += sum(isinstance(event, Finished) for _, event in engine.step())
-        assert finished == count
-
-    def alive() -> Counter[type]:
-        gc.collect()
-        kinds = Tensor | JobState | Slot | Image.Image
-        return Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
-
-    def resident() -> int:
-        """Resident memory of this process, in MiB."""
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
-
-    draw(100)
-    before, held = alive(), [resident()]
-    for _ in range(4):
-        draw(100)
-        held.append(resident())
-    assert alive() == before
-    assert (engine.cache.keys.data_ptr(), engine._sampler._codes.data_ptr()) == allocated
-    assert held[-1] <= max(held[:-1]) + 4, held

@@ -69,7 +69,7 @@ def test_codes_follow_the_running_mean_of_their_latents() -> None:
 
 
 def test_unused_and_duplicate_codes_move_to_the_worst_served_latents() -> None:
-    """Of four codes one duplicates another and one is unused; one of the two moves to the latent far from all codes."""
+    """Four codes, one duplicate and one unused: one of these two moves to the latent far from all codes."""
     book = SphericalCodebook(4, 3, decay=0.5, restart_below=0.1, separation=0.01)
     east, almost, north, up = torch.eye(3)[0], torch.tensor([1.0, 0.02, 0.0]), torch.eye(3)[1], torch.eye(3)[2]
     book.codes.copy_(nn.functional.normalize(torch.stack([east, almost, north, -up]), dim=-1))
