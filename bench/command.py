@@ -88,7 +88,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     from model.checkpoints.load import load_from
     from pairs.scores import mean
     from pairs.world import World
-    from train.recipe import load_recipe
+    from train.tiny.recipe import load_recipe
 
     for scale in arguments.guidance:
         if not 1 <= scale <= 20:

@@ -69,22 +69,27 @@ def guide_each(conditional: Tensor, unconditional: Tensor, settings: BatchSettin
     return (conditional - unconditional).mul_(settings.guidance).add_(unconditional)
 
 
-def sample_each(guided: Tensor, settings: BatchSettings, noise: Tensor) -> Tensor:
-    """Sample one code for each of N images, each equal to the result of `model.sampling.sample`.
-
-    Args:
-        guided: logits [N, V], float32.
-        settings: of the N images.
-        noise: Gumbel noise [N, V].
-
-    Returns:
-        int64 [N].
-    """
+def filter_each(guided: Tensor, settings: BatchSettings) -> Tensor:
+    """Filter guided logits [N, V] of N images, each as `model.sampling.filtered`; greedy ones are not filtered."""
     logits = guided if settings.temperature is None else guided / settings.temperature
     for one in settings.filters:
         all_images = len(one.images) == len(logits)
         chosen = logits if all_images else logits[one.images]
         kept = keep_top_p(keep_top_k(chosen, one.top_k), one.top_p)
         logits = kept if all_images else logits.index_copy(0, one.images, kept)
+    return logits
+
+
+def sample_each(logits: Tensor, settings: BatchSettings, noise: Tensor) -> Tensor:
+    """Sample one code for each of N images, each equal to the result of `model.sampling.sample`.
+
+    Args:
+        logits: filtered [N, V], float32.
+        settings: of the N images.
+        noise: Gumbel noise [N, V].
+
+    Returns:
+        int64 [N].
+    """
     noisy = logits + noise
     return (noisy if settings.greedy is None else torch.where(settings.greedy, logits, noisy)).argmax(-1)

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from model.batch_sampling import BatchSettings, guide_each, sample_each
+from model.batch_sampling import BatchSettings, filter_each, guide_each, sample_each
 from model.cpu.library import native_library
 from model.cpu.sampler import NativeSampler
 from model.device import upload
@@ -76,13 +76,24 @@ class Sampler:
         vocabulary: V, the number of codes to choose from.
         device: of all tensors.
         native: use the C function, if the device is a CPU and the machine has a compiler.
+        logprobs: keep the log-probability of every code as well.
     """
 
-    def __init__(self, *, rows: int, tokens: int, vocabulary: int, device: torch.device, native: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        rows: int,
+        tokens: int,
+        vocabulary: int,
+        device: torch.device,
+        native: bool = True,
+        logprobs: bool = False,
+    ) -> None:
         self._device, self._vocabulary = device, vocabulary
         self._codes = torch.zeros(rows, tokens, dtype=torch.int64, device=device)
         # sums of an image's guided logits: finite as long as all of them are
         self._sums = torch.zeros(rows, dtype=torch.float32, device=device)
+        self._logprobs = torch.zeros(rows if logprobs else 0, tokens, dtype=torch.float32, device=device)
         self._library = native_library() if native and device.type == "cpu" else None
         self._noise: NoiseTable | None = None
         if self._library is None:
@@ -130,6 +141,7 @@ class Sampler:
                 latest=latest,
                 codes=self._codes,
                 sums=self._sums,
+                logprobs=self._logprobs,
                 vocabulary=self._vocabulary,
             )
         paired = all(own == 2 for own in logit_rows)
@@ -150,8 +162,15 @@ class Sampler:
         unconditional = logits[1::2] if batch.paired else logits[batch.unconditional]
         guided = guide_each(conditional, unconditional, batch.method)
         assert self._noise is not None
-        codes = sample_each(guided, batch.method, self._noise.next(batch))
+        kept = filter_each(guided, batch.method)
+        codes = sample_each(kept, batch.method, self._noise.next(batch))
         self._codes[batch.rows, batch.sampled] = codes
+        if len(self._logprobs):
+            chosen = kept.log_softmax(-1).gather(-1, codes[:, None])[:, 0]
+            greedy = batch.method.greedy
+            self._logprobs[batch.rows, batch.sampled] = (
+                chosen if greedy is None else chosen.masked_fill(greedy[:, 0], 0.0)
+            )
         batch.latest.copy_(codes[batch.image_of_row])
         self._sums.index_add_(0, batch.rows, guided.sum(-1))
         batch.sampled.add_(1)
@@ -161,6 +180,13 @@ class Sampler:
     def codes(self, rows: Sequence[int]) -> Tensor:
         """All codes of the images in these rows, int64 [n, tokens]; codes not sampled yet are meaningless."""
         return self._codes[upload(rows, self._device)]
+
+    def logprobs(self, rows: Sequence[int]) -> Tensor:
+        """Log-probabilities of `codes`, float32 [n, tokens]: of each code among those that the filters kept.
+
+        0 for greedy images. The sampler must have been made with `logprobs`.
+        """
+        return self._logprobs[upload(rows, self._device)]
 
     def finite(self, rows: Sequence[int]) -> list[bool]:
         """Whether all guided logits so far were finite, for the image of each of these rows."""

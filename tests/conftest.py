@@ -36,8 +36,8 @@ from serve.http.metrics import Metrics
 from serve.http.store import Store
 from tests.thread_backend import ThreadBackend
 from train.data.scenes import SceneSource
-from train.recipe import Recipe, load_recipe
 from train.tiny.network import build_network
+from train.tiny.recipe import TinyRecipe, load_recipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as every command does
@@ -98,13 +98,13 @@ def converted_folder(tmp_path_factory: pytest.TempPathFactory, deepseek: Janus) 
 
 
 @pytest.fixture(scope="session")
-def small_recipe() -> Recipe:
+def small_recipe() -> TinyRecipe:
     """A recipe that trains in seconds."""
     return load_recipe(str(Path(__file__).parent / "small.toml"))
 
 
 @pytest.fixture(scope="session")
-def small_tokenizer(small_recipe: Recipe) -> PreTrainedTokenizerFast:
+def small_tokenizer(small_recipe: TinyRecipe) -> PreTrainedTokenizerFast:
     """A text tokenizer over captions of the world."""
     source = SceneSource(World(), 0, small_recipe.image_size)
     return train_text_tokenizer((source.caption(i, 0) for i in range(200)), small_recipe.language.vocab_size)
@@ -112,7 +112,7 @@ def small_tokenizer(small_recipe: Recipe) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def small_folder(
-    tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
+    tmp_path_factory: pytest.TempPathFactory, small_recipe: TinyRecipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> Path:
     """Untrained 64 × 64 checkpoint with tokenizer and settings; image head and embeddings scaled to spread logits."""
     network = build_network(small_recipe, small_tokenizer)

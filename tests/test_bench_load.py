@@ -10,7 +10,7 @@ from bench.speed.load import Round, report
 
 
 def test_a_short_load_accounts_for_every_arrival(small_folder: Path) -> None:
-    *lines, last = report(str(small_folder), threads=1, slots=2, seconds=4, factors=[0.5, 3], times=2)
+    *lines, last = report(str(small_folder), threads=1, slots=2, seconds=2, factors=[0.5, 3], times=2)
     result = json.loads(last)
     assert len(result["capacity"]) == len(result["engine_alone"]) == 2
     ratios = [http / engine for http, engine in zip(result["capacity"], result["engine_alone"], strict=True)]

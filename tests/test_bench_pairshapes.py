@@ -9,7 +9,7 @@ from bench.quality.pairshapes import Picture, Result, judge_pictures, table, uns
 from model.checkpoints.load import load
 from pairs.scene import CATEGORIES
 from pairs.world import World
-from train.recipe import load_recipe
+from train.tiny.recipe import load_recipe
 
 WORLD = World(load_recipe("tiny").held_out)
 

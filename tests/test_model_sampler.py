@@ -11,7 +11,7 @@ from torch import Tensor
 from model.noise import gumbel
 from model.params import MAX_SEED, SamplingParams
 from model.sampler import Sampler
-from model.sampling import guide, sample
+from model.sampling import filtered, guide, sample
 from tests.tools import needs_compiler
 
 CPU = torch.device("cpu")
@@ -95,6 +95,33 @@ def test_a_codebook_of_16384_codes(native: bool, top_k: int, top_p: float) -> No
     sampler = Sampler(rows=3, tokens=20, vocabulary=16384, device=CPU, native=native)
     steps = [logits_of(params, 16384, seed=position, step=0) for position in range(20)]
     assert sampled(sampler, steps, params) == [alone(logits, params, position) for position, logits in enumerate(steps)]
+
+
+@ways
+@settings(max_examples=60, deadline=None)
+@given(
+    params=st.lists(one_image, min_size=1, max_size=4),
+    vocabulary=st.sampled_from([1, 2, 17, 512, 1283]),
+    step=st.sampled_from([0, 0, 0.5, 4]),
+)
+def test_logprobs_are_those_of_the_distribution_that_was_sampled(
+    native: bool, params: list[SamplingParams], vocabulary: int, step: float
+) -> None:
+    """Against a plain sum of exponentials in float64, over the codes that the reference filters keep."""
+    sampler = Sampler(rows=6, tokens=4, vocabulary=vocabulary, device=CPU, native=native, logprobs=True)
+    steps = [logits_of(params, vocabulary, seed=position, step=step) for position in range(3)]
+    codes = sampled(sampler, steps, params)
+    rows = list(range(len(params)))[::-1]
+    for position, logits in enumerate(steps):
+        first = 0
+        for image, one in enumerate(params):
+            guided = guide(logits[first], logits[first + one.guided], one.guidance_scale)
+            first += 1 + one.guided
+            expected = 0.0
+            if one.temperature > 0:
+                weights = filtered(guided, one).double().exp()
+                expected = float((weights[codes[position][image]] / weights.sum()).log())
+            assert float(sampler.logprobs(rows)[image, position]) == pytest.approx(expected, abs=2e-5)
 
 
 @ways

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-_PROCESSES = 1500
+_PROCESSES = 900
 _SCRIPT = f"""
 import os
 import torch

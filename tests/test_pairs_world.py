@@ -12,7 +12,7 @@ from pairs.render import render
 from pairs.scene import CATEGORIES, COLOURS, FILLS, SHAPES, TONES, Category, Combination, Group, Scene, Sign
 from pairs.world import World, change, sample_object, sample_scene
 from train.data.scenes import SceneSource
-from train.recipe import load_recipe
+from train.tiny.recipe import load_recipe
 
 RECIPE = load_recipe("tiny")
 WORLD = World(RECIPE.held_out)

@@ -135,7 +135,7 @@ def test_a_signal_to_all_processes_of_the_server_drains_it(small_folder: Path) -
             ready(url, process)
             long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
             while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics").text):
-                pass
+                time.sleep(0.05)
             for one in psutil.Process(process.pid).children(recursive=True):
                 one.send_signal(number)
             process.send_signal(number)

@@ -20,7 +20,7 @@ from model.prompt import encode_prompt
 from pairs.exact_judge import ExactJudge
 from pairs.scores import mean
 from pairs.world import World
-from train.recipe import load_recipe
+from train.tiny.recipe import load_recipe
 
 PROMPTS = unseen_prompts(World(load_recipe("tiny").held_out), 8)
 

@@ -21,13 +21,18 @@ from model.generate import generate
 from pairs.world import World
 from train.data.scenes import SceneSource
 from train.muon import Muon, orthogonalise
-from train.recipe import Recipe, RecipeError, SFTRecipe, claim_folder, load_recipe
+from train.recipe import RecipeError, claim_folder
 from train.schedule import warmup_cosine
-from train.sft import Average, Batch, Batches, code_loss, train_sft
+from train.sft.average import Average
+from train.sft.batches import Batch, Batches
+from train.sft.loss import code_loss
+from train.sft.recipe import SFTRecipe
+from train.sft.training import train_sft
 from train.tiny.codebook import SphericalCodebook, nearest_codes
 from train.tiny.image_tokenizer import to_pixels, train_image_tokenizer
 from train.tiny.network import build_network
 from train.tiny.pipeline import train_tiny
+from train.tiny.recipe import TinyRecipe, load_recipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 from train.tiny.transplant import transplant
 
@@ -254,7 +259,7 @@ def test_a_recipe_that_would_fail_late_is_refused_at_the_start(tmp_path: Path, o
         load_recipe(str(path))
 
 
-def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, small_recipe: Recipe) -> None:
+def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, small_recipe: TinyRecipe) -> None:
     claim_folder(tmp_path / "run", small_recipe)
     claim_folder(tmp_path / "run", small_recipe)
     other = tmp_path / "other.toml"
@@ -270,7 +275,7 @@ class Killed(BaseException):
 
 
 def test_resumed_sft_equals_an_uninterrupted_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: TinyRecipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # save after every step
     source = SceneSource(World(), 0, 64)
@@ -301,7 +306,7 @@ def test_resumed_sft_equals_an_uninterrupted_run(
 
 
 def test_resumed_image_tokenizer_training_equals_an_uninterrupted_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: Recipe, small_tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: TinyRecipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
     source = SceneSource(World(), 0, 64)
@@ -378,7 +383,7 @@ def test_a_killed_and_resumed_run_gives_the_weights_of_a_whole_run(tmp_path: Pat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_training_runs_on_a_gpu_and_its_checkpoint_loads(tmp_path: Path, small_recipe: Recipe) -> None:
+def test_training_runs_on_a_gpu_and_its_checkpoint_loads(tmp_path: Path, small_recipe: TinyRecipe) -> None:
     finished = train_tiny(small_recipe, tmp_path, torch.device("cuda"))
     codes = generate(load(finished["tiny"], device="cuda", dtype="float32"), ["a red star"], seeds=[1])
     assert codes.shape == (1, 64)

@@ -22,7 +22,7 @@ def main() -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Check the recipe, then train."""
-    from train.recipe import load_recipe
+    from train.tiny.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe)
     if find_spec("matplotlib") is None:

@@ -1,6 +1,5 @@
 """A training stage on disk: progress, loss curves, and checkpoints to resume from after a kill."""
 
-import csv
 import io
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from pairs.files import write_atomically
+from train.curve import Curve, Row
 
 LOG_EVERY = 20  # steps per row of the curve
 SAVE_EVERY_SECONDS = 60.0
@@ -38,7 +38,7 @@ class Run:
         self.total_steps = total_steps
         self._sums: dict[str, float] = {}
         self._count = 0
-        self._rows: list[dict[str, float]] = []
+        self._curve = Curve(folder)
         self._bar: Any = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -64,15 +64,14 @@ class Run:
             self._sums[name] = self._sums.get(name, 0.0) + float(value)
         self._count += 1
         if (step + 1) % LOG_EVERY == 0 or step + 1 == self.total_steps:
-            row = {"step": float(step + 1)} | {name: total / self._count for name, total in self._sums.items()}
-            self._rows.append(row)
+            row = self._curve.add(step + 1, {name: total / self._count for name, total in self._sums.items()})
             self._sums, self._count = {}, 0
             self._bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if name != "step"})
 
     @property
-    def rows(self) -> list[dict[str, float]]:
+    def rows(self) -> list[Row]:
         """The curve so far: one mapping per row, with the key `step` among others."""
-        return self._rows
+        return self._curve.rows
 
     def _restore(self, state: Mapping[str, Stateful]) -> int:
         path = self.folder / "state.pt"
@@ -81,7 +80,7 @@ class Run:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         for name, part in state.items():
             part.load_state_dict(saved["state"][name])
-        self._rows, self._sums, self._count = saved["rows"], saved["sums"], saved["count"]
+        self._curve.rows, self._sums, self._count = saved["rows"], saved["sums"], saved["count"]
         step: int = saved["step"]
         return step
 
@@ -89,31 +88,11 @@ class Run:
         content = {
             "step": step,
             "state": {name: part.state_dict() for name, part in state.items()},
-            "rows": self._rows,
+            "rows": self._curve.rows,
             "sums": self._sums,
             "count": self._count,
         }
         buffer = io.BytesIO()  # torch.save to a path would hide that the disk is full
         torch.save(content, buffer)
         write_atomically(self.folder / "state.pt", lambda path: path.write_bytes(buffer.getbuffer()))
-        if self._rows:
-            write_atomically(self.folder / "curve.csv", self._write_csv)
-            write_atomically(self.folder / "curve.png", self._write_png)
-
-    def _write_csv(self, path: Path) -> None:
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(self._rows[-1]), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self._rows)
-
-    def _write_png(self, path: Path) -> None:
-        from matplotlib.figure import Figure
-
-        names = [name for name in self._rows[-1] if name != "step"]
-        figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
-        for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            rows = [row for row in self._rows if name in row]
-            axis.plot([row["step"] for row in rows], [row[name] for row in rows])
-            axis.set(title=name, xlabel="step")
-            axis.grid(alpha=0.3)
-        figure.savefig(path, format="png", dpi=100)
+        self._curve.write()

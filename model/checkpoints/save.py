@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,10 +15,15 @@ from model.errors import CheckpointError, first_line
 from model.janus import Janus
 
 
-def save(janus: Janus, folder: Path) -> None:
+def save(janus: Janus, folder: Path, *, also: Callable[[Path], object] = lambda folder: None) -> None:
     """Write a checkpoint in transformers' layout, with tokenizer, generation and sampling settings.
 
     The folder appears complete or not at all; an existing folder is refused.
+
+    Args:
+        janus: the model.
+        folder: to be made.
+        also: called with the unfinished folder, to put more into it.
 
     Raises:
         CheckpointError: the folder exists or cannot be written (disk full, no permission), or the model is int8 only.
@@ -29,6 +35,8 @@ def save(janus: Janus, folder: Path) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _write(janus, partial)
+            also(partial)
+            _sync(partial)
             os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -55,6 +63,10 @@ def _write(janus: Janus, folder: Path) -> None:
     if janus.tokenizer is not None:
         janus.tokenizer.save_pretrained(folder)
     write_sampling(folder, janus.sampling)
-    for path in folder.iterdir():
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())

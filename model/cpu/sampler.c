@@ -72,6 +72,7 @@ typedef struct {
     const int64_t *seeds;
     int64_t *codes;    /* [rows, tokens] */
     float *sums;       /* [rows], running sums of all guided logits: finite as long as every logit is */
+    float *logprobs;   /* [rows, tokens], of each code among those that the filters keep; NULL if not wanted */
     int8_t *ambiguous; /* 1 where the code may differ from model/sampling.py */
     int64_t images, vocabulary, tokens;
 } Batch;
@@ -235,11 +236,22 @@ static void add_noise(float *logits, int64_t count, float bound, int64_t seed, i
     }
 }
 
-/* Filter guided logits [count], add noise and return the best code. Overwrites the logits and sets `ambiguous`;
-   `keys` and `weights` [count] are scratch memory. */
+/* Logarithm of the sum of the exponentials of the logits [count] that are at least `bound`. */
+static double log_sum_exp(const float *logits, int64_t count, float bound) {
+    float peak = -INFINITY;
+    for (int64_t i = 0; i < count; i++) peak = logits[i] > peak ? logits[i] : peak;
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (logits[i] >= bound) sum += expf(logits[i] - peak);
+    return peak + log(sum);
+}
+
+/* Filter guided logits [count], add noise and return the best code. Overwrites the logits and sets `ambiguous` and,
+   unless it is NULL, `normaliser` to `log_sum_exp` of what the filters keep; `keys` and `weights` [count] are scratch
+   memory. */
 static int64_t sample_code(
     float *logits, int64_t count, int64_t top_k, double top_p, int64_t seed, int64_t position, uint32_t *keys,
-    double *weights, int8_t *ambiguous) {
+    double *weights, int8_t *ambiguous, double *normaliser) {
     float bound = -INFINITY;
     int close = 0;
     if (top_k && top_k < count) bound = kth_largest(logits, count, top_k, keys);
@@ -249,6 +261,7 @@ static int64_t sample_code(
         for (int64_t i = 0; i < count; i++)
             if (logits[i] == bound && nucleus.equals-- <= 0) logits[i] = -INFINITY;
     }
+    if (normaliser) *normaliser = log_sum_exp(logits, count, bound);
     add_noise(logits, count, bound, seed, position);
     const int64_t best = argmax(logits, count);
     const float peak = logits[best], margin = 2 * (NOISE_ERROR + fabsf(peak) * 0x1p-22f);
@@ -271,17 +284,22 @@ int64_t sample(const Batch *batch, const float *logits, char *scratch, int64_t t
         uint32_t *keys = (uint32_t *)(weights + count);
         float *guided = (float *)(keys + count), temperature = batch->temperature[image];
         const int64_t row = batch->rows[image], position = batch->sampled[image]++;
-        batch->sums[row] += guide(
-            logits + batch->conditional[image] * count, logits + batch->unconditional[image] * count,
-            batch->guidance[image], temperature, count, guided);
+        const float *conditional = logits + batch->conditional[image] * count;
+        const float *unconditional = logits + batch->unconditional[image] * count;
+        batch->sums[row] += guide(conditional, unconditional, batch->guidance[image], temperature, count, guided);
         batch->ambiguous[image] = 0;
+        double normaliser = 0;
         const int64_t code = temperature == 0 ? argmax(guided, count)
                                               : sample_code(
                                                     guided, count, batch->top_k[image], batch->top_p[image],
                                                     batch->seeds[image], position, keys, weights,
-                                                    batch->ambiguous + image);
+                                                    batch->ambiguous + image, batch->logprobs ? &normaliser : NULL);
         batch->latest[batch->conditional[image]] = batch->latest[batch->unconditional[image]] = code;
         batch->codes[row * batch->tokens + position] = code;
+        if (batch->logprobs) {
+            float logit = (conditional[code] - unconditional[code]) * batch->guidance[image] + unconditional[code];
+            batch->logprobs[row * batch->tokens + position] = temperature == 0 ? 0 : logit / temperature - normaliser;
+        }
     }
     int64_t ambiguous = 0;
     for (int64_t image = 0; image < batch->images; image++) ambiguous += batch->ambiguous[image];

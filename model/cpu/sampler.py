@@ -12,13 +12,13 @@ from torch import Tensor
 
 from model.cpu.library import addresses, numbers, pointers
 from model.params import SamplingParams
-from model.sampling import guide, sample
+from model.sampling import filtered, guide, sample
 
 
 class _Batch(ctypes.Structure):
     _fields_ = [
         *pointers("conditional unconditional guidance temperature top_k top_p"),
-        *pointers("rows sampled latest seeds codes sums ambiguous"),
+        *pointers("rows sampled latest seeds codes sums logprobs ambiguous"),
         *numbers("images vocabulary tokens"),
     ]
 
@@ -37,6 +37,7 @@ class NativeSampler:
         latest: int64 [R].
         codes: int64 [rows, tokens], codes of all images. `codes` and `sums` must keep their memory.
         sums: float32 [rows], sums of each image's guided logits; finite as long as every logit is.
+        logprobs: float32 [rows, tokens], log-probabilities of the codes; empty if they are not wanted.
         vocabulary: V, the number of codes to choose from.
     """
 
@@ -53,13 +54,15 @@ class NativeSampler:
         latest: Tensor,
         codes: Tensor,
         sums: Tensor,
+        logprobs: Tensor,
         vocabulary: int,
     ) -> None:
         self._library = library
         self._params = tuple(params)
         self._seeds = torch.tensor(list(seeds), dtype=torch.int64)
         self._logit_rows = list(zip(conditional.tolist(), unconditional.tolist(), strict=True))
-        self._rows, self._sampled, self._latest, self._codes = rows, sampled, latest, codes
+        self._rows, self._sampled, self._latest = rows, sampled, latest
+        self._codes, self._logprobs = codes, logprobs
         self._ambiguous = torch.zeros(len(params), dtype=torch.int8)
         settings = [
             torch.tensor([float(one.guidance_scale) for one in params], dtype=torch.float32),
@@ -67,7 +70,7 @@ class NativeSampler:
             torch.tensor([min(one.top_k, vocabulary) for one in params], dtype=torch.int64),
             torch.tensor([float(one.top_p) for one in params], dtype=torch.float64),
         ]
-        tensors = [conditional, unconditional, *settings, rows, sampled, latest, self._seeds, codes, sums]
+        tensors = [conditional, unconditional, *settings, rows, sampled, latest, self._seeds, codes, sums, logprobs]
         self._held = (*tensors, self._ambiguous)  # keeps the memory alive: C has pointers only
         self._threads = torch.get_num_threads()
         self._scratch = torch.empty(self._threads * library.sample_scratch(vocabulary), dtype=torch.uint8)
@@ -92,4 +95,6 @@ class NativeSampler:
         guided = guide(logits[conditional], logits[unconditional], params.guidance_scale)
         code = sample(guided[None], params, seeds=self._seeds[image, None], positions=position[None])[0]
         self._codes[self._rows[image], position] = code
+        if self._logprobs.numel():
+            self._logprobs[self._rows[image], position] = filtered(guided, params).log_softmax(-1)[code]
         self._latest[[conditional, unconditional]] = code

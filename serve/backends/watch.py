@@ -20,7 +20,7 @@ def newest_checkpoint(run: Path) -> Path | None:
     Checkpoint folders appear complete (`model.checkpoints.save`); a folder that is being written starts with a dot.
     """
     found = [
-        config.parent
+        config.parent.resolve()  # a run links to its newest checkpoint
         for pattern in ("config.json", "*/config.json", "*/*/config.json")
         for config in run.glob(pattern)
         if not any(part.startswith(".") for part in config.parent.relative_to(run).parts)

@@ -36,6 +36,7 @@ class Engine:
         native: whether C functions may be used (`model.decoder.Decoder`, `model.image_tokenizer.ImageTokenizer`,
             `model.sampler.Sampler`).
         int8: whether the decoder's matrices are 8-bit integers (`model.decoder.Decoder`).
+        logprobs: whether `Finished` carries the log-probabilities of the codes.
         clock: seconds; the deadlines of jobs are times of this clock.
     """
 
@@ -46,6 +47,7 @@ class Engine:
         slots: int = 16,
         native: bool = True,
         int8: bool = False,
+        logprobs: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
@@ -63,7 +65,9 @@ class Engine:
             vocabulary=janus.codebook_size,
             device=janus.device,
             native=native,
+            logprobs=logprobs,
         )
+        self._logprobs = logprobs
         self._prefixes = PrefixReader(self.decoder, janus.ids)
         self._deadlines = Deadlines()
         self._times = StepTimes(clock)
@@ -205,10 +209,14 @@ class Engine:
             rows = first_rows(complete)
             codes, finite = self._sampler.codes(rows), self._sampler.finite(rows)
             pictures = self.image_tokenizer.images(codes).numpy()
+            logprobs = self._sampler.logprobs(rows).tolist() if self._logprobs else [()] * len(rows)
             events: list[tuple[JobState, Event]] = []
-            for slot, own, picture, sound in zip(complete, codes.tolist(), pictures, finite, strict=True):
+            for slot, own, picture, sound, likely in zip(
+                complete, codes.tolist(), pictures, finite, logprobs, strict=True
+            ):
                 if sound:
-                    events.append((slot.state, Finished(slot.index, Image.fromarray(picture), tuple(own))))
+                    image = Image.fromarray(picture)
+                    events.append((slot.state, Finished(slot.index, image, tuple(own), tuple(likely))))
                 else:
                     reason = "the model gave a logit that is not a finite number"
                     events.append((slot.state, Failed(slot.index, reason)))

@@ -39,11 +39,15 @@ class Preview:
 
 @dataclass(frozen=True)
 class Finished:
-    """An image is complete: its picture, and the codes [tokens] it was decoded from, in raster order."""
+    """An image is complete: its picture, and the codes [tokens] it was decoded from, in raster order.
+
+    `logprobs` has the log-probability of each code under the distribution it was sampled from, if the engine keeps them.
+    """
 
     index: int
     picture: Image.Image
     codes: tuple[int, ...]
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

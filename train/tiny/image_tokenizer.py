@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from train.recipe import VQTrainingRecipe
 from train.run import Run
 from train.schedule import warmup_cosine
 from train.tiny.codebook import SphericalCodebook, nearest_codes
+from train.tiny.recipe import VQTrainingRecipe
 from train.tiny.transplant import transplant
 
 

@@ -12,10 +12,10 @@ from transformers import (
 
 from model.architecture import build_config, smallest_vision
 from model.prompt import IMAGE_PLACEHOLDER, special_ids
-from train.recipe import Recipe
+from train.tiny.recipe import TinyRecipe
 
 
-def recipe_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast | None) -> JanusConfig:
+def recipe_config(recipe: TinyRecipe, tokenizer: PreTrainedTokenizerFast | None) -> JanusConfig:
     """Configure a recipe's network; without a tokenizer, special token ids are left out."""
     width = recipe.language.hidden_size
     ids = special_ids(tokenizer) if tokenizer else None
@@ -35,7 +35,7 @@ def recipe_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast | None) -> 
     return config
 
 
-def build_network(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGeneration:
+def build_network(recipe: TinyRecipe, tokenizer: PreTrainedTokenizerFast) -> JanusForConditionalGeneration:
     """Build an untrained network of a recipe's geometry, with weights from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     return JanusForConditionalGeneration(recipe_config(recipe, tokenizer))

@@ -27,16 +27,18 @@ from pairs.world import World
 from train.data.crowded import CrowdedPictures
 from train.data.scenes import SceneSource
 from train.data.shards import render_images
-from train.recipe import Recipe, claim_folder
-from train.sft import Batches, train_sft
+from train.recipe import claim_folder
+from train.sft.batches import Batches
+from train.sft.training import train_sft
 from train.tiny.image_tokenizer import encode_images, train_image_tokenizer
 from train.tiny.network import build_network, initialise_decoder, recipe_config
+from train.tiny.recipe import TinyRecipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 
 _CAPTIONS_FOR_TOKENIZER = 8192
 
 
-def train_tiny(recipe: Recipe, out: Path, device: torch.device) -> dict[str, Path]:
+def train_tiny(recipe: TinyRecipe, out: Path, device: torch.device) -> dict[str, Path]:
     """Train `tiny` and `tiny-base` under `out`, resuming after a kill.
 
     Returns:
@@ -77,14 +79,14 @@ def export(
     load(folder, device="cpu")
 
 
-def _text_tokenizer(source: SceneSource, recipe: Recipe, folder: Path) -> PreTrainedTokenizerFast:
+def _text_tokenizer(source: SceneSource, recipe: TinyRecipe, folder: Path) -> PreTrainedTokenizerFast:
     captions = (source.caption(index, 0) for index in range(_CAPTIONS_FOR_TOKENIZER))
     tokenizer = train_text_tokenizer(captions, recipe.language.vocab_size)
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def _image_tokenizer(source: SceneSource, recipe: Recipe, out: Path, device: torch.device) -> Tensor:
+def _image_tokenizer(source: SceneSource, recipe: TinyRecipe, out: Path, device: torch.device) -> Tensor:
     """Train the image tokenizer and encode all pictures with it: codes [images, tokens] on the CPU."""
     vq_file, codes_file = out / "vq" / "final.safetensors", out / "codes.safetensors"
     if codes_file.exists():

@@ -1,0 +1,66 @@
+"""Rewards: pictures are judged in a thread while others are drawn."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pairs.judge import Judge, Judgement
+
+_AT_ONCE = 8  # pictures per call; judges behind an endpoint ask about as many at the same time
+
+
+class Judging:
+    """Rewards of the pictures of one step.
+
+    Args:
+        judge: called in a thread.
+        reward: the judge's score, or the mean of its factors where it gives any.
+    """
+
+    def __init__(self, judge: Judge, *, reward: Literal["score", "factors"]) -> None:
+        self._judge, self._reward = judge, reward
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
+        self._waiting: list[tuple[int, Image.Image, str]] = []
+        self._calls: list[tuple[list[int], Future[list[Judgement | None]]]] = []
+
+    def submit(self, place: int, picture: Image.Image, prompt: str) -> None:
+        """Judge a picture; its reward will be at `place`."""
+        self._waiting.append((place, picture, prompt))
+        if len(self._waiting) == _AT_ONCE:
+            self._flush()
+
+    def rewards(self, count: int) -> Tensor:
+        """Wait for all judgements: rewards float32 [count], NaN where a judgement failed."""
+        self._flush()
+        rewards = torch.full((count,), torch.nan)
+        for places, call in self._calls:
+            for place, judgement in zip(places, call.result(), strict=True):
+                if judgement is not None:
+                    rewards[place] = reward_of(judgement, self._reward)
+        self._thread.shutdown()
+        return rewards
+
+    def close(self) -> None:
+        """Judge no more: what has not begun is dropped."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            places, pictures, prompts = map(list, zip(*self._waiting, strict=True))
+            self._calls.append((places, self._thread.submit(self._judge, pictures, prompts)))
+            self._waiting = []
+
+
+def reward_of(judgement: Judgement, reward: Literal["score", "factors"]) -> float:
+    """Reward in [0, 1] of a judgement; a judge without factors is rewarded by its score."""
+    if reward == "score" or not judgement.factors:
+        return judgement.score
+    return sum(judgement.factors.values()) / len(judgement.factors)
+
+
+def failed_share(rewards: Tensor) -> float:
+    """Share of the judgements that failed."""
+    return float(rewards.isnan().float().mean())

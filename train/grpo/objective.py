@@ -1,0 +1,103 @@
+"""The gradient of a step: score, credit, loss and backward pass, one micro-batch after another."""
+
+import torch
+from torch import Tensor
+
+from model.janus import Janus
+from train.grpo.advantage import Advantages
+from train.grpo.credit_allocator import CreditAllocator
+from train.grpo.loss import clipped, codebook_kl, entropy, k3, policy_loss, rollout_weight
+from train.grpo.metrics import Means
+from train.grpo.micro_batches import MicroBatch, micro_batches
+from train.grpo.old_policy import OldPolicy
+from train.grpo.policy import Scores, score
+from train.grpo.recipe import GRPORecipe
+from train.grpo.reference import Reference
+from train.grpo.samples import Samples
+
+
+class Objective:
+    """The objective of a step (paper, equation 3) and its gradient.
+
+    Args:
+        janus: its network is the policy.
+        recipe: the objective's settings.
+        reference: for the KL term; None if its weight is 0.
+    """
+
+    def __init__(self, janus: Janus, recipe: GRPORecipe, reference: Reference | None) -> None:
+        self._janus, self._recipe, self._reference = janus, recipe, reference
+        self._credit = CreditAllocator(janus, recipe.credit)
+
+    def old_policy(self, samples: Samples) -> OldPolicy:
+        """An old policy without log-probabilities: `backward` fills them in, if the weights did not change."""
+        params = self._recipe.rollout.params
+        filters = 0 < params.top_k < self._janus.codebook_size or params.top_p < 1
+        return OldPolicy(samples.codes, filtered=filters and self._recipe.loss.logp == "sampled")
+
+    @torch.no_grad()
+    def fill(self, old: OldPolicy, samples: Samples) -> None:
+        """Compute all log-probabilities of an old policy with the present weights."""
+        nothing = Advantages.zeros(len(samples.codes))
+        everything = torch.ones(len(samples.codes), dtype=torch.bool)
+        for batch in micro_batches(samples, nothing, everything, self._recipe.update.micro_batch, self._janus):
+            old.remember(batch.numbers, self._score(batch, None))
+
+    def backward(self, samples: Samples, advantages: Advantages, old: OldPolicy, means: Means) -> None:
+        """Add the gradient to that of the parameters.
+
+        The objective is a mean over all tokens of the step. Samples without advantage cost nothing and change nothing,
+        but count as tokens; with `dead_groups = "keep"`, they are trained on the KL term.
+        """
+        recipe = self._recipe
+        chosen = advantages.values != 0
+        if self._reference is not None and recipe.advantage.dead_groups == "keep":
+            chosen = advantages.scored
+        for batch in micro_batches(samples, advantages, chosen, recipe.update.micro_batch, self._janus):
+            losses = self._losses(batch, old, means)
+            torch.autograd.backward(losses.sum() / samples.codes.numel())
+
+    def _losses(self, batch: MicroBatch, old: OldPolicy, means: Means) -> Tensor:
+        """Loss of each token, [B, tokens]."""
+        recipe = self._recipe.loss
+        scores = self._score(batch, old.kept(batch.numbers))
+        old.remember(batch.numbers, scores)
+        before = old.logprobs[batch.numbers].to(batch.codes.device)
+        # the rollout's filters can exclude codes of ground truth: these have no ratio
+        inside = before.isfinite() & scores.logprobs.isfinite()
+        logprobs, before = scores.logprobs.masked_fill(~inside, 0.0), before.masked_fill(~inside, 0.0)
+        rollout = inside & batch.is_rollout
+        losses = policy_loss(
+            logprobs,
+            before,
+            advantages=batch.advantages,
+            credit=self._credit(batch, scores),
+            clip_low=recipe.clip_low,
+            clip_high=recipe.clip_high,
+        )
+        weight = rollout_weight(before, batch.rollout_logprobs, limit=recipe.rollout_weight_limit)
+        losses = losses * torch.where(rollout, weight, 1.0) * inside
+        if self._reference is not None:
+            with torch.no_grad():
+                reference = self._score(batch, old.kept(batch.numbers), reference=True)
+            if recipe.kl == "codebook":
+                kl = codebook_kl(scores.distribution, reference.distribution)
+            else:
+                kl = k3(logprobs, reference.logprobs.masked_fill(~inside, 0.0))
+            counted = inside if self._recipe.ground_truth.kl else rollout
+            losses = losses + recipe.beta * kl.masked_fill(~counted, 0.0)
+            means.add("kl", kl, rollout)
+        is_clipped = clipped(
+            logprobs, before, advantages=batch.advantages, clip_low=recipe.clip_low, clip_high=recipe.clip_high
+        )
+        means.add("clip share", is_clipped.float(), inside)
+        means.add("entropy", entropy(scores.distribution.detach()), rollout)
+        return losses
+
+    def _score(self, batch: MicroBatch, kept: Tensor | None, *, reference: bool = False) -> Scores:
+        network = self._janus.network
+        if reference:
+            assert self._reference is not None
+            network = self._reference.network
+        params, logp = self._recipe.rollout.params, self._recipe.loss.logp
+        return score(network, batch.prompts, batch.codes, params, logp=logp, kept=kept)

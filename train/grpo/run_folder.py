@@ -1,0 +1,97 @@
+"""The folder of a run: checkpoints that are complete or absent, and the samples since the oldest of them.
+
+checkpoints/000100/   a checkpoint that focusdiff-serve, transformers and this run read
+    trainer/state.pt  the rest of the run's state
+latest                link to the newest of them
+samples/000101.safetensors …
+curve.csv, curve.png, tensorboard/, grids/
+"""
+
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.save import save
+from model.checkpoints.tensors import read_tensors
+from model.janus import Janus
+
+
+class RunFolder:
+    """Checkpoints and samples of a run.
+
+    Args:
+        folder: made if missing.
+        keep: number of checkpoints kept, the newest ones.
+    """
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self.folder, self._keep = folder, keep
+        self._checkpoints = folder / "checkpoints"
+        for part in (self._checkpoints, folder / "samples", folder / "grids"):
+            part.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, in order."""
+        return sorted(int(path.name) for path in self._checkpoints.iterdir() if path.name.isdigit())
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint after `step` steps."""
+        return self._checkpoints / f"{step:06d}"
+
+    def samples(self, step: int) -> Path:
+        """File of the samples of a step."""
+        return self.folder / "samples" / f"{step:06d}.safetensors"
+
+    def grid(self, step: int) -> Path:
+        """Contact sheet drawn after `step` steps."""
+        return self.folder / "grids" / f"{step:06d}.png"
+
+    def recover(self) -> int:
+        """Clear away what a kill left half done; returns the step to go on from."""
+        for left in self._checkpoints.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if self.steps:
+            self._link(self.steps[-1])
+        return self.steps[-1] if self.steps else 0
+
+    def save(self, step: int, janus: Janus, state: dict[str, Any]) -> None:
+        """Write the checkpoint after `step` steps, point `latest` to it, and remove what is no longer kept.
+
+        Raises:
+            CheckpointError: it cannot be written (disk full, no permission); the checkpoints before it are kept.
+        """
+
+        def add_state(partial: Path) -> None:
+            buffer = io.BytesIO()  # torch.save to a path would hide that the disk is full
+            torch.save(state, buffer)
+            (partial / "trainer").mkdir()
+            (partial / "trainer" / "state.pt").write_bytes(buffer.getbuffer())
+
+        save(janus, self.checkpoint(step), also=add_state)
+        self._link(step)
+        for old in self.steps[: -self._keep]:
+            hidden = self._checkpoints / f".{old:06d}"  # so that a kill leaves no damaged checkpoint
+            self.checkpoint(old).rename(hidden)
+            shutil.rmtree(hidden)
+        for file in (self.folder / "samples").glob("*.safetensors"):
+            if int(file.stem) < self.steps[0]:
+                file.unlink()
+
+    def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read a checkpoint's weights by name, and the state saved with it."""
+        folder = self.checkpoint(step)
+        weights: dict[str, Tensor] = dict(read_tensors(folder))
+        state: dict[str, Any] = torch.load(folder / "trainer" / "state.pt", weights_only=True, map_location="cpu")
+        return weights, state
+
+    def _link(self, step: int) -> None:
+        link = self.folder / ".latest"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.checkpoint(step).relative_to(self.folder), target_is_directory=True)
+        os.replace(link, self.folder / "latest")

@@ -1,0 +1,209 @@
+"""The training loop of GRPO.
+
+plan → draw → judge → advantages → credit → micro-batches → update → refresh
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model.janus import Janus
+from pairs.judge import Judge
+from serve.engine.engine import Engine
+from train.curve import Curve
+from train.data.codes import CodeCache
+from train.data.pairs import PairSource
+from train.errors import TrainingError
+from train.grpo.advantage import Advantages, group_advantages
+from train.grpo.metrics import Means, policy_metrics, sample_metrics
+from train.grpo.objective import Objective
+from train.grpo.plan import plan, plan_pair
+from train.grpo.recipe import GRPORecipe
+from train.grpo.reference import Reference
+from train.grpo.remedies import remedy
+from train.grpo.rollout import Rollout
+from train.grpo.run_folder import RunFolder
+from train.grpo.samples import Samples, load_attempts, load_samples, save_samples
+from train.grpo.stopwatch import Stopwatch
+from train.parameters import unfreeze_decoder
+from train.schedule import scheduled
+
+Progress = Callable[[int, dict[str, float]], object]
+
+
+class Trainer:
+    """Trains a model in place, and writes checkpoints from which the same call resumes.
+
+    Args:
+        janus: the first policy; its weights change in place.
+        source: pairs of prompts.
+        judge: gives the rewards.
+        recipe: everything else that decides the run.
+        out: folder of the run.
+        slots: pictures drawn at once.
+    """
+
+    def __init__(
+        self, janus: Janus, source: PairSource, judge: Judge, recipe: GRPORecipe, out: Path, *, slots: int = 64
+    ) -> None:
+        self._janus, self._source, self._recipe = janus, source, recipe
+        self._trained = unfreeze_decoder(janus.network)
+        self._engine = Engine(janus, slots=slots, logprobs=True)
+        self._folder = RunFolder(out, keep=recipe.output.keep)
+        codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
+        self._rollout = Rollout(self._engine, source, codes, judge, recipe)
+        self._reference = Reference(janus.network) if recipe.loss.beta else None
+        self._objective = Objective(janus, recipe, self._reference)
+        self._optimizer = torch.optim.AdamW(
+            self._trained.values(),
+            betas=recipe.update.betas,
+            eps=recipe.update.epsilon,
+            weight_decay=recipe.update.weight_decay,
+            fused=True,
+        )
+        self._curve = Curve(out)
+        self._rate = 1.0  # factor of the learning rate that the remedies set
+        self._remedied = 0  # step after the latest remedy
+
+    def run(self, *, on_step: Progress = lambda step, row: None) -> None:
+        """Train to the end of the recipe.
+
+        Args:
+            on_step: called after each step with the number of steps done and the step's values.
+
+        Raises:
+            TrainingError: training cannot go on; the last good checkpoint is kept, and the message names it.
+            CheckpointError: a checkpoint cannot be written.
+        """
+        for step in range(self._resume(), self._recipe.steps):
+            row = self._step(step)
+            if (step + 1) % self._recipe.output.save_every == 0 or step + 1 == self._recipe.steps:
+                self._save(step + 1)
+            on_step(step + 1, row)
+
+    def _step(self, step: int) -> dict[str, float]:
+        """Train on the samples of one step; returns its values."""
+        watch = Stopwatch()
+        with watch.part("draw and judge"):
+            samples = self._samples(step)
+            advantages = self._advantages(samples)
+        with watch.part("update"):
+            values = self._update(step, samples, advantages)
+        with watch.part("refresh"):
+            self._engine.load_weights(self._janus.network)
+        values = sample_metrics(samples, advantages) | values | watch.seconds
+        values["samples per second"] = len(samples.codes) / sum(watch.seconds.values())
+        row = self._curve.add(step + 1, values)
+        self._remedy(step)
+        return row
+
+    def _samples(self, step: int) -> Samples:
+        """The samples of a step: those on disk, from before a kill, or new ones."""
+        file = self._folder.samples(step)
+        if file.exists():
+            attempts = enumerate(load_attempts(file))
+            plans = tuple(plan_pair(self._recipe, self._source, step, place, attempt) for place, attempt in attempts)
+            return load_samples(file, plans)
+        samples = self._rollout(plan(self._recipe, self._source, step))
+        if self._recipe.advantage.dead_groups == "resample":
+            samples = self._resampled(step, samples)
+        self._check_rewards(step, samples)
+        save_samples(samples, file)
+        return samples
+
+    def _resampled(self, step: int, samples: Samples) -> Samples:
+        """Replace pairs without any advantage by others, each up to `resamples` times."""
+        for attempt in range(1, self._recipe.advantage.resamples + 1):
+            values = self._advantages(samples).values
+            pairs = samples.places.pair
+            dead = [place for place in range(len(samples.plans)) if not values[pairs == place].any()]
+            if not dead:
+                break
+            for place in dead:
+                other = self._rollout([plan_pair(self._recipe, self._source, step, place, attempt)])
+                samples = samples.replaced(place, other)
+        return samples
+
+    def _advantages(self, samples: Samples) -> Advantages:
+        recipe = self._recipe.advantage
+        groups = samples.places.groups(recipe.scope)
+        return group_advantages(samples.rewards, groups, normalise=recipe.normalise)
+
+    def _update(self, step: int, samples: Samples, advantages: Advantages) -> dict[str, float]:
+        """Update the weights; returns the update's values."""
+        recipe = self._recipe.update
+        rate = self._rate * scheduled(recipe.learning_rate, (step + 1) / self._recipe.steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        old, means = self._objective.old_policy(samples), Means()
+        norms = []
+        for _ in range(recipe.updates_per_rollout):
+            self._optimizer.zero_grad()
+            self._objective.backward(samples, advantages, old, means)
+            norm = float(nn.utils.clip_grad_norm_(self._trained.values(), recipe.clip_norm))
+            if norm != norm or norm == float("inf"):
+                raise self._stopped(step, f"the gradient's norm is {norm}")
+            self._optimizer.step()
+            norms.append(norm)
+        values = {"learning rate": rate, "gradient norm": sum(norms) / len(norms)}
+        return values | means.result() | policy_metrics(samples, old)
+
+    def _check_rewards(self, step: int, samples: Samples) -> None:
+        """Stop if the judge seems to be broken.
+
+        Raises:
+            TrainingError: too many judgements failed, or all rewards of the step are equal.
+        """
+        failed = float(samples.rewards.isnan().float().mean())
+        most = self._recipe.judge.most_failures
+        if failed > most:
+            raise self._stopped(step, f"{failed:.0%} of the judgements failed; at most {most:.0%} may")
+        known = samples.rewards[~samples.rewards.isnan()]
+        if len(known) > 1 and known.min() == known.max():
+            raise self._stopped(step, f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken")
+
+    def _remedy(self, step: int) -> None:
+        """Apply the remedy that the rewards call for, if any."""
+        rewards = [row["reward"] for row in self._curve.rows if row["step"] > self._remedied]
+        found = remedy(rewards, self._recipe.remedies)
+        if found is None:
+            return
+        self._remedied = step + 1
+        if found.action == "lower the rate":
+            self._rate *= self._recipe.remedies.rate_factor
+        elif self._reference is not None:
+            self._reference.refresh(self._janus.network)
+        self._curve.rows[-1]["remedy"] = found.fall
+
+    def _resume(self) -> int:
+        """Go back to the newest checkpoint, if there is one; returns the number of steps done."""
+        step = self._folder.recover()
+        if step:
+            weights, state = self._folder.load(step)
+            self._janus.network.load_state_dict(weights)
+            self._engine.load_weights(self._janus.network)
+            self._optimizer.load_state_dict(state["optimizer"])
+            if self._reference is not None:
+                self._reference.load_state_dict(state["reference"])
+            self._curve.rows = state["rows"]
+            self._rate, self._remedied = state["rate"], state["remedied"]
+        return step
+
+    def _save(self, step: int) -> None:
+        """Write the checkpoint after `step` steps, and the curve."""
+        state = {
+            "optimizer": self._optimizer.state_dict(),
+            "reference": self._reference.state_dict() if self._reference is not None else None,
+            "rows": self._curve.rows,
+            "rate": self._rate,
+            "remedied": self._remedied,
+        }
+        self._folder.save(step, self._janus, state)
+        self._curve.write()
+
+    def _stopped(self, step: int, reason: str) -> TrainingError:
+        kept = self._folder.steps[-1:]
+        good = f"the checkpoint after step {kept[0]} is kept" if kept else "no checkpoint was written yet"
+        return TrainingError(f"stopped at step {step + 1}: {reason}; {good}")
