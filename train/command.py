@@ -4,35 +4,83 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from model.cli import run_command
+from model.cli import add_model_arguments, run_command
 
 
 def main() -> None:
     """Entry point of the console script."""
     parser = argparse.ArgumentParser(
-        prog="focusdiff-train",
-        description="Train a checkpoint from a recipe. To resume a stopped run, call again with the same --out.",
+        prog="focusdiff-train", description="Train a checkpoint. To resume a stopped run, give the same command again."
     )
-    parser.add_argument("recipe", help="name of a shipped recipe (tiny), or path of a .toml file")
-    parser.add_argument("--out", type=Path, default=Path("run/tiny"), help="folder of the run (default: run/tiny)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    stages = parser.add_subparsers(dest="stage", required=True)
+
+    tiny = stages.add_parser("tiny", help="a tiny model from nothing: image tokenizer, text tokenizer, SFT")
+    tiny.add_argument("--recipe", default="tiny", help="name of a shipped recipe, or a .toml file (default: tiny)")
+    tiny.add_argument("--out", type=Path, default=Path("run/tiny"), help="folder of the run (default: run/tiny)")
+    tiny.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    tiny.set_defaults(run=train_tiny)
+
+    grpo = stages.add_parser("grpo", help="reinforcement learning from a judge: GRPO, Pair-GRPO and arms between them")
+    add_model_arguments(grpo)
+    grpo.add_argument(
+        "--recipe",
+        default="pair_grpo",
+        help="pair_grpo, grpo, paper, as_published, or a .toml file (default: pair_grpo)",
+    )
+    grpo.add_argument("--seed", type=int, help="in place of the recipe's")
+    grpo.add_argument("--steps", type=int, help="in place of the recipe's")
+    grpo.add_argument(
+        "--judge", default="exact", metavar="URL", help="exact (the procedural world's), or an OpenAI-compatible URL"
+    )
+    grpo.add_argument("--judge-model", default="default", help="model name at the judge's endpoint")
+    grpo.add_argument("--judge-key", default="none", help="API key for the judge's endpoint")
+    grpo.add_argument("--slots", type=int, default=64, help="pictures drawn at once (default: 64)")
+    grpo.add_argument("--out", type=Path, required=True, help="folder of the run")
+    grpo.set_defaults(run=train_grpo)
+
     arguments = parser.parse_args()
-    run_command(lambda: train(arguments))
+    run_command(lambda: _check_and_run(arguments))
 
 
-def train(arguments: argparse.Namespace) -> None:
+def _check_and_run(arguments: argparse.Namespace) -> None:
+    for package in ("matplotlib", "tensorboard"):
+        if find_spec(package) is None:
+            raise ValueError(f"training needs {package}: run pip install 'focusdiff[train]', or make train")
+    arguments.run(arguments)
+
+
+def train_tiny(arguments: argparse.Namespace) -> None:
     """Check the recipe, then train."""
     from train.tiny.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe)
-    if find_spec("matplotlib") is None:
-        raise ValueError("training needs matplotlib for its curves: run pip install 'focusdiff[train]', or make train")
 
     from model.device import choose_device
     from train.tiny.pipeline import train_tiny
 
     for name, folder in train_tiny(recipe, arguments.out, choose_device(arguments.device)).items():
         print(f"{name}: {folder}")
+
+
+def train_grpo(arguments: argparse.Namespace) -> None:
+    """Check the recipe, then load the model and train it."""
+    from train.grpo.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, seed=arguments.seed, steps=arguments.steps)
+
+    from model.checkpoints.load import load_from
+    from train.grpo.run import train
+
+    train(
+        load_from(arguments),
+        recipe,
+        arguments.out,
+        judge=arguments.judge,
+        judge_model=arguments.judge_model,
+        judge_key=arguments.judge_key,
+        slots=arguments.slots,
+    )
+    print(f"finished: {arguments.out / 'latest'}")
 
 
 if __name__ == "__main__":

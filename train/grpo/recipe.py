@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from model.params import SamplingParams
 from pairs.scene import Category
-from train.recipe import Part
+from train.recipe import RECIPES, Part, RecipeError, read_recipe
 from train.schedule import Point
 
 
@@ -181,3 +181,16 @@ class GRPORecipe(Part):
     remedies: RemedyRecipe = RemedyRecipe()
     judge: JudgeRecipe = JudgeRecipe()
     output: OutputRecipe = OutputRecipe()
+
+
+def load_recipe(name: str, *, seed: int | None = None, steps: int | None = None) -> GRPORecipe:
+    """Load a recipe by its name, or by the path of a .toml file; `seed` and `steps` replace its own.
+
+    Raises:
+        RecipeError: there is no such recipe, or a field is invalid.
+    """
+    recipe = read_recipe(name, GRPORecipe, folder=RECIPES / "grpo")
+    given = {field: value for field, value in (("seed", seed), ("steps", steps)) if value is not None}
+    if any(value < (field == "steps") for field, value in given.items()):
+        raise RecipeError("--seed must be at least 0, and --steps at least 1")
+    return recipe.model_copy(update=given)

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from model.janus import Janus
+from pairs.files import write_atomically
 from pairs.judge import Judge
 from serve.engine.engine import Engine
 from train.curve import Curve
 from train.data.codes import CodeCache
+from train.data.order import shuffled
 from train.data.pairs import PairSource
 from train.errors import TrainingError
 from train.grpo.advantage import Advantages, group_advantages
@@ -26,10 +28,17 @@ from train.grpo.remedies import remedy
 from train.grpo.rollout import Rollout
 from train.grpo.run_folder import RunFolder
 from train.grpo.samples import Samples, load_attempts, load_samples, save_samples
+from train.grpo.sheets import prompt_sheet
 from train.grpo.stopwatch import Stopwatch
 from train.parameters import unfreeze_decoder
 from train.schedule import scheduled
+from train.tensorboard import TensorBoard
 
+_SHEET, _SHEET_PAIRS, _SHEET_SEEDS = (
+    1_000_003,
+    6,
+    3,
+)  # of the contact sheets: seed of their pairs, pairs, pictures of each
 Progress = Callable[[int, dict[str, float]], object]
 
 
@@ -77,11 +86,20 @@ class Trainer:
             TrainingError: training cannot go on; the last good checkpoint is kept, and the message names it.
             CheckpointError: a checkpoint cannot be written.
         """
-        for step in range(self._resume(), self._recipe.steps):
+        start = self._resume()
+        self._board = TensorBoard(self._folder.folder / "tensorboard", start=start)
+        if start == 0:
+            self._draw_sheet(0)
+        for step in range(start, self._recipe.steps):
             row = self._step(step)
-            if (step + 1) % self._recipe.output.save_every == 0 or step + 1 == self._recipe.steps:
+            last = step + 1 == self._recipe.steps
+            if last or (step + 1) % self._recipe.output.save_every == 0:
                 self._save(step + 1)
+            if last or (step + 1) % self._recipe.output.grid_every == 0:
+                self._draw_sheet(step + 1)
+            self._board.values(row)
             on_step(step + 1, row)
+        self._board.close()
 
     def _step(self, step: int) -> dict[str, float]:
         """Train on the samples of one step; returns its values."""
@@ -190,6 +208,13 @@ class Trainer:
             self._curve.rows = state["rows"]
             self._rate, self._remedied = state["rate"], state["remedied"]
         return step
+
+    def _draw_sheet(self, step: int) -> None:
+        """Draw the run's pairs for the eye, the same at every step."""
+        pairs = [self._source.prompts(shuffled(place, len(self._source), seed=_SHEET)) for place in range(_SHEET_PAIRS)]
+        sheet = prompt_sheet(self._engine, pairs, range(_SHEET_SEEDS), self._recipe.rollout.params)
+        write_atomically(self._folder.grid(step), lambda partial: sheet.save(partial, format="PNG"))
+        self._board.picture("pictures", sheet, step)
 
     def _save(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and the curve."""
