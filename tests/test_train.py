@@ -343,7 +343,7 @@ def test_resumed_image_tokenizer_training_equals_an_uninterrupted_run(
 
 
 def command(recipe: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "train.command", str(recipe), "--out", str(out)]
+    return [sys.executable, "-m", "train.command", "tiny", "--recipe", str(recipe), "--out", str(out)]
 
 
 def finish(recipe: Path, out: Path) -> None:

@@ -96,3 +96,4 @@ class Run:
         torch.save(content, buffer)
         write_atomically(self.folder / "state.pt", lambda path: path.write_bytes(buffer.getbuffer()))
         self._curve.write()
+        self._curve.draw()

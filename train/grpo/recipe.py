@@ -155,12 +155,12 @@ class OutputRecipe(Part):
 
     save_every: steps between checkpoints.
     keep: checkpoints kept, the newest ones.
-    grid_every: steps between contact sheets.
+    grid_every: steps between contact sheets, which are also drawn at the start and the end; 0 draws none.
     """
 
     save_every: int = Field(default=10, gt=0)
     keep: int = Field(default=3, gt=0)
-    grid_every: int = Field(default=10, gt=0)
+    grid_every: int = Field(default=10, ge=0)
 
 
 class GRPORecipe(Part):

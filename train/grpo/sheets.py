@@ -14,7 +14,7 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
 
-_SIDE = 96  # pixels of a picture on a sheet
+_SIDE = 120  # pixels of a picture on a sheet
 
 
 def prompt_sheet(

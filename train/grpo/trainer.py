@@ -39,6 +39,7 @@ _SHEET, _SHEET_PAIRS, _SHEET_SEEDS = (
     6,
     3,
 )  # of the contact sheets: seed of their pairs, pairs, pictures of each
+_DRAWN = ("reward", "s_a", "s_g", "live groups", "kl", "entropy", "gradient norm", "ground truth logprob")
 Progress = Callable[[int, dict[str, float]], object]
 
 
@@ -72,7 +73,7 @@ class Trainer:
             weight_decay=recipe.update.weight_decay,
             fused=True,
         )
-        self._curve = Curve(out)
+        self._curve = Curve(out, drawn=_DRAWN)
         self._rate = 1.0  # factor of the learning rate that the remedies set
         self._remedied = 0  # step after the latest remedy
 
@@ -88,14 +89,14 @@ class Trainer:
         """
         start = self._resume()
         self._board = TensorBoard(self._folder.folder / "tensorboard", start=start)
-        if start == 0:
+        if start == 0 and self._recipe.output.grid_every:
             self._draw_sheet(0)
         for step in range(start, self._recipe.steps):
             row = self._step(step)
             last = step + 1 == self._recipe.steps
             if last or (step + 1) % self._recipe.output.save_every == 0:
                 self._save(step + 1)
-            if last or (step + 1) % self._recipe.output.grid_every == 0:
+            if self._recipe.output.grid_every and (last or (step + 1) % self._recipe.output.grid_every == 0):
                 self._draw_sheet(step + 1)
             self._board.values(row)
             on_step(step + 1, row)
@@ -215,6 +216,7 @@ class Trainer:
         sheet = prompt_sheet(self._engine, pairs, range(_SHEET_SEEDS), self._recipe.rollout.params)
         write_atomically(self._folder.grid(step), lambda partial: sheet.save(partial, format="PNG"))
         self._board.picture("pictures", sheet, step)
+        self._curve.draw()
 
     def _save(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and the curve."""

@@ -1,0 +1,304 @@
+"""Runs of GRPO: checkpoints that are served, resumed bit by bit, and kept when training cannot go on."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import JanusForConditionalGeneration
+
+from model.checkpoints.load import load
+from model.errors import CheckpointError
+from model.generate import generate
+from pairs.judge import Judge, Judgement
+from pairs.world import World
+from serve.backends.watch import newest_checkpoint
+from serve.engine.engine import Engine
+from train.data.pairs import WorldPairs
+from train.errors import TrainingError
+from train.grpo.recipe import GRPORecipe
+from train.grpo.samples import load_attempts
+from train.grpo.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+class Brightness:
+    """A judge that any picture satisfies a little: its score is the picture's mean red."""
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        return [Judgement(float(np.asarray(image)[..., 0].mean()) / 255) for image in images]
+
+
+class Failing(Brightness):
+    """Fails on every second picture of its first `good` calls, and on all pictures afterwards."""
+
+    def __init__(self, good: int) -> None:
+        self.good, self.calls = good, 0
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        self.calls += 1
+        scores = super().__call__(images, prompts)
+        return [score if self.calls <= self.good and i % 4 else None for i, score in enumerate(scores)]
+
+
+class Constant:
+    """A judge that is broken: every picture gets the same score."""
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        return [Judgement(0.25) for _ in images]
+
+
+def recipe(steps: int = 3, **parts: object) -> GRPORecipe:
+    base: dict[str, object] = {
+        "steps": steps,
+        "rollout": {"pairs": 2, "samples": 2, "guidance_scale": 2.0},
+        "ground_truth": {"use": "both"},
+        "advantage": {"scope": "pair"},
+        "loss": {"beta": 0.01},
+        "update": {"learning_rate": [{"at": 0, "value": 1e-3}], "micro_batch": 4},
+        "output": {"save_every": 1, "keep": 2, "grid_every": 2},
+    }
+    return GRPORecipe.model_validate(base | parts)
+
+
+def trainer(folder: Path, out: Path, chosen: GRPORecipe, judge: Judge | None = None) -> Trainer:
+    janus = load(folder, device="cpu")
+    return Trainer(janus, WorldPairs(World(), seed=0, size=64), judge or Brightness(), chosen, out, slots=4)
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    with open(out / "curve.csv", newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    trainer(small_folder, out, recipe()).run()
+    return out
+
+
+def test_the_newest_checkpoints_are_kept_and_the_last_is_served(finished: Path, small_folder: Path) -> None:
+    """Whatever follows the run finds it, plain transformers loads it, and it is another model than the first."""
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["000002", "000003"]
+    assert (finished / "latest").resolve() == finished / "checkpoints" / "000003"
+    assert newest_checkpoint(finished) == (finished / "latest").resolve()
+    trained, first = load(finished / "latest", device="cpu"), load(small_folder, device="cpu")
+    plain = JanusForConditionalGeneration.from_pretrained(finished / "latest", dtype=torch.float32)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, trained.network.state_dict()[name])
+    assert trained.sampling == first.sampling
+    prompts = ["a red circle", "two blue stars"]
+    assert not torch.equal(generate(trained, prompts, seeds=[1, 2]), generate(first, prompts, seeds=[1, 2]))
+
+
+def test_only_what_draws_pictures_is_trained(finished: Path, small_folder: Path) -> None:
+    trained, first = (load(folder, device="cpu").network.state_dict() for folder in (finished / "latest", small_folder))
+    changed = {name for name, weight in trained.items() if not torch.equal(weight, first[name])}
+    frozen = ("model.vqmodel.", "model.vision_model.", "model.aligner.", "lm_head.")
+    assert changed
+    assert not any(name.startswith(frozen) for name in changed)
+    assert "model.generation_embeddings.weight" in changed
+
+
+def test_curves_sheets_and_events_are_written(finished: Path) -> None:
+    values = rows(finished)
+    assert [row["step"] for row in values] == [1, 2, 3]
+    expected = {
+        "reward", "s_a", "s_g", "kl", "entropy", "clip share", "gradient norm", "rollout gap", "largest rollout gap",
+        "live groups", "failed judgements", "ground truth logprob", "ground truth advantage", "mismatched logprob",
+        "mismatched advantage", "learning rate", "seconds: draw and judge", "seconds: update", "samples per second",
+    }  # fmt: skip
+    assert expected <= values[0].keys()
+    assert [path.name for path in sorted((finished / "grids").iterdir())] == ["000000.png", "000002.png", "000003.png"]
+    assert list((finished / "tensorboard").iterdir())
+    for picture in ("grids/000000.png", "curve.png"):
+        with Image.open(finished / picture) as opened:
+            assert opened.size[0] > 600
+
+
+def test_rollouts_are_drawn_with_the_refreshed_weights(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine says how likely each code was; without the refresh, after an update, it says something else."""
+    chosen = recipe(update={"learning_rate": [{"at": 0, "value": 3e-3}]})
+    trainer(small_folder, tmp_path / "good", chosen).run()
+    assert all(row["largest rollout gap"] < 1e-4 for row in rows(tmp_path / "good"))
+    monkeypatch.setattr(Engine, "load_weights", lambda self, network: None)
+    trainer(small_folder, tmp_path / "stale", chosen).run()
+    first, *later = rows(tmp_path / "stale")
+    assert first["largest rollout gap"] < 1e-4
+    assert all(row["largest rollout gap"] > 1e-2 for row in later)
+
+
+def test_the_clip_acts_from_the_second_update_on(small_folder: Path, tmp_path: Path) -> None:
+    for updates in (1, 3):
+        rates = {"learning_rate": [{"at": 0, "value": 3e-3}], "updates_per_rollout": updates}
+        trainer(small_folder, tmp_path / str(updates), recipe(steps=1, update=rates)).run()
+    assert rows(tmp_path / "1")[0]["clip share"] == 0
+    assert rows(tmp_path / "3")[0]["clip share"] > 0
+
+
+def test_training_raises_the_reward(small_folder: Path, tmp_path: Path) -> None:
+    """Pictures become redder, step by step, far beyond what they differ by chance."""
+    vanilla = recipe(
+        steps=30,
+        rollout={"pairs": 1, "samples": 8, "guidance_scale": 1.0},
+        ground_truth={"use": "none"},
+        loss={"beta": 0},
+        update={"learning_rate": [{"at": 0, "value": 1e-3}]},
+        output={"save_every": 30, "grid_every": 30},
+    )
+    trainer(small_folder, tmp_path, vanilla).run()
+    rewards = [row["reward"] for row in rows(tmp_path)]
+    first, last = np.array(rewards[:8]), np.array(rewards[-8:])
+    error = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / 8)
+    assert last.mean() - first.mean() > 5 * error
+
+
+@pytest.mark.parametrize(
+    ("judge", "reason"),
+    [
+        (
+            Constant(),
+            "stopped at step 1: all 16 rewards are 0.25: the judge may be broken; no checkpoint was written yet",
+        ),
+        (
+            Failing(4),
+            "stopped at step 3: 100% of the judgements failed; at most 30% may; the checkpoint after step 2 is",
+        ),
+    ],
+    ids=["constant", "failing"],
+)
+def test_a_broken_judge_stops_the_run(small_folder: Path, tmp_path: Path, judge: Judge, reason: str) -> None:
+    """A quarter of failures is masked, all is too much; the same call goes on when the judge is well again."""
+    chosen = recipe(judge={"most_failures": 0.3})
+    with pytest.raises(TrainingError) as stopped:
+        trainer(small_folder, tmp_path, chosen, judge).run()
+    assert str(stopped.value).startswith(reason)
+    trainer(small_folder, tmp_path, chosen).run()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = trainer(small_folder, tmp_path, recipe())
+    backward = failing._objective.backward
+    calls = []
+
+    def planted(*arguments: object) -> None:
+        backward(*arguments)  # type: ignore[arg-type]
+        calls.append(1)
+        if len(calls) == 2:
+            next(iter(failing._trained.values())).grad.fill_(torch.nan)  # type: ignore[union-attr]
+
+    monkeypatch.setattr(failing._objective, "backward", planted)
+    with pytest.raises(
+        TrainingError, match="stopped at step 2: the gradient's norm is nan; the checkpoint after step 1"
+    ):
+        failing.run()
+    assert all(parameter.isfinite().all() for parameter in failing._trained.values())
+
+
+def test_dead_groups_are_replaced_by_others(small_folder: Path, tmp_path: Path) -> None:
+    class Picky(Brightness):
+        """Only prompts with a blue thing are judged; all others are 0."""
+
+        def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+            scores = super().__call__(images, prompts)
+            return [
+                score if "blue" in prompt else Judgement(0.0) for score, prompt in zip(scores, prompts, strict=True)
+            ]
+
+    parts = {"advantage": {"scope": "pair", "dead_groups": "resample", "resamples": 3}}
+    trainer(small_folder, tmp_path, recipe(steps=2, **parts), Picky()).run()
+    attempts = [load_attempts(tmp_path / "samples" / f"00000{step}.safetensors") for step in (1,)]
+    assert any(any(own) for own in attempts)
+
+
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays(small_folder: Path, tmp_path: Path) -> None:
+    """Files may grow to a few kilobytes only, as on a full disk; then there is room again."""
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.test_train_grpo_run import recipe, trainer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+made = trainer(Path({str(small_folder)!r}), Path({str(tmp_path)!r}), recipe(steps=3))
+def limit(step, row):
+    if step == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    made.run(on_step=limit)
+except (OSError, ValueError) as error:
+    print(type(error).__name__, error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "000003 cannot be written" in ended.stdout, ended.stdout + ended.stderr
+    assert (tmp_path / "latest").resolve().name == "000002"
+    trainer(small_folder, tmp_path, recipe(steps=3)).run()
+    assert (tmp_path / "latest").resolve().name == "000003"
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_killed_at_fifty_random_moments_equals_one_that_was_not(small_folder: Path, tmp_path: Path) -> None:
+    """Bit by bit: weights, optimizer, reference, rewards. Lives are forked, so that none spends its time on imports."""
+    command = [sys.executable, "-m", "tests.killed_runs", str(small_folder), str(tmp_path), "50"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["kills"] == 50
+    assert result["finished runs"] >= 2
+    assert result["kills while saving"] + result["kills elsewhere"] == 50
+    assert result["kills elsewhere"] >= 25
+
+
+def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path) -> None:
+    """Another recipe or judge in the same folder is one line and exit code 2; the same command resumes."""
+    toml = tmp_path / "short.toml"
+    toml.write_text(
+        "steps = 1\n[rollout]\npairs = 1\nsamples = 2\nguidance_scale = 2.0\n[judge]\nmost_failures = 0.0\n"
+        "[update]\nlearning_rate = [{ at = 0.0, value = 1e-3 }]\n"
+    )
+    out = tmp_path / "run"
+
+    def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "train.command", "grpo", "--out", str(out), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    small = ("--model", str(small_folder), "--recipe", str(toml))
+    stopped = call(*small)  # the exact judge gives every picture of an untrained model 0
+    assert stopped.returncode == 2
+    assert "all 4 rewards are 0: the judge may be broken" in stopped.stderr.splitlines()[-1]
+    refused = {
+        "seed differs": (*small, "--seed", "5"),
+        "this run has judge 'exact', not 'other'": (
+            *small,
+            "--judge",
+            "http://127.0.0.1:9/v1",
+            "--judge-model",
+            "other",
+        ),
+    }
+    for reason, arguments in refused.items():
+        ended = call(*arguments)
+        assert ended.returncode == 2
+        assert reason in ended.stderr.splitlines()[-1]
+    toml.write_text(toml.read_text().replace("samples = 2", "samples = 0"))
+    assert "rollout.samples: Input should be greater than 0" in call(*small).stderr
+
+
+def test_a_checkpoint_is_refused_where_one_is(finished: Path, small_folder: Path) -> None:
+    made = trainer(small_folder, finished, recipe())
+    with pytest.raises(CheckpointError, match="exists"):
+        made._folder.save(3, made._janus, {})
