@@ -21,12 +21,26 @@ def main() -> None:
     scores.add_argument(
         "--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0, 5.0], help="guidance scales (default: 1 2 3 5)"
     )
+    scores.add_argument("--top-p", type=float, help="in place of the checkpoint's own")
+    scores.add_argument(
+        "--prompts",
+        choices=("validation", "test"),
+        default="test",
+        help="validation for choices, test once, for the report (default: test)",
+    )
     scores.add_argument("--int8", action="store_true", help="use 8-bit weights, as focusdiff-serve --int8")
     scores.add_argument("--batch", type=int, default=32, help="pictures drawn at once (default: 32)")
     scores.add_argument(
         "--out", type=Path, default=Path("run/pairshapes"), help="results folder; a stopped run resumes"
     )
     scores.set_defaults(run=pairshapes)
+
+    comparison = benches.add_parser(
+        "compare", help="compare two checkpoints' pairshapes results, paired by prompt and seed"
+    )
+    comparison.add_argument("before", type=Path, help="results file of one checkpoint (.jsonl)")
+    comparison.add_argument("after", type=Path, help="results file of the other")
+    comparison.set_defaults(run=compare_results)
 
     judge = benches.add_parser("judge", help="score right, wrong and damaged scenes with the exact judge")
     judge.add_argument("--per-category", type=int, default=100, help="pairs per category (default: 100)")
@@ -83,6 +97,7 @@ def main() -> None:
 def pairshapes(arguments: argparse.Namespace) -> None:
     """Print the score table of one checkpoint."""
     from bench.provenance import provenance
+    from bench.quality.likelihood import surprise
     from bench.quality.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.quality.reconstruction import reconstruction_scores
     from model.checkpoints.load import load_from
@@ -94,8 +109,10 @@ def pairshapes(arguments: argparse.Namespace) -> None:
         if not 1 <= scale <= 20:
             raise ValueError(f"--guidance must be from 1 to 20, not {scale:g}")
     janus = load_from(arguments)
+    janus = replace(janus, sampling=janus.sampling.override(top_p=arguments.top_p))
     place = provenance(device=janus.device, dtype=janus.dtype)
-    prompts = unseen_prompts(World(load_recipe(arguments.recipe).held_out), arguments.per_category)
+    world = World(load_recipe(arguments.recipe).held_out)
+    prompts = unseen_prompts(world, arguments.per_category, arguments.prompts)
     seeds = range(arguments.seeds)
     pictures = [Picture(prompt, scale, seed) for scale in arguments.guidance for prompt in prompts for seed in seeds]
     if arguments.int8:
@@ -107,15 +124,33 @@ def pairshapes(arguments: argparse.Namespace) -> None:
         f"{name} {value:g}" for name, value in janus.sampling.as_dict().items() if name != "guidance_scale"
     )
     print(f"{janus.name}, {', '.join(f'{k} {v}' for k, v in place.items())}")
-    print(f"{len(prompts)} unseen prompts ({held_out} with held-out combinations), {len(seeds)} seeds each, {sampling}")
+    print(
+        f"{len(prompts)} unseen prompts of the {arguments.prompts} set ({held_out} with held-out combinations), "
+        f"{len(seeds)} seeds each, {sampling}"
+    )
     print(table(prompts, made, arguments.guidance, seeds))
     print(
         f"reconstructions of {len(prompts)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, prompts))}"
+    )
+    given_prompt, unconditional = surprise(janus, prompts)
+    print(
+        f"negative log-likelihood of fresh pictures: {given_prompt:.4f} given the prompt, {unconditional:.4f} without, nats"
     )
     overall = {
         f"{g:g}": mean(made[(p.caption, g, s)].score for p in prompts for s in seeds).value for g in arguments.guidance
     }
     print(json.dumps({"model": janus.name, **place, "prompts": len(prompts), "seeds": len(seeds), "overall": overall}))
+
+
+def compare_results(arguments: argparse.Namespace) -> None:
+    """Print how scores and diversity moved from one checkpoint to another."""
+    from bench.quality.comparison import compare
+    from bench.quality.pairshapes import read_results
+
+    (before, first), (after, second) = (read_results(file) for file in (arguments.before, arguments.after))
+    print(f"{before['model']} → {after['model']}")
+    for line in compare(first, second):
+        print(line)
 
 
 def judge_check(arguments: argparse.Namespace) -> None:

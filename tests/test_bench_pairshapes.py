@@ -5,8 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from bench.quality.pairshapes import Picture, Result, judge_pictures, table, unseen_prompts
+from bench.quality.comparison import compare
+from bench.quality.likelihood import surprise
+from bench.quality.pairshapes import (
+    Picture,
+    PromptSet,
+    Result,
+    judge_pictures,
+    pack_codes,
+    read_results,
+    table,
+    unpack_codes,
+    unseen_prompts,
+)
 from model.checkpoints.load import load
+from model.generate import generate
 from pairs.scene import CATEGORIES
 from pairs.world import World
 from train.tiny.recipe import load_recipe
@@ -76,3 +89,50 @@ def test_gain_by_guidance_is_paired_by_prompt() -> None:
         if line.startswith("gain over guidance 1")
     )
     assert line[24:].split() == ["0.000", "±", "0.000", "0.100", "±", "0.000"]
+
+
+def test_codes_come_back_from_a_results_file(tmp_path: Path, small_folder: Path) -> None:
+    janus = load(small_folder, device="cpu")
+    pictures = [Picture(unseen_prompts(WORLD, 1)[0], 1.0, seed) for seed in range(2)]
+    made = judge_pictures(janus, pictures, tmp_path / "small.jsonl", slots=8)
+    identity, results = read_results(tmp_path / "small.jsonl")
+    assert results == made
+    assert identity["model"] == "small"
+    codes = generate(janus, [pictures[0].prompt.caption] * 2, seeds=[0, 1], guidance_scale=1.0)
+    assert [unpack_codes(results[picture.key].codes).tolist() for picture in pictures] == codes.tolist()
+    (tmp_path / "other.jsonl").write_text('{}\n{"score": 1}\n')
+    with pytest.raises(ValueError, match=r"other\.jsonl is not a results file"):
+        read_results(tmp_path / "other.jsonl")
+
+
+def test_the_validation_set_is_another_than_the_test_set() -> None:
+    sets: tuple[PromptSet, ...] = ("test", "validation")
+    captions = [{prompt.caption for prompt in unseen_prompts(WORLD, 50, chosen)} for chosen in sets]
+    assert len(captions[0] & captions[1]) < 30  # of 300: simple scenes are few
+    assert all(not WORLD.allows(prompt.scene, "train") for prompt in unseen_prompts(WORLD, 20, "validation"))
+
+
+def test_a_comparison_by_hand() -> None:
+    """Gains of 0.2 and 0.4 by prompt: mean 0.3, s.e. 0.1; a key that only one has, or a failed judgement, is left out."""
+    same, half, other = pack_codes([1, 2, 3, 4]), pack_codes([1, 2, 9, 9]), pack_codes([5, 6, 7, 8])
+    before = {("a", 2.0, 0): Result(0.1, same), ("a", 2.0, 1): Result(0.3, half), ("b", 2.0, 0): Result(0.5, same),
+              ("b", 2.0, 1): Result(0.5, other), ("b", 3.0, 0): Result(0.0, same), ("b", 2.0, 2): Result(None, same)}  # fmt: skip
+    after = {("a", 2.0, 0): Result(0.5, same), ("a", 2.0, 1): Result(0.3, same), ("b", 2.0, 0): Result(1.0, same),
+             ("b", 2.0, 1): Result(0.8, half), ("c", 2.0, 0): Result(0.0, same), ("b", 2.0, 2): Result(1.0, same)}  # fmt: skip
+    (found,) = compare(before, after)
+    assert found.before.value == pytest.approx(0.35)
+    assert found.after.value == pytest.approx(0.65)
+    assert found.gain.value == pytest.approx(0.3)
+    assert found.gain.standard_error == pytest.approx(0.1)
+    assert found.interval == pytest.approx((0.3 - 0.196, 0.3 + 0.196))
+    assert (found.diversity_before, found.diversity_after) == (0.75, 0.25)
+    with pytest.raises(ValueError, match="in common"):
+        compare(before, {("z", 2.0, 0): Result(1.0, same)})
+
+
+def test_a_trained_model_expects_fresh_pictures_and_more_so_given_their_prompt(small_folder: Path) -> None:
+    """An untrained model of 64 codes is near log 64 nats or above; the tiny model far below, and lower with the prompt."""
+    prompts = unseen_prompts(WORLD, 2)
+    given_prompt, unconditional = surprise(load("tiny", device="cpu"), prompts)
+    assert 0.2 < given_prompt < unconditional < 2
+    assert surprise(load(small_folder, device="cpu"), prompts)[0] > 3.5

@@ -5,16 +5,18 @@
 Every judged picture is one line of the results file, from which a stopped run resumes.
 """
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
 from pairs.caption import Wording, describe
 from pairs.exact_judge import ExactJudge
@@ -27,7 +29,8 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
 
-_STREAM = 20_250_605  # seed of the random numbers; training uses others
+PromptSet = Literal["validation", "test"]
+_STREAMS: dict[PromptSet, int] = {"test": 20_250_605, "validation": 20_260_605}  # seeds; training uses others
 
 
 @dataclass(frozen=True)
@@ -60,21 +63,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """Score of a picture (None if its prompt cannot be judged) and digest of its codes."""
+    """Score of a picture (None if its prompt cannot be judged) and its codes, as `pack_codes` writes them."""
 
     score: float | None
-    digest: str
+    codes: str
 
 
-def unseen_prompts(world: World, per_category: int) -> list[UnseenPrompt]:
-    """Sample unseen prompts of the test split, the same for every checkpoint.
+def unseen_prompts(world: World, per_category: int, prompt_set: PromptSet = "test") -> list[UnseenPrompt]:
+    """Sample prompts of the world's test split, the same for every checkpoint.
 
-    40 % are sampled to contain a held-out combination.
+    40 % are sampled to contain a held-out combination. Choices are made on the validation set and reported on the
+    test set, once.
     """
     prompts: list[UnseenPrompt] = []
     captions: set[str] = set()
     for number, category in enumerate(CATEGORIES):
-        rng = np.random.default_rng([_STREAM, number])
+        rng = np.random.default_rng([_STREAMS[prompt_set], number])
         before = len(prompts)
         while len(prompts) < before + per_category:
             held_out = (len(prompts) - before) % 5 < 2
@@ -113,8 +117,8 @@ def judge_pictures(
             if not isinstance(event, Finished):
                 raise ValueError(f"{janus.name} cannot draw {picture.prompt.caption!r}, seed {picture.seed}: {event}")
             (judgement,) = judge([event.picture], [picture.prompt.caption])
-            digest = sha256(np.array(event.codes).tobytes()).hexdigest()[:16]
-            done[picture.key] = result = Result(None if judgement is None else judgement.score, digest)
+            codes = pack_codes(event.codes)
+            done[picture.key] = result = Result(None if judgement is None else judgement.score, codes)
             factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
             key = dict(zip(("prompt", "guidance_scale", "seed"), picture.key, strict=True))
             file.write(json.dumps(key | asdict(result) | {"factors": factors}) + "\n")
@@ -134,21 +138,43 @@ def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
     Raises:
         ValueError: the file belongs to another checkpoint or other settings.
     """
-    lines = results.read_text().split("\n") if results.exists() else [""]
-    whole = lines[:-1]  # a line that a kill cut short has no newline
-    if not whole:
-        whole = [json.dumps(identity)]
-    elif whole[0] != json.dumps(identity):
+    lines = _whole_lines(results) or [json.dumps(identity)]
+    if lines[0] != json.dumps(identity):
         raise ValueError(f"{results} belongs to another checkpoint or other settings; choose another --out")
     results.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(results, lambda partial: partial.write_text("".join(line + "\n" for line in whole)))
-    rows = [json.loads(line) for line in whole[1:]]
-    return {(row["prompt"], row["guidance_scale"], row["seed"]): Result(row["score"], row["digest"]) for row in rows}
+    write_atomically(results, lambda partial: partial.write_text("".join(line + "\n" for line in lines)))
+    return read_results(results)[1]
 
 
-def fingerprint(janus: Janus) -> float:
-    """Sum of the absolute weights, which identifies a checkpoint."""
-    return float(sum(parameter.double().abs().sum() for parameter in janus.network.parameters()))
+def read_results(file: Path) -> tuple[dict[str, Any], dict[Key, Result]]:
+    """What a results file says of its checkpoint, and its results by key.
+
+    Raises:
+        ValueError: it is not a results file.
+    """
+    try:
+        identity, *rows = [json.loads(line) for line in _whole_lines(file)]
+        results = {
+            (row["prompt"], row["guidance_scale"], row["seed"]): Result(row["score"], row["codes"]) for row in rows
+        }
+        return identity, results
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file} is not a results file of this version") from None
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """Lines of a file, without one that a kill cut short: it has no newline."""
+    return file.read_text().split("\n")[:-1] if file.exists() else []
+
+
+def pack_codes(codes: Sequence[int]) -> str:
+    """Codes as base64 of unsigned 16-bit numbers, little-endian."""
+    return base64.b64encode(np.array(codes, dtype="<u2").tobytes()).decode()
+
+
+def unpack_codes(packed: str) -> NDArray[np.uint16]:
+    """Codes that `pack_codes` packed."""
+    return np.frombuffer(base64.b64decode(packed), dtype="<u2")
 
 
 def table(prompts: Sequence[UnseenPrompt], results: Mapping[Key, Result], scales: Sequence[float], seeds: range) -> str:
@@ -165,7 +191,7 @@ def table(prompts: Sequence[UnseenPrompt], results: Mapping[Key, Result], scales
     def different(scale: float) -> int:
         """Number of prompts whose pictures all differ from each other in at least one code."""
         return sum(
-            len({results[(prompt.caption, scale, seed)].digest for seed in seeds}) == len(seeds) for prompt in prompts
+            len({results[(prompt.caption, scale, seed)].codes for seed in seeds}) == len(seeds) for prompt in prompts
         )
 
     rows: list[tuple[str, Sequence[UnseenPrompt]]] = [

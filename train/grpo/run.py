@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
 from pairs.exact_judge import ExactJudge
 from pairs.files import write_atomically
@@ -15,7 +16,6 @@ from pairs.vlm_judge import VlmJudge
 from pairs.world import World
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
-from train.fingerprint import fingerprint
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
 from train.recipe import claim_folder

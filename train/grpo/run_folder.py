@@ -1,8 +1,8 @@
 """The folder of a run: checkpoints that are complete or absent, and the samples since the oldest of them.
 
-checkpoints/000100/   a checkpoint that focusdiff-serve, transformers and this run read
-    trainer/state.pt  the rest of the run's state
-latest                link to the newest of them
+checkpoints/<run>-000100/   a checkpoint that focusdiff-serve, transformers and this run read
+    trainer/state.pt         the rest of the run's state
+latest                       link to the newest of them
 samples/000101.safetensors …
 curve.csv, curve.png, tensorboard/, grids/
 """
@@ -19,6 +19,8 @@ from torch import Tensor
 from model.checkpoints.save import save
 from model.checkpoints.tensors import read_tensors
 from model.janus import Janus
+
+_DIGITS = 6  # of a step in names, so that names sort as steps do
 
 
 class RunFolder:
@@ -38,19 +40,19 @@ class RunFolder:
     @property
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order."""
-        return sorted(int(path.name) for path in self._checkpoints.iterdir() if path.name.isdigit())
+        return sorted(int(path.name[-_DIGITS:]) for path in self._checkpoints.iterdir() if path.name[:1] != ".")
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint after `step` steps."""
-        return self._checkpoints / f"{step:06d}"
+        return self._checkpoints / f"{self.folder.resolve().name}-{step:0{_DIGITS}d}"
 
     def samples(self, step: int) -> Path:
         """File of the samples of a step."""
-        return self.folder / "samples" / f"{step:06d}.safetensors"
+        return self.folder / "samples" / f"{step:0{_DIGITS}d}.safetensors"
 
     def grid(self, step: int) -> Path:
         """Contact sheet drawn after `step` steps."""
-        return self.folder / "grids" / f"{step:06d}.png"
+        return self.folder / "grids" / f"{step:0{_DIGITS}d}.png"
 
     def recover(self) -> int:
         """Clear away what a kill left half done; returns the step to go on from."""
@@ -76,7 +78,7 @@ class RunFolder:
         save(janus, self.checkpoint(step), also=add_state)
         self._link(step)
         for old in self.steps[: -self._keep]:
-            hidden = self._checkpoints / f".{old:06d}"  # so that a kill leaves no damaged checkpoint
+            hidden = self._checkpoints / f".{old}"  # so that a kill leaves no damaged checkpoint
             self.checkpoint(old).rename(hidden)
             shutil.rmtree(hidden)
         for file in (self.folder / "samples").glob("*.safetensors"):
