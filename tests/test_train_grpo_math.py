@@ -183,6 +183,9 @@ def test_remedies_by_hand() -> None:
     assert slow is not None
     assert slow.action == "refresh the reference"
     assert slow.fall == pytest.approx(0.125)
+    best = remedy([0.2, 0.2, 0.6, 0.6, 0.45, 0.45], recipe)  # against the best of the windows before
+    assert best is not None
+    assert best.fall == pytest.approx(0.15)
     sharp = remedy([0.9, 0.9, 0.2, 0.4], recipe)
     assert sharp is not None
     assert sharp.action == "lower the rate"

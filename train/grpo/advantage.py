@@ -43,12 +43,11 @@ def group_advantages(rewards: Tensor, groups: Tensor, *, normalise: Normalise) -
     count = int(groups.max()) + 1
     judged = ~rewards.isnan()
     scored = judged & (_sum_by(judged.float(), groups, count) >= 2)[groups]
-    known = torch.where(scored, rewards, 0.0).double()
+    known = torch.where(scored, rewards, 0.0).double()  # so that the mean of equal rewards is exactly that reward
     sizes = _sum_by(scored.double(), groups, count).clamp(min=1)
     means = _sum_by(known, groups, count) / sizes
     centred = torch.where(scored, known - means[groups], 0.0)
     live = _spread(rewards, scored, groups, count) > 0
-    centred = torch.where(live[groups], centred, 0.0)  # rounding must not give equal rewards an advantage
     if normalise == "std":
         spreads = (_sum_by(centred**2, groups, count) / (sizes - 1).clamp(min=1)).sqrt()
         centred = centred / (spreads[groups] + _EPSILON)
