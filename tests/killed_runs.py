@@ -30,7 +30,8 @@ def live(checkpoint: Path, out: Path, seconds: float | None) -> int | None:
         torch.set_num_threads(1)
         output = {"save_every": 1, "keep": 2, "grid_every": 0}
         rollout = {"pairs": 1, "samples": 2, "guidance_scale": 2.0}
-        trainer(checkpoint, out, recipe(steps=STEPS, output=output, rollout=rollout)).run()
+        remedies = {"window": 2, "slow": 1e-7}  # with seed 1, the reference is refreshed after step 4
+        trainer(checkpoint, out, recipe(steps=STEPS, seed=1, output=output, rollout=rollout, remedies=remedies)).run()
         os._exit(0)
     until = None if seconds is None else time.monotonic() + seconds
     while until is None or time.monotonic() < until:
@@ -65,6 +66,7 @@ def check(out: Path, reference: Path) -> None:
     assert (mine / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
     states = [torch.load(folder / "trainer" / "state.pt", weights_only=True) for folder in (mine, other)]
     assert same(*states)
+    assert states[0]["remedied"] > 0
 
 
 def main() -> None:
