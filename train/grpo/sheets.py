@@ -1,11 +1,8 @@
-"""Contact sheets of a run: the same prompts and seeds every few steps, and credit laid over samples."""
+"""Contact sheets of a run: the same prompts and seeds every few steps."""
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from model.params import SamplingParams
 from pairs.contact_sheet import contact_sheet
@@ -35,25 +32,3 @@ def prompt_sheet(
         captions.append([text for i in own for text in [prompts[i], *[""] * (len(seeds) - 1)]])
         start = own.stop
     return contact_sheet(rows, side=_SIDE, captions=captions)
-
-
-def credit_sheet(pictures: Sequence[Image.Image], weights: Tensor, captions: Sequence[str]) -> Image.Image:
-    """Pictures, and beside each the weight of its tokens: dark is 0, orange the mean, white three times the mean.
-
-    Args:
-        pictures: one row each.
-        weights: float32 [N, tokens].
-        captions: prompt of each picture.
-    """
-    grid = round(weights.shape[1] ** 0.5)
-    maps = [Image.fromarray(_heat(row.view(grid, grid).numpy())) for row in weights.cpu()]
-    shown = [image.resize((_SIDE, _SIDE), Image.Resampling.NEAREST) for image in maps]
-    rows = [list(row) for row in zip(pictures, shown, strict=True)]
-    return contact_sheet(rows, side=_SIDE, captions=[[caption, ""] for caption in captions])
-
-
-def _heat(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colours of weights [grid, grid]: uint8 [grid, grid, 3]."""
-    stops, colours = [0.0, 1.0, 3.0], [(20, 20, 60), (240, 140, 40), (255, 255, 255)]
-    channels = [np.interp(weights, stops, [colour[channel] for colour in colours]) for channel in range(3)]
-    return np.stack(channels, axis=-1).astype(np.uint8)
