@@ -23,7 +23,7 @@ for heads, kv_heads, width in ((4, 4, 32), (4, 2, 24), (2, 1, 64)):
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with PyTorch for CUDA only")
 def test_the_kernel_equals_pytorchs_attention() -> None:
     """Rows of 1, 2, 64 and 300 tokens give empty, partial and full parts; also grouped heads and a width of 24."""
     import torch

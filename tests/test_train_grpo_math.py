@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.grpo.advantage import group_advantages
-from train.grpo.credit import credit_weights, guidance_map, pair_map, shuffle_tokens
-from train.grpo.loss import clipped, codebook_kl, entropy, k3, policy_loss, rollout_weight
-from train.grpo.micro_batches import split
+from train.grpo.objective.advantage import group_advantages
+from train.grpo.objective.credit import credit_weights, guidance_map, pair_map, shuffle_tokens
+from train.grpo.objective.loss import clipped, codebook_kl, entropy, k3, policy_loss, rollout_weight
+from train.grpo.objective.micro_batches import split
 from train.grpo.recipe import RemedyRecipe
 from train.grpo.remedies import remedy
 from train.schedule import Point, scheduled
@@ -52,7 +52,7 @@ def test_a_pair_is_one_group_or_two() -> None:
 
 @pytest.mark.parametrize("normalise", ["none", "std", "batch"])
 def test_a_failed_judgement_masks_its_sample_and_changes_no_other(normalise: str) -> None:
-    """As if the sample had not been drawn; a sample left alone in its group has nothing to be compared with."""
+    """The other samples get the advantages they would get without it. A single judged sample of a group gets none."""
     rewards = torch.tensor([0.2, NAN, 0.9, 0.4, 0.7, NAN])
     groups = torch.tensor([0, 0, 0, 0, 1, 1])
     found = group_advantages(rewards, groups, normalise=normalise)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from serve.engine.engine import Engine
 from train.data.codes import CodeCache, square
 from train.data.order import shuffled
 from train.data.pairs import WorldPairs
-from train.grpo.plan import GroundTruth, plan, plan_pair
 from train.grpo.recipe import GRPORecipe
-from train.grpo.rollout import Rollout
-from train.grpo.samples import Places, load_attempts, load_samples, save_samples
+from train.grpo.rollout.plan import GroundTruth, plan, plan_pair
+from train.grpo.rollout.rollout import Rollout
+from train.grpo.rollout.samples import Places, Samples, load_attempts, load_samples, save_samples
 
 UPDATE = {"learning_rate": [{"at": 0, "value": 1e-4}]}
 
@@ -135,8 +136,14 @@ def test_a_square_is_the_middle_of_the_scaled_picture() -> None:
     assert square(exact, 64).tobytes() == exact.tobytes()
 
 
+class Drawn(NamedTuple):
+    samples: Samples
+    engine: Engine
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     """Samples of one step of a shipped model with all ground truth; the engine, and the cache."""
     janus = load("tiny-base", device="cpu")
     engine = Engine(janus, slots=8, logprobs=True)
@@ -144,10 +151,10 @@ def drawn(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-
     cache = CodeCache(folder / "codes.sqlite", janus, engine.image_tokenizer)
     chosen = recipe(ground_truth=truth("both"))
     samples = Rollout(engine, SOURCE, cache, ExactJudge(), chosen)(plan(chosen, SOURCE, 0))
-    return samples, engine, folder
+    return Drawn(samples, engine, folder)
 
 
-def test_ground_truth_is_scored_for_its_prompt_on_its_own_reconstruction(drawn) -> None:  # type: ignore[no-untyped-def]
+def test_ground_truth_is_scored_for_its_prompt_on_its_own_reconstruction(drawn: Drawn) -> None:
     """Matched pictures score high and mismatched ones low; codes and rewards are computed again from the source."""
     samples, engine, _ = drawn
     places = samples.places
@@ -166,7 +173,7 @@ def test_ground_truth_is_scored_for_its_prompt_on_its_own_reconstruction(drawn) 
         assert float(samples.rewards[place]) == pytest.approx(judgement.score)
 
 
-def test_a_rollout_is_the_picture_that_the_server_draws_from_its_prompt_and_seed(drawn) -> None:  # type: ignore[no-untyped-def]
+def test_a_rollout_is_the_picture_that_the_server_draws_from_its_prompt_and_seed(drawn: Drawn) -> None:
     from model.generate import generate
 
     samples, engine, _ = drawn
@@ -185,9 +192,9 @@ def test_a_rollout_is_the_picture_that_the_server_draws_from_its_prompt_and_seed
     assert torch.equal(samples.codes[chosen], codes)
 
 
-def test_samples_come_back_from_disk(drawn) -> None:  # type: ignore[no-untyped-def]
+def test_samples_come_back_from_disk(drawn: Drawn) -> None:
     samples, _, folder = drawn
-    file = Path(folder) / "step.safetensors"
+    file = folder / "step.safetensors"
     save_samples(samples, file)
     assert load_attempts(file) == [0, 0, 0]
     back = load_samples(file, samples.plans)
@@ -195,7 +202,9 @@ def test_samples_come_back_from_disk(drawn) -> None:  # type: ignore[no-untyped-
         assert torch.equal(getattr(back, name), getattr(samples, name))
 
 
-def test_a_cached_code_is_read_and_another_image_tokenizer_has_its_own(drawn, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_cached_code_is_read_and_another_image_tokenizer_has_its_own(
+    drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, engine, folder = drawn
     picture = SOURCE.pictures(123)[0]
     first = CodeCache(folder / "codes.sqlite", engine.janus, engine.image_tokenizer).codes(picture)
@@ -204,7 +213,7 @@ def test_a_cached_code_is_read_and_another_image_tokenizer_has_its_own(drawn, mo
 
     def counted(pixels: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return encode(pixels)  # type: ignore[no-any-return]
+        return encode(pixels)
 
     monkeypatch.setattr(engine.image_tokenizer, "encode", counted)
     again = CodeCache(folder / "codes.sqlite", engine.janus, engine.image_tokenizer)

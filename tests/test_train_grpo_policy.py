@@ -15,15 +15,15 @@ from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
-from train.grpo.advantage import Advantages
-from train.grpo.attention_map import attention_map, content_tokens
 from train.grpo.metrics import Means
-from train.grpo.objective import Objective
-from train.grpo.plan import GroundTruth, PairPlan
-from train.grpo.policy import PromptTable, score
+from train.grpo.objective.advantage import Advantages
+from train.grpo.objective.attention_map import attention_map, content_tokens
+from train.grpo.objective.objective import Objective
+from train.grpo.objective.policy import PromptTable, score
+from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
-from train.grpo.reference import Reference
-from train.grpo.samples import Samples
+from train.grpo.rollout.plan import GroundTruth, PairPlan
+from train.grpo.rollout.samples import Samples
 from train.parameters import decoder_parameters, unfreeze_decoder
 
 PROMPTS = ("a red circle", "two green squares at night", "a red circle")
@@ -247,7 +247,8 @@ def test_the_mask_of_the_rollouts_filters_stays_through_later_updates(janus: Jan
     samples = Samples(samples.plans, codes[[0, 0, 1, 1, 0]], samples.rollout_logprobs, samples.rewards)
     objective = Objective(janus, chosen, None)
     old = objective.old_policy(samples)
-    objective.fill(old, samples)
+    every = Advantages(torch.ones(5), ADVANTAGES.scored, ADVANTAGES.live)
+    objective.backward(samples, every, old, Means())
     kept = old.kept([0, 1])
     assert kept is not None
     assert set(kept.sum(-1).flatten().tolist()) == {20}
@@ -328,8 +329,8 @@ def test_credit_spreads_an_advantage_without_changing_its_sum(janus: Janus, meth
 
 
 def test_two_pictures_of_a_pair_are_told_apart_by_the_words_that_differ(janus: Janus) -> None:
-    from train.grpo.credit_allocator import CreditAllocator
-    from train.grpo.micro_batches import micro_batches
+    from train.grpo.objective.credit_allocator import CreditAllocator
+    from train.grpo.objective.micro_batches import micro_batches
 
     samples = samples_of(janus)
     (batch, *_) = micro_batches(samples, ADVANTAGES, torch.ones(5, dtype=torch.bool), 5, janus)

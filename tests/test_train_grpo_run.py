@@ -24,7 +24,7 @@ from serve.engine.engine import Engine
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
-from train.grpo.samples import load_attempts
+from train.grpo.rollout.samples import load_attempts
 from train.grpo.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

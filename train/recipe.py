@@ -17,7 +17,7 @@ class RecipeError(ValueError):
 
 
 class Part(BaseModel):
-    """A recipe, or a part of one: immutable, and without fields that nobody knows."""
+    """A recipe or a part of one: immutable; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,7 +12,7 @@ class TensorBoard:
 
     Args:
         folder: of the event files.
-        start: step from which the run goes on; what was written of later steps before a kill is hidden.
+        start: step at which the run resumes; events of later steps, written before a kill, are hidden.
     """
 
     def __init__(self, folder: Path, *, start: int) -> None:

@@ -1,4 +1,4 @@
-"""Two checkpoints on the same prompts and seeds: how far scores moved, and whether pictures lost their variety."""
+"""Compare two checkpoints on the same prompts and seeds: scores and diversity."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _NORMAL_95 = 1.96  # standard errors on either side
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores at one guidance scale, of the prompts and seeds that both have.
+    """Scores and diversity at one guidance scale, over the prompts and seeds that both checkpoints have.
 
     before, after: mean scores, with standard errors over prompts.
     gain: mean difference, paired by prompt and seed.

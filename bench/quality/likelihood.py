@@ -1,4 +1,4 @@
-"""Likelihood of fresh pictures: how well a checkpoint models pictures that it was never trained on."""
+"""Likelihood of pictures of test scenes, which training never saw."""
 
 from collections.abc import Sequence
 

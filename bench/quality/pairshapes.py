@@ -147,7 +147,7 @@ def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
 
 
 def read_results(file: Path) -> tuple[dict[str, Any], dict[Key, Result]]:
-    """What a results file says of its checkpoint, and its results by key.
+    """Read a results file: its first line, which identifies the checkpoint, and its results by key.
 
     Raises:
         ValueError: it is not a results file.

@@ -1,4 +1,4 @@
-"""The numbers that tell how a step went."""
+"""Metrics of a training step."""
 
 from collections import defaultdict
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from pairs.scores import arithmetic_mean, geometric_mean
-from train.grpo.advantage import Advantages
-from train.grpo.old_policy import OldPolicy
-from train.grpo.samples import Samples
+from train.grpo.objective.advantage import Advantages
+from train.grpo.objective.old_policy import OldPolicy
+from train.grpo.rollout.samples import Samples
 
 
 class Means:
@@ -29,7 +29,7 @@ class Means:
 
 
 def sample_metrics(samples: Samples, advantages: Advantages) -> dict[str, float]:
-    """How the judge found the rollouts, and the advantages of ground truth.
+    """Metrics of the rewards and advantages of a step.
 
     reward: mean of the rollouts.
     s_a, s_g: PairComp's scores (paper, section 3.2), each case being two pictures of both prompts of a pair.
@@ -52,7 +52,7 @@ def sample_metrics(samples: Samples, advantages: Advantages) -> dict[str, float]
 
 
 def policy_metrics(samples: Samples, old: OldPolicy) -> dict[str, float]:
-    """How the policy that drew the samples finds them, in nats per token; over the samples that were trained on.
+    """Metrics of the log-probabilities of the samples that were trained on, in nats per token.
 
     ground truth logprob, mismatched logprob: of pictures with their own prompt, and with the other one.
     rollout gap: mean |Δ log p| between trainer and rollout; largest rollout gap: its maximum.

@@ -65,7 +65,7 @@ class GroundTruthRecipe(Part):
 
 
 class AdvantageRecipe(Part):
-    """Advantages (`train.grpo.advantage`).
+    """Advantages (`train.grpo.objective.advantage`).
 
     scope: the group that a reward is compared with: all samples of the pair, or of the prompt.
     normalise: by which standard deviation advantages are divided.
@@ -80,7 +80,7 @@ class AdvantageRecipe(Part):
 
 
 class CreditRecipe(Part):
-    """How an image's advantage is spread over its tokens (`train.grpo.credit`).
+    """Distribution of an image's advantage over its tokens (`train.grpo.objective.credit`).
 
     shuffled: permute the tokens' weights at random, as a control.
     """
@@ -90,7 +90,7 @@ class CreditRecipe(Part):
 
 
 class LossRecipe(Part):
-    """The objective (`train.grpo.loss`, `train.grpo.policy`).
+    """The objective (`train.grpo.objective.loss`, `train.grpo.objective.policy`).
 
     logp: which distribution is scored.
     clip_low, clip_high: how far the ratio is followed below and above 1.
@@ -126,7 +126,7 @@ class UpdateRecipe(Part):
 
 
 class RemedyRecipe(Part):
-    """What is done when the reward falls (paper, appendix).
+    """Remedies for a falling reward (paper, appendix).
 
     The mean reward of the last `window` steps is compared with the best mean of as many steps before. A fall by
     more than `sharp` multiplies the learning rate by `rate_factor`; one by more than `slow` makes the present weights
@@ -140,7 +140,7 @@ class RemedyRecipe(Part):
 
 
 class JudgeRecipe(Part):
-    """What is rewarded.
+    """The reward, and the limit of failed judgements.
 
     reward: the judge's score, or the mean of its factors.
     most_failures: largest share of a step's judgements that may fail.
@@ -151,7 +151,7 @@ class JudgeRecipe(Part):
 
 
 class OutputRecipe(Part):
-    """What a run writes.
+    """Checkpoints and contact sheets of a run.
 
     save_every: steps between checkpoints.
     keep: checkpoints kept, the newest ones.

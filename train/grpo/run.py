@@ -1,4 +1,4 @@
-"""A run of GRPO from its command: which judge, which pairs, whose folder."""
+"""Start or resume a GRPO run from its command's settings."""
 
 import json
 from pathlib import Path

@@ -18,27 +18,25 @@ from train.data.codes import CodeCache
 from train.data.order import shuffled
 from train.data.pairs import PairSource
 from train.errors import TrainingError
-from train.grpo.advantage import Advantages, group_advantages
 from train.grpo.metrics import Means, policy_metrics, sample_metrics
-from train.grpo.objective import Objective
-from train.grpo.plan import plan, plan_pair
+from train.grpo.objective.advantage import Advantages, group_advantages
+from train.grpo.objective.objective import Objective
+from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
-from train.grpo.reference import Reference
 from train.grpo.remedies import remedy
-from train.grpo.rollout import Rollout
+from train.grpo.rollout.plan import plan, plan_pair
+from train.grpo.rollout.rollout import Rollout
+from train.grpo.rollout.samples import Samples, load_attempts, load_samples, save_samples
 from train.grpo.run_folder import RunFolder
-from train.grpo.samples import Samples, load_attempts, load_samples, save_samples
 from train.grpo.sheets import prompt_sheet
 from train.grpo.stopwatch import Stopwatch
 from train.parameters import unfreeze_decoder
 from train.schedule import scheduled
 from train.tensorboard import TensorBoard
 
-_SHEET, _SHEET_PAIRS, _SHEET_SEEDS = (
-    1_000_003,
-    6,
-    3,
-)  # of the contact sheets: seed of their pairs, pairs, pictures of each
+_SHEET_SEED = 1_000_003  # decides the pairs on the contact sheets
+_SHEET_PAIRS = 6
+_SHEET_PICTURES = 3  # of each prompt
 _DRAWN = ("reward", "s_a", "s_g", "live groups", "kl", "entropy", "gradient norm", "ground truth logprob")
 Progress = Callable[[int, dict[str, float]], object]
 
@@ -62,8 +60,8 @@ class Trainer:
         self._trained = unfreeze_decoder(janus.network)
         self._engine = Engine(janus, slots=slots, logprobs=True)
         self._folder = RunFolder(out, keep=recipe.output.keep)
-        codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
-        self._rollout = Rollout(self._engine, source, codes, judge, recipe)
+        self._codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
+        self._rollout = Rollout(self._engine, source, self._codes, judge, recipe)
         self._reference = Reference(janus.network) if recipe.loss.beta else None
         self._objective = Objective(janus, recipe, self._reference)
         self._optimizer = torch.optim.AdamW(
@@ -88,19 +86,23 @@ class Trainer:
             CheckpointError: a checkpoint cannot be written.
         """
         start = self._resume()
+        output = self._recipe.output
         self._board = TensorBoard(self._folder.folder / "tensorboard", start=start)
-        if start == 0 and self._recipe.output.grid_every:
-            self._draw_sheet(0)
-        for step in range(start, self._recipe.steps):
-            row = self._step(step)
-            last = step + 1 == self._recipe.steps
-            if last or (step + 1) % self._recipe.output.save_every == 0:
-                self._save(step + 1)
-            if self._recipe.output.grid_every and (last or (step + 1) % self._recipe.output.grid_every == 0):
-                self._draw_sheet(step + 1)
-            self._board.values(row)
-            on_step(step + 1, row)
-        self._board.close()
+        try:
+            if start == 0 and output.grid_every:
+                self._draw_sheet(0)
+            for step in range(start, self._recipe.steps):
+                row = self._step(step)
+                last = step + 1 == self._recipe.steps
+                if last or (step + 1) % output.save_every == 0:
+                    self._save(step + 1)
+                if output.grid_every and (last or (step + 1) % output.grid_every == 0):
+                    self._draw_sheet(step + 1)
+                self._board.values(row)
+                on_step(step + 1, row)
+        finally:
+            self._board.close()
+            self._codes.close()
 
     def _step(self, step: int) -> dict[str, float]:
         """Train on the samples of one step; returns its values."""
@@ -211,9 +213,11 @@ class Trainer:
         return step
 
     def _draw_sheet(self, step: int) -> None:
-        """Draw the run's pairs for the eye, the same at every step."""
-        pairs = [self._source.prompts(shuffled(place, len(self._source), seed=_SHEET)) for place in range(_SHEET_PAIRS)]
-        sheet = prompt_sheet(self._engine, pairs, range(_SHEET_SEEDS), self._recipe.rollout.params)
+        """Draw a contact sheet of pairs, with the same prompts and seeds at every step."""
+        pairs = [
+            self._source.prompts(shuffled(place, len(self._source), seed=_SHEET_SEED)) for place in range(_SHEET_PAIRS)
+        ]
+        sheet = prompt_sheet(self._engine, pairs, range(_SHEET_PICTURES), self._recipe.rollout.params)
         write_atomically(self._folder.grid(step), lambda partial: sheet.save(partial, format="PNG"))
         self._board.picture("pictures", sheet, step)
         self._curve.draw()

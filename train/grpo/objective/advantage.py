@@ -23,11 +23,6 @@ class Advantages:
     scored: Tensor
     live: Tensor
 
-    @classmethod
-    def zeros(cls, samples: int) -> "Advantages":
-        """No advantages at all."""
-        return cls(torch.zeros(samples), torch.zeros(samples, dtype=torch.bool), torch.zeros(0, dtype=torch.bool))
-
 
 def group_advantages(rewards: Tensor, groups: Tensor, *, normalise: Normalise) -> Advantages:
     """A_i = R_i − mean(R of the group), divided by a standard deviation unless `normalise` is "none".

@@ -12,14 +12,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pairs.files import write_atomically
-from train.grpo.plan import PairPlan
+from train.grpo.rollout.plan import PairPlan
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the N samples of a step belong, in the order of its plan.
+    """Pair, prompt, picture and seed of each of the N samples of a step; every field is int64 [N].
 
-    That is pair by pair: the rollouts of each prompt, then the ground truth. Each field is int64 [N].
+    Samples are ordered by pair; in a pair the rollouts of each prompt come first, then the ground truth.
 
     pair: place of the pair in the step.
     prompt: number of the prompt in its pair.
@@ -34,7 +34,7 @@ class Places:
 
     @classmethod
     def of(cls, plans: Sequence[PairPlan]) -> "Places":
-        """Lay out the samples of a plan."""
+        """Places of the samples of a plan."""
         rows = [
             row
             for place, pair in enumerate(plans)

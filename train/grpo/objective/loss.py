@@ -36,8 +36,8 @@ def clipped(logprobs: Tensor, old_logprobs: Tensor, *, advantages: Tensor, clip_
 def rollout_weight(trainer_logprobs: Tensor, rollout_logprobs: Tensor, *, limit: float) -> Tensor:
     """Importance weight π_trainer / π_rollout of each token, at most `limit`.
 
-    The two differ because rollouts round otherwise than training: by about 1e-5 in float32, much more in bfloat16.
-    Truncated importance sampling (Ionides 2008) bounds what that costs in variance.
+    Rollout and training round differently: by about 1e-5 in float32, much more in bfloat16. The limit bounds the
+    variance of the weights (truncated importance sampling, Ionides 2008).
     """
     return (trainer_logprobs - rollout_logprobs).exp().clamp(max=limit)
 

@@ -1,10 +1,10 @@
-"""The policy that drew a step's samples, as the trainer computes it."""
+"""Log-probabilities of a step's samples under the policy that drew them."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train.grpo.policy import Scores
+from train.grpo.objective.policy import Scores
 
 
 class OldPolicy:

@@ -4,16 +4,16 @@ import torch
 from torch import Tensor
 
 from model.janus import Janus
-from train.grpo.advantage import Advantages
-from train.grpo.credit_allocator import CreditAllocator
-from train.grpo.loss import clipped, codebook_kl, entropy, k3, policy_loss, rollout_weight
 from train.grpo.metrics import Means
-from train.grpo.micro_batches import MicroBatch, micro_batches
-from train.grpo.old_policy import OldPolicy
-from train.grpo.policy import Scores, score
+from train.grpo.objective.advantage import Advantages
+from train.grpo.objective.credit_allocator import CreditAllocator
+from train.grpo.objective.loss import clipped, codebook_kl, entropy, k3, policy_loss, rollout_weight
+from train.grpo.objective.micro_batches import MicroBatch, micro_batches
+from train.grpo.objective.old_policy import OldPolicy
+from train.grpo.objective.policy import Scores, score
+from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
-from train.grpo.reference import Reference
-from train.grpo.samples import Samples
+from train.grpo.rollout.samples import Samples
 
 
 class Objective:
@@ -30,18 +30,10 @@ class Objective:
         self._credit = CreditAllocator(janus, recipe.credit)
 
     def old_policy(self, samples: Samples) -> OldPolicy:
-        """An old policy without log-probabilities: `backward` fills them in, if the weights did not change."""
+        """Make an empty old policy, which the first `backward` fills in."""
         params = self._recipe.rollout.params
         filters = 0 < params.top_k < self._janus.codebook_size or params.top_p < 1
         return OldPolicy(samples.codes, filtered=filters and self._recipe.loss.logp == "sampled")
-
-    @torch.no_grad()
-    def fill(self, old: OldPolicy, samples: Samples) -> None:
-        """Compute all log-probabilities of an old policy with the present weights."""
-        nothing = Advantages.zeros(len(samples.codes))
-        everything = torch.ones(len(samples.codes), dtype=torch.bool)
-        for batch in micro_batches(samples, nothing, everything, self._recipe.update.micro_batch, self._janus):
-            old.remember(batch.numbers, self._score(batch, None))
 
     def backward(self, samples: Samples, advantages: Advantages, old: OldPolicy, means: Means) -> None:
         """Add the gradient to that of the parameters.

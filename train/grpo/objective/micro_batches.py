@@ -7,9 +7,9 @@ from itertools import pairwise
 from torch import Tensor
 
 from model.janus import Janus
-from train.grpo.advantage import Advantages
-from train.grpo.policy import PromptTable
-from train.grpo.samples import Samples
+from train.grpo.objective.advantage import Advantages
+from train.grpo.objective.policy import PromptTable
+from train.grpo.rollout.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from model.janus import Janus
 from model.likelihood import image_logits
-from train.grpo.attention_map import attention_map, content_tokens
-from train.grpo.credit import credit_weights, guidance_map, pair_map, shuffle_tokens
-from train.grpo.micro_batches import MicroBatch
-from train.grpo.policy import PromptTable, Scores
+from train.grpo.objective.attention_map import attention_map, content_tokens
+from train.grpo.objective.credit import credit_weights, guidance_map, pair_map, shuffle_tokens
+from train.grpo.objective.micro_batches import MicroBatch
+from train.grpo.objective.policy import PromptTable, Scores
 from train.grpo.recipe import CreditRecipe
 
 

@@ -46,7 +46,7 @@ class PromptTable:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a policy says of B pictures.
+    """Log-probabilities and logits of B pictures under a policy.
 
     logprobs: float32 [B, tokens], log-probabilities of their codes.
     distribution: float32 [B, tokens, V], log-probabilities of all codes; −∞ where a filter removed one.

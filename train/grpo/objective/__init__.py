@@ -1,0 +1,1 @@
+"""From judged samples to a gradient: advantages, credit, policy, loss."""

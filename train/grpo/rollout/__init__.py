@@ -1,0 +1,1 @@
+"""The samples of a step: planned, drawn by the engine, judged."""

@@ -1,0 +1,76 @@
+"""Draw and judge the samples of a plan with the serving engine."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from PIL import Image
+
+from model.params import SamplingParams
+from pairs.judge import Judge
+from serve.engine.draw import draw
+from serve.engine.engine import Engine
+from serve.engine.events import Failed, Finished
+from serve.engine.job import Job
+from train.data.codes import CodeCache
+from train.data.pairs import PairSource
+from train.errors import TrainingError
+from train.grpo.recipe import GRPORecipe
+from train.grpo.rollout.judging import Judging
+from train.grpo.rollout.plan import PairPlan
+from train.grpo.rollout.samples import Places, Samples
+
+
+class Rollout:
+    """Draws samples with the present weights of an engine.
+
+    Finished pictures are judged while others are drawn. Ground truth is judged as the picture that its codes decode
+    to, so that codes, picture and reward belong together.
+
+    Args:
+        engine: made with `logprobs`.
+        source: pairs of the plans.
+        codes: of the ground-truth pictures.
+        judge: called in a thread of its own.
+        recipe: sampling settings and the reward.
+    """
+
+    def __init__(self, engine: Engine, source: PairSource, codes: CodeCache, judge: Judge, recipe: GRPORecipe) -> None:
+        self._engine, self._source, self._codes, self._judge = engine, source, codes, judge
+        self._params: SamplingParams = recipe.rollout.params
+        self._reward = recipe.judge.reward
+
+    def __call__(self, plans: Sequence[PairPlan]) -> Samples:
+        """Draw and judge all samples of the plans, one plan for each pair.
+
+        Raises:
+            TrainingError: a picture cannot be drawn, since a logit is not finite.
+        """
+        places, janus = Places.of(plans), self._engine.janus
+        count = len(places.pair)
+        codes = torch.zeros(count, janus.image_tokens, dtype=torch.int64)
+        logprobs = torch.zeros(count, janus.image_tokens, dtype=torch.float32)
+        prompts = [plans[pair].prompts[own] for pair, own in zip(places.pair, places.prompt, strict=True)]
+        judging = Judging(self._judge, reward=self._reward)
+        try:
+            for place in (~places.is_rollout).nonzero()[:, 0].tolist():
+                pair = plans[int(places.pair[place])]
+                codes[place] = self._codes.codes(self._source.pictures(pair.index)[int(places.picture[place])])
+                (pixels,) = self._engine.image_tokenizer.images(codes[place : place + 1]).numpy()
+                judging.submit(place, Image.fromarray(pixels), prompts[place])
+            jobs: dict[Job, list[int]] = {}  # places of each job's pictures
+            groups, rollouts = places.groups("prompt").tolist(), places.is_rollout.nonzero()[:, 0].tolist()
+            for _, members in groupby(rollouts, key=groups.__getitem__):
+                own = list(members)
+                seeds = tuple(places.seed[own].tolist())
+                jobs[Job(janus.encode(prompts[own[0]]), None, seeds, self._params)] = own
+            for job, event in draw(self._engine, jobs):
+                if isinstance(event, Failed):
+                    raise TrainingError(f"{prompts[jobs[job][0]]!r} cannot be drawn: {event.reason}")
+                assert isinstance(event, Finished)
+                place = jobs[job][event.index]
+                codes[place], logprobs[place] = torch.tensor(event.codes), torch.tensor(event.logprobs)
+                judging.submit(place, event.picture, prompts[place])
+            return Samples(tuple(plans), codes, logprobs, judging.rewards(count))
+        finally:
+            judging.close()
