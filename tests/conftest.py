@@ -34,6 +34,7 @@ from serve.config import ModelSource, Settings
 from serve.http.app import create_app
 from serve.http.metrics import Metrics
 from serve.http.store import Store
+from tests.ended import Ended
 from tests.thread_backend import ThreadBackend
 from train.data.scenes import SceneSource
 from train.tiny.network import build_network
@@ -129,6 +130,25 @@ def small_folder(
 def golden_janus(request: pytest.FixtureRequest, deepseek: Janus, converted_folder: Path) -> Janus:
     """The golden model, loaded from DeepSeek's layout and from transformers' after conversion."""
     return deepseek if request.param == "deepseek" else load(converted_folder, device="cpu")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Call a command's `main` in this process, which has imported everything: a new one takes seconds for that."""
+
+    def call(main: Callable[[], None], *arguments: str | Path) -> Ended:
+        monkeypatch.setattr("sys.argv", ["focusdiff", *map(str, arguments)])
+        capsys.readouterr()
+        code: int | str | None = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        assert isinstance(code, int), code
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err)
+
+    return call
 
 
 class Served:

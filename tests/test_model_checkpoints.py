@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.checkpoints.convert import main
 from model.checkpoints.deepseek import convert_config
 from model.checkpoints.load import load
 from model.checkpoints.save import save
@@ -23,6 +24,7 @@ from model.errors import CheckpointError
 from model.janus import Janus
 from model.params import SamplingParams
 from pairs.world import World
+from tests.ended import Ended
 from train.data.scenes import SceneSource
 from train.tiny.text_tokenizer import train_text_tokenizer
 
@@ -260,11 +262,10 @@ def test_an_unavailable_device_is_refused_by_name(device: str) -> None:
         choose_device(device)
 
 
-def test_convert_command(tmp_path: Path, deepseek_folder: Path, deepseek: Janus) -> None:
-    command = [sys.executable, "-m", "model.checkpoints.convert", str(tmp_path / "out"), "--model"]
-    subprocess.run([*command, str(deepseek_folder)], check=True, capture_output=True)
+def test_convert_command(tmp_path: Path, deepseek_folder: Path, deepseek: Janus, command: Callable[..., Ended]) -> None:
+    assert command(main, tmp_path / "out", "--model", deepseek_folder).code == 0
     assert_same(load(tmp_path / "out", device="cpu"), deepseek)
-    bad = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert bad.returncode == 2
-    assert bad.stderr.count("\n") == 1
-    assert "Traceback" not in bad.stderr
+    bad = command(main, tmp_path / "out", "--model", tmp_path)
+    assert bad.code == 2
+    assert bad.err.count("\n") == 1
+    assert "Traceback" not in bad.err

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-_PROCESSES = 900
+_PROCESSES = 500  # four of five runs of this test find the fault
 _SCRIPT = f"""
 import os
 import torch

@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 from fastapi import FastAPI
@@ -21,7 +19,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
 
-from bench.speed.server_process import free_port
 from model.checkpoints.load import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
@@ -205,42 +202,11 @@ def test_a_client_that_leaves_frees_its_slots(
         assert served.post(IMAGES, {"prompt": "a blue star"}).status_code == 200
 
 
-def test_a_server_process_loads_a_model_and_answers(small_folder: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder), "--port", str(port)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, server)
-        answer = httpx.post(url + IMAGES, json={"prompt": "two green hearts", "seed": 3, "n": 2}, timeout=60).json()
-        assert [picture.size for picture in pictures(answer)] == [(64, 64)] * 2
-    finally:
-        server.terminate()
-        _, errors = server.communicate(timeout=30)
-    assert b"Traceback" not in errors
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
-
-
-def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            health = httpx.get(f"{url}/health/ready", timeout=5)
-        except httpx.TransportError:
-            health = None
-        if health is not None and health.status_code == 200:
-            assert health.json() == {"status": "ready", "models": ["small"]}
-            return
-        assert health is None or health.json()["status"] == "loading"
-        assert server.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from pairs.picture_file import read_metadata
 from serve.generate_command import main
+from tests.ended import Ended
 
 
 def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -23,17 +24,14 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Calls the command in this process, which starts faster; expects exit code 2 and returns its one-line error."""
+def refused(command: Callable[..., Ended]) -> Callable[..., str]:
+    """Expects exit code 2 of the command, and returns its one-line error."""
 
     def call(*arguments: str | Path) -> str:
-        monkeypatch.setattr(sys, "argv", ["focusdiff-generate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1, said
-        return said
+        ended = command(main, *arguments)
+        assert ended.code == 2
+        assert ended.err.count("\n") == 1, ended.err
+        return ended.err
 
     return call
 
@@ -70,12 +68,14 @@ def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_prompts_file_resumes_and_keeps_existing_pictures(tmp_path: Path, small_folder: Path) -> None:
+def test_a_prompts_file_resumes_and_keeps_existing_pictures(
+    tmp_path: Path, small_folder: Path, command: Callable[..., Ended]
+) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "a blue star"}\n\n{"prompt": "two green hearts", "seed": 4, "n": 2}\n')
     out = tmp_path / "out"
     call = ("--prompts", prompts, "--out", out, "--model", small_folder)
-    assert run(*call).returncode == 0
+    assert command(main, *call).code == 0
     made = sorted(path for path in out.glob("0*.png"))
     assert [path.name for path in made] == [
         "00000-a-blue-star-0.png", "00001-two-green-hearts-4.png", "00001-two-green-hearts-5.png",
@@ -83,13 +83,13 @@ def test_a_prompts_file_resumes_and_keeps_existing_pictures(tmp_path: Path, smal
     before = [path.read_bytes() for path in made]
     made[1].unlink()
     stamp = made[0].stat().st_mtime_ns
-    again = run(*call)
-    assert "(1 new)" in again.stderr
+    again = command(main, *call)
+    assert "(1 new)" in again.err
     assert [path.read_bytes() for path in made] == before
     assert made[0].stat().st_mtime_ns == stamp
-    other = run(*call, "--temperature", "0.5")
-    assert other.returncode == 2
-    assert "other settings" in other.stderr
+    other = command(main, *call, "--temperature", "0.5")
+    assert other.code == 2
+    assert "other settings" in other.err
 
 
 @pytest.mark.parametrize(

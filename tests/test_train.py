@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import train.tiny.image_tokenizer
 from model.checkpoints.load import load
 from model.generate import generate
 from pairs.world import World
+from tests.ended import Ended
+from train.command import main
 from train.data.scenes import SceneSource
 from train.muon import Muon, orthogonalise
 from train.recipe import RecipeError, claim_folder
@@ -259,15 +262,17 @@ def test_a_recipe_that_would_fail_late_is_refused_at_the_start(tmp_path: Path, o
         load_recipe(str(path))
 
 
-def test_a_run_is_not_resumed_with_another_recipe(tmp_path: Path, small_recipe: TinyRecipe) -> None:
+def test_a_run_is_not_resumed_with_another_recipe(
+    tmp_path: Path, small_recipe: TinyRecipe, command: Callable[..., Ended]
+) -> None:
     claim_folder(tmp_path / "run", small_recipe)
     claim_folder(tmp_path / "run", small_recipe)
     other = tmp_path / "other.toml"
     other.write_text(SMALL_RECIPE.replace("warmup = 2", "warmup = 3"))
-    result = subprocess.run(command(other, tmp_path / "run"), capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "run holds a run of another recipe (sft differs)" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    ended = command(main, "tiny", "--recipe", other, "--out", tmp_path / "run")
+    assert ended.code == 2
+    assert "run holds a run of another recipe (sft differs)" in ended.err
+    assert len(ended.err.splitlines()) == 1
 
 
 class Killed(BaseException):
@@ -342,19 +347,19 @@ def test_resumed_image_tokenizer_training_equals_an_uninterrupted_run(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def command(recipe: Path, out: Path) -> list[str]:
+def tiny_command(recipe: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "train.command", "tiny", "--recipe", str(recipe), "--out", str(out)]
 
 
 def finish(recipe: Path, out: Path) -> None:
-    result = subprocess.run(command(recipe, out), capture_output=True, text=True, check=False)
+    result = subprocess.run(tiny_command(recipe, out), capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 
 def kill_after(recipe: Path, out: Path, marker: Path) -> None:
     """Start a run and kill it as soon as a file appears."""
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command(recipe, out), stdout=quiet, stderr=quiet) as run:
+    with subprocess.Popen(tiny_command(recipe, out), stdout=quiet, stderr=quiet) as run:
         deadline = time.monotonic() + 120
         while run.poll() is None and not marker.exists() and time.monotonic() < deadline:
             time.sleep(0.01)

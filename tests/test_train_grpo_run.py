@@ -5,7 +5,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ from pairs.judge import Judge, Judgement
 from pairs.world import World
 from serve.backends.watch import newest_checkpoint
 from serve.engine.engine import Engine
+from tests.ended import Ended
+from train.command import main
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
@@ -263,7 +265,7 @@ def test_a_run_killed_at_fifty_random_moments_equals_one_that_was_not(small_fold
     assert result["kills elsewhere"] >= 25
 
 
-def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path, command: Callable[..., Ended]) -> None:
     """Another recipe or judge in the same folder is one line and exit code 2; the same command resumes."""
     toml = tmp_path / "short.toml"
     toml.write_text(
@@ -272,14 +274,13 @@ def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path) -> 
     )
     out = tmp_path / "run"
 
-    def call(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "train.command", "grpo", "--out", str(out), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    def call(*arguments: str) -> Ended:
+        return command(main, "grpo", "--out", out, *arguments)
 
     small = ("--model", str(small_folder), "--recipe", str(toml))
     stopped = call(*small)  # the exact judge gives every picture of an untrained model 0
-    assert stopped.returncode == 2
-    assert "all 4 rewards are 0: the judge may be broken" in stopped.stderr.splitlines()[-1]
+    assert stopped.code == 2
+    assert "all 4 rewards are 0: the judge may be broken" in stopped.err.splitlines()[-1]
     refused = {
         "seed differs": (*small, "--seed", "5"),
         "this run has judge 'exact', not 'other'": (
@@ -292,10 +293,10 @@ def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path) -> 
     }
     for reason, arguments in refused.items():
         ended = call(*arguments)
-        assert ended.returncode == 2
-        assert reason in ended.stderr.splitlines()[-1]
+        assert ended.code == 2
+        assert reason in ended.err.splitlines()[-1]
     toml.write_text(toml.read_text().replace("samples = 2", "samples = 0"))
-    assert "rollout.samples: Input should be greater than 0" in call(*small).stderr
+    assert "rollout.samples: Input should be greater than 0" in call(*small).err
 
 
 def test_a_checkpoint_is_refused_where_one_is(finished: Path, small_folder: Path) -> None:

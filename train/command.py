@@ -27,6 +27,7 @@ def main() -> None:
         default="pair_grpo",
         help="pair_grpo, grpo, paper, as_published, or a .toml file (default: pair_grpo)",
     )
+    _add_data_arguments(grpo, default="world")
     grpo.add_argument("--seed", type=int, help="in place of the recipe's")
     grpo.add_argument("--steps", type=int, help="in place of the recipe's")
     grpo.add_argument(
@@ -38,8 +39,32 @@ def main() -> None:
     grpo.add_argument("--out", type=Path, required=True, help="folder of the run")
     grpo.set_defaults(run=train_grpo)
 
+    data = stages.add_parser("data", help="check a data set: which rows can be trained on, and why the others cannot")
+    add_model_arguments(data, device="cpu")
+    _add_data_arguments(data)
+    data.set_defaults(run=check_data)
+
     arguments = parser.parse_args()
     run_command(lambda: _check_and_run(arguments))
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    known = "a .json list, a .txt file of prompts, a .parquet file or a folder of them"
+    if default:
+        parser.add_argument(
+            "--data",
+            default=default,
+            metavar="PATH",
+            help=f"{known}; or world, the procedural one (default: {default})",
+        )
+    else:
+        parser.add_argument("data", metavar="PATH", help=known)
+    parser.add_argument(
+        "--prompt-columns", nargs="+", default=[], metavar="NAME", help="of Parquet files (default: recognised)"
+    )
+    parser.add_argument(
+        "--image-columns", nargs="+", default=[], metavar="NAME", help="of Parquet files (default: recognised)"
+    )
 
 
 def _check_and_run(arguments: argparse.Namespace) -> None:
@@ -62,6 +87,21 @@ def train_tiny(arguments: argparse.Namespace) -> None:
         print(f"{name}: {folder}")
 
 
+def check_data(arguments: argparse.Namespace) -> None:
+    """Print the report of a data set's validation."""
+    from model.checkpoints.load import load_from
+    from train.data.listed import open_pairs
+
+    janus = load_from(arguments)
+    _, report = open_pairs(
+        Path(arguments.data),
+        janus,
+        prompt_columns=arguments.prompt_columns,
+        image_columns=arguments.image_columns,
+    )
+    print(report)
+
+
 def train_grpo(arguments: argparse.Namespace) -> None:
     """Check the recipe, then load the model and train it."""
     from train.grpo.recipe import load_recipe
@@ -75,6 +115,9 @@ def train_grpo(arguments: argparse.Namespace) -> None:
         load_from(arguments),
         recipe,
         arguments.out,
+        data=arguments.data,
+        prompt_columns=arguments.prompt_columns,
+        image_columns=arguments.image_columns,
         judge=arguments.judge,
         judge_model=arguments.judge_model,
         judge_key=arguments.judge_key,

@@ -1,6 +1,7 @@
 """Start or resume a GRPO run from its command's settings."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pairs.judge import Judge
 from pairs.scene import CATEGORIES
 from pairs.vlm_judge import VlmJudge
 from pairs.world import World
-from train.data.pairs import WorldPairs
+from train.data.listed import open_pairs
+from train.data.pairs import PairSource, WorldPairs
 from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
@@ -23,27 +25,50 @@ from train.tiny.recipe import load_recipe as load_tiny_recipe
 
 
 def train(
-    janus: Janus, recipe: GRPORecipe, out: Path, *, judge: str, judge_model: str, judge_key: str, slots: int
+    janus: Janus,
+    recipe: GRPORecipe,
+    out: Path,
+    *,
+    data: str,
+    prompt_columns: Sequence[str],
+    image_columns: Sequence[str],
+    judge: str,
+    judge_model: str,
+    judge_key: str,
+    slots: int,
 ) -> None:
-    """Train a model in place on pairs of the procedural world, resuming after a kill.
+    """Train a model in place on pairs of prompts, resuming after a kill.
 
     Args:
         janus: the first policy.
         recipe: decides the run.
         out: folder of the run.
+        data: "world", the procedural one, or a path (`train.data.listed.open_pairs`).
+        prompt_columns, image_columns: of Parquet files; recognised if empty.
         judge: "exact", or the base URL of an OpenAI-compatible endpoint.
         judge_model, judge_key: at that endpoint.
         slots: pictures drawn at once.
 
     Raises:
         RecipeError: `out` holds a run of another recipe.
-        TrainingError: `out` holds a run of another model or judge, or training cannot go on.
+        DataError: the data cannot be used.
+        TrainingError: `out` holds a run of another model, judge or data, or training cannot go on.
     """
     claim_folder(out, recipe)
+    source: PairSource
+    if data == "world":
+        weights = tuple(recipe.category_weights.get(category, 1.0) for category in CATEGORIES)
+        source, data_key = (
+            WorldPairs(World(load_tiny_recipe("tiny").held_out), recipe.seed, janus.image_size, weights),
+            data,
+        )
+    else:
+        source, report = open_pairs(Path(data), janus, prompt_columns=prompt_columns, image_columns=image_columns)
+        data_key = source.fingerprint
+        print(report)
     judge_name = judge if judge == "exact" else judge_model
-    _claim_manifest(out / "manifest.json", {"model": janus.name, "weights": fingerprint(janus), "judge": judge_name})
-    weights = tuple(recipe.category_weights.get(category, 1.0) for category in CATEGORIES)
-    source = WorldPairs(World(load_tiny_recipe("tiny").held_out), recipe.seed, janus.image_size, weights)
+    start = {"model": janus.name, "weights": fingerprint(janus), "judge": judge_name, "data": data_key}
+    _claim_manifest(out / "manifest.json", start)
     scorer: Judge = ExactJudge() if judge == "exact" else VlmJudge(judge, judge_model, key=judge_key)
     trainer = Trainer(janus, source, scorer, recipe, out, slots=slots)
     with tqdm(total=recipe.steps, desc="steps", mininterval=1) as bar:

@@ -1,0 +1,1 @@
+"""Readers of prompts and pictures: one for each kind of file."""
