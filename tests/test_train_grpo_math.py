@@ -9,7 +9,7 @@ from torch import Tensor
 from train.grpo.objective.advantage import group_advantages
 from train.grpo.objective.credit import credit_weights, guidance_map, pair_map, shuffle_tokens
 from train.grpo.objective.loss import clipped, codebook_kl, entropy, k3, policy_loss, rollout_weight
-from train.grpo.objective.micro_batches import split
+from train.grpo.objective.micro_batches import ordered, split
 from train.grpo.recipe import RemedyRecipe
 from train.grpo.remedies import remedy
 from train.schedule import Point, scheduled
@@ -195,6 +195,6 @@ def test_remedies_by_hand() -> None:
 
 def test_micro_batches_keep_a_prompt_together_and_are_equal_in_size() -> None:
     rows = [[1, 2, 3], [1, 2], [1, 2, 3], [1, 5], [1, 2], [1, 2, 3], [7, 7, 7, 7]]
-    assert split(rows, [0, 1, 2, 3, 4, 5, 6], 4) == [[1, 4, 3], [0, 2, 5, 6]]
-    assert split(rows, [6, 0, 5], 2) == [[0], [5, 6]]
-    assert split(rows, [], 2) == []
+    assert split(ordered(rows, [0, 1, 2, 3, 4, 5, 6]), 4) == [[1, 4, 3], [0, 2, 5, 6]]
+    assert split(ordered(rows, [6, 0, 5]), 2) == [[0], [5, 6]]
+    assert split(ordered(rows, []), 2) == []

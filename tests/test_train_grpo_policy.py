@@ -24,6 +24,8 @@ from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.plan import GroundTruth, PairPlan
 from train.grpo.rollout.samples import Samples
+from train.parallel.ranks import ALONE
+from train.parallel.weights import ImageLogits, SharedWeights
 from train.parameters import decoder_parameters, unfreeze_decoder
 
 PROMPTS = ("a red circle", "two green squares at night", "a red circle")
@@ -65,7 +67,7 @@ def test_the_scored_distribution_is_the_sampled_one(janus: Janus, params: Sampli
     codes, sampled = drawn(janus, params)
     table = PromptTable.of([janus.encode(prompt) for prompt in PROMPTS], janus.ids, janus.device)
     assert len(table.ids) == 4  # two prompts, and unconditional rows of their lengths
-    scores = score(janus.network, table, codes, params)
+    scores = score(ImageLogits(janus.network), table, codes, params)
     assert (scores.logprobs - sampled).abs().max() < 1e-4
     torch.testing.assert_close(scores.distribution.exp().sum(-1), torch.ones(3, janus.image_tokens))
     unfiltered = params.top_k == 0 and params.top_p == 1
@@ -78,10 +80,10 @@ def test_as_published_divides_the_guided_logits_by_the_scale(janus: Janus) -> No
     codes, _ = drawn(janus, params)
     rows = [janus.encode(prompt) for prompt in PROMPTS]
     table = PromptTable.of(rows, janus.ids, janus.device)
-    found = score(janus.network, table, codes, params, logp="as_published")
+    found = score(ImageLogits(janus.network), table, codes, params, logp="as_published")
     expected = (found.conditional - 0.8 * found.unconditional).log_softmax(-1).gather(-1, codes[..., None])[..., 0]
     torch.testing.assert_close(found.logprobs, expected)
-    assert (found.logprobs - score(janus.network, table, codes, params).logprobs).abs().max() > 0.1
+    assert (found.logprobs - score(ImageLogits(janus.network), table, codes, params).logprobs).abs().max() > 0.1
 
 
 def test_a_shared_prompt_changes_neither_logits_nor_gradients(janus: Janus) -> None:
@@ -127,7 +129,7 @@ def samples_of(janus: Janus) -> Samples:
     codes = torch.randint(janus.codebook_size, (5, janus.image_tokens), generator=torch.Generator().manual_seed(4))
     table = PromptTable.of([janus.encode(PROMPTS[i]) for i in (0, 0, 1, 1, 0)], janus.ids, janus.device)
     with torch.no_grad():
-        logprobs = score(janus.network, table, codes, recipe().rollout.params).logprobs
+        logprobs = score(ImageLogits(janus.network), table, codes, recipe().rollout.params).logprobs
     logprobs[4] = 0
     return Samples(plans, codes, logprobs, torch.tensor([1.0, 0.0, 0.5, 0.5, 1.0]))
 
@@ -137,7 +139,7 @@ ADVANTAGES = Advantages(VALUES, torch.ones(5, dtype=torch.bool), torch.ones(1, d
 
 
 def backward(janus: Janus, chosen: GRPORecipe, samples: Samples, reference: Reference | None = None) -> Means:
-    objective, means = Objective(janus, chosen, reference), Means()
+    objective, means = Objective(janus, SharedWeights(janus, ALONE), chosen, reference), Means()
     janus.network.zero_grad()
     objective.backward(samples, ADVANTAGES, objective.old_policy(samples), means)
     return means
@@ -189,7 +191,7 @@ def test_the_gradient_is_that_of_the_objective_written_out(janus: Janus) -> None
 
 @pytest.mark.parametrize("on_ground_truth", [False, True])
 def test_the_kl_term_counts_on_ground_truth_only_if_asked_to(janus: Janus, on_ground_truth: bool) -> None:
-    reference = Reference(janus.network)
+    reference = Reference(SharedWeights(janus, ALONE))
     with torch.no_grad():
         for parameter in decoder_parameters(reference.network).values():
             parameter.mul_(1.02)
@@ -203,7 +205,7 @@ def test_the_kl_term_counts_on_ground_truth_only_if_asked_to(janus: Janus, on_gr
 
 
 def test_the_reference_keeps_its_weights_until_it_is_refreshed(janus: Janus) -> None:
-    reference = Reference(janus.network)
+    reference = Reference(SharedWeights(janus, ALONE))
     before = {name: p.clone() for name, p in decoder_parameters(janus.network).items()}
     with torch.no_grad():
         for parameter in decoder_parameters(janus.network).values():
@@ -212,11 +214,11 @@ def test_the_reference_keeps_its_weights_until_it_is_refreshed(janus: Janus) -> 
         assert torch.equal(parameter, before[name])
         assert not parameter.requires_grad
     assert reference.network.model.vqmodel is janus.network.model.vqmodel
-    reference.refresh(janus.network)
+    reference.refresh()
     for name, parameter in decoder_parameters(reference.network).items():
         assert torch.equal(parameter, before[name] + 0.1)
     saved = reference.state_dict()
-    other = Reference(janus.network)
+    other = Reference(SharedWeights(janus, ALONE))
     other.load_state_dict(saved)
 
 
@@ -225,16 +227,18 @@ def test_ground_truth_outside_the_filters_leaves_the_ratio(janus: Janus) -> None
     chosen = recipe(rollout={"pairs": 1, "samples": 2, "guidance_scale": 3.0, "top_k": 20})
     samples = samples_of(janus)
     table = PromptTable.of([janus.encode(PROMPTS[0])], janus.ids, janus.device)
-    scores = score(janus.network, table, samples.codes[4:], chosen.rollout.params)
+    scores = score(ImageLogits(janus.network), table, samples.codes[4:], chosen.rollout.params)
     inside = scores.logprobs.isfinite()
     assert 0 < inside.sum() < inside.numel() / 2
     only_truth = Advantages(torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5]), ADVANTAGES.scored, ADVANTAGES.live)
-    objective = Objective(janus, chosen, None)
+    objective = Objective(janus, SharedWeights(janus, ALONE), chosen, None)
     janus.network.zero_grad()
     objective.backward(samples, only_truth, objective.old_policy(samples), Means())
     found = gradients(janus)
     janus.network.zero_grad()
-    loss = -0.5 * score(janus.network, table, samples.codes[4:], chosen.rollout.params).logprobs[inside].sum()
+    loss = (
+        -0.5 * score(ImageLogits(janus.network), table, samples.codes[4:], chosen.rollout.params).logprobs[inside].sum()
+    )
     torch.autograd.backward(loss / samples.codes.numel())
     assert_close(found, gradients(janus))
 
@@ -245,7 +249,7 @@ def test_the_mask_of_the_rollouts_filters_stays_through_later_updates(janus: Jan
     codes, _ = drawn(janus, chosen.rollout.params)
     samples = samples_of(janus)
     samples = Samples(samples.plans, codes[[0, 0, 1, 1, 0]], samples.rollout_logprobs, samples.rewards)
-    objective = Objective(janus, chosen, None)
+    objective = Objective(janus, SharedWeights(janus, ALONE), chosen, None)
     old = objective.old_policy(samples)
     every = Advantages(torch.ones(5), ADVANTAGES.scored, ADVANTAGES.live)
     objective.backward(samples, every, old, Means())
@@ -256,10 +260,10 @@ def test_the_mask_of_the_rollouts_filters_stays_through_later_updates(janus: Jan
         for parameter in decoder_parameters(janus.network).values():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     table = PromptTable.of([janus.encode(PROMPTS[0])] * 2, janus.ids, janus.device)
-    scores = score(janus.network, table, samples.codes[:2], chosen.rollout.params, kept=kept)
+    scores = score(ImageLogits(janus.network), table, samples.codes[:2], chosen.rollout.params, kept=kept)
     assert torch.equal(scores.distribution.isfinite(), kept)
     assert not torch.equal(
-        score(janus.network, table, samples.codes[:2], chosen.rollout.params).distribution.isfinite(), kept
+        score(ImageLogits(janus.network), table, samples.codes[:2], chosen.rollout.params).distribution.isfinite(), kept
     )
 
 
@@ -275,7 +279,7 @@ def test_attention_credit_equals_the_attention_that_transformers_computes(janus:
     for i, prompt in enumerate(PROMPTS[:2]):
         own = content_tokens(janus.tokenizer, prompt)
         content[i, -len(own) :] = torch.tensor(own)
-    found = attention_map(janus.network, ids, mask, codes, content)
+    found = attention_map(SharedWeights(janus, ALONE), ids, mask, codes, content)
     language_model = janus.network.model.language_model
     language_model.set_attn_implementation("eager")
     inputs = torch.cat(
@@ -333,13 +337,13 @@ def test_two_pictures_of_a_pair_are_told_apart_by_the_words_that_differ(janus: J
     from train.grpo.objective.micro_batches import micro_batches
 
     samples = samples_of(janus)
-    (batch, *_) = micro_batches(samples, ADVANTAGES, torch.ones(5, dtype=torch.bool), 5, janus)
+    (batch, *_) = micro_batches(samples, ADVANTAGES, torch.ones(5, dtype=torch.bool), 5, janus, ALONE)
     assert set(zip(batch.texts, batch.others, strict=True)) == {PROMPTS[:2], PROMPTS[1::-1]}
-    scores = score(janus.network, batch.prompts, batch.codes, recipe().rollout.params)
+    scores = score(ImageLogits(janus.network), batch.prompts, batch.codes, recipe().rollout.params)
     for method in ("uniform", "attention", "guidance", "pair"):
         for shuffled in (False, True):
             chosen = recipe(credit={"method": method, "shuffled": shuffled}).credit
-            weights = CreditAllocator(janus, chosen)(batch, scores)
+            weights = CreditAllocator(janus, SharedWeights(janus, ALONE), chosen)(batch, scores)
             torch.testing.assert_close(weights.mean(-1), torch.ones(5))
             assert (weights >= 0).all()
 

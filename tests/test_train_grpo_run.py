@@ -28,6 +28,7 @@ from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.samples import load_attempts
 from train.grpo.trainer import Trainer
+from train.parallel.ranks import ALONE, Ranks
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,9 +72,9 @@ def recipe(steps: int = 3, **parts: object) -> GRPORecipe:
     return GRPORecipe.model_validate(base | parts)
 
 
-def trainer(folder: Path, out: Path, chosen: GRPORecipe, judge: Judge | None = None) -> Trainer:
-    janus = load(folder, device="cpu")
-    return Trainer(janus, WorldPairs(World(), seed=0, size=64), judge or Brightness(), chosen, out, slots=4)
+def trainer(folder: Path, out: Path, chosen: GRPORecipe, judge: Judge | None = None, ranks: Ranks = ALONE) -> Trainer:
+    source = WorldPairs(World(), seed=0, size=64)
+    return Trainer(load(folder, device="cpu"), source, judge or Brightness(), chosen, out, slots=4, ranks=ranks)
 
 
 def rows(out: Path) -> list[dict[str, float]]:

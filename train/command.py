@@ -35,7 +35,14 @@ def main() -> None:
     )
     grpo.add_argument("--judge-model", default="default", help="model name at the judge's endpoint")
     grpo.add_argument("--judge-key", default="none", help="API key for the judge's endpoint")
-    grpo.add_argument("--slots", type=int, default=64, help="pictures drawn at once (default: 64)")
+    grpo.add_argument("--slots", type=int, default=64, help="pictures drawn at once, in each process (default: 64)")
+    grpo.add_argument(
+        "--parallel",
+        choices=("none", "ddp", "fsdp"),
+        default="none",
+        help="processes started by torchrun: ddp gives each all weights, fsdp a part of them (default: none)",
+    )
+    grpo.add_argument("--processes", type=int, metavar="N", help="refuse to train in any other number of processes")
     grpo.add_argument("--out", type=Path, required=True, help="folder of the run")
     grpo.set_defaults(run=train_grpo)
 
@@ -110,7 +117,9 @@ def train_grpo(arguments: argparse.Namespace) -> None:
 
     from model.checkpoints.load import load_from
     from train.grpo.run import train
+    from train.parallel.ranks import join, leave
 
+    ranks = join(arguments.parallel, processes=arguments.processes)
     train(
         load_from(arguments),
         recipe,
@@ -122,8 +131,11 @@ def train_grpo(arguments: argparse.Namespace) -> None:
         judge_model=arguments.judge_model,
         judge_key=arguments.judge_key,
         slots=arguments.slots,
+        ranks=ranks,
     )
-    print(f"finished: {arguments.out / 'latest'}")
+    leave()
+    if ranks.first:
+        print(f"finished: {arguments.out / 'latest'}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pairs.scores import arithmetic_mean, geometric_mean
 from train.grpo.objective.advantage import Advantages
-from train.grpo.objective.old_policy import OldPolicy
 from train.grpo.rollout.samples import Samples
+from train.parallel.ranks import Ranks
 
 
 class Means:
@@ -22,6 +22,15 @@ class Means:
         """Add the values at the places where `where`, of the same shape, is true."""
         self._sums[name] += float(values.detach()[where].double().sum())
         self._counts[name] += float(where.sum())
+
+    def gather(self, ranks: Ranks) -> "Means":
+        """The means over what all processes have collected."""
+        whole = Means()
+        for sums, counts in ranks.gather((dict(self._sums), dict(self._counts))):
+            for name in sums:
+                whole._sums[name] += sums[name]
+                whole._counts[name] += counts[name]
+        return whole
 
     def result(self) -> dict[str, float]:
         """The means; names without any value are left out."""
@@ -51,20 +60,22 @@ def sample_metrics(samples: Samples, advantages: Advantages) -> dict[str, float]
     return means.result()
 
 
-def policy_metrics(samples: Samples, old: OldPolicy) -> dict[str, float]:
+def policy_metrics(samples: Samples, logprobs: Tensor) -> dict[str, float]:
     """Metrics of the log-probabilities of the samples that were trained on, in nats per token.
+
+    `logprobs` is float32 [N, tokens], NaN for the other samples.
 
     ground truth logprob, mismatched logprob: of pictures with their own prompt, and with the other one.
     rollout gap: mean |Δ log p| between trainer and rollout; largest rollout gap: its maximum.
     """
     places, means = samples.places, Means()
-    known = old.logprobs.isfinite()
+    known = logprobs.isfinite()
     rollout = places.is_rollout[:, None] & known
     matched = (places.picture == places.prompt)[:, None]
-    gap = (old.logprobs - samples.rollout_logprobs).abs()
+    gap = (logprobs - samples.rollout_logprobs).abs()
     means.add("rollout gap", gap, rollout)
-    means.add("ground truth logprob", old.logprobs, ~places.is_rollout[:, None] & matched & known)
-    means.add("mismatched logprob", old.logprobs, ~places.is_rollout[:, None] & ~matched & known)
+    means.add("ground truth logprob", logprobs, ~places.is_rollout[:, None] & matched & known)
+    means.add("mismatched logprob", logprobs, ~places.is_rollout[:, None] & ~matched & known)
     largest = {"largest rollout gap": float(gap[rollout].max())} if rollout.any() else {}
     return means.result() | largest
 

@@ -20,6 +20,7 @@ from train.data.pairs import PairSource, WorldPairs
 from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
+from train.parallel.ranks import Ranks
 from train.recipe import claim_folder
 from train.tiny.recipe import load_recipe as load_tiny_recipe
 
@@ -36,6 +37,7 @@ def train(
     judge_model: str,
     judge_key: str,
     slots: int,
+    ranks: Ranks,
 ) -> None:
     """Train a model in place on pairs of prompts, resuming after a kill.
 
@@ -47,14 +49,15 @@ def train(
         prompt_columns, image_columns: of Parquet files; recognised if empty.
         judge: "exact", or the base URL of an OpenAI-compatible endpoint.
         judge_model, judge_key: at that endpoint.
-        slots: pictures drawn at once.
+        slots: pictures drawn at once, in each process.
+        ranks: the processes of the run.
 
     Raises:
         RecipeError: `out` holds a run of another recipe.
         DataError: the data cannot be used.
         TrainingError: `out` holds a run of another model, judge or data, or training cannot go on.
     """
-    claim_folder(out, recipe)
+    ranks.at_first(lambda: claim_folder(out, recipe))
     source: PairSource
     if data == "world":
         weights = tuple(recipe.category_weights.get(category, 1.0) for category in CATEGORIES)
@@ -65,13 +68,14 @@ def train(
     else:
         source, report = open_pairs(Path(data), janus, prompt_columns=prompt_columns, image_columns=image_columns)
         data_key = source.fingerprint
-        print(report)
+        if ranks.first:
+            print(report)
     judge_name = judge if judge == "exact" else judge_model
     start = {"model": janus.name, "weights": fingerprint(janus), "judge": judge_name, "data": data_key}
-    _claim_manifest(out / "manifest.json", start)
+    ranks.at_first(lambda: _claim_manifest(out / "manifest.json", start))
     scorer: Judge = ExactJudge() if judge == "exact" else VlmJudge(judge, judge_model, key=judge_key)
-    trainer = Trainer(janus, source, scorer, recipe, out, slots=slots)
-    with tqdm(total=recipe.steps, desc="steps", mininterval=1) as bar:
+    trainer = Trainer(janus, source, scorer, recipe, out, slots=slots, ranks=ranks)
+    with tqdm(total=recipe.steps, desc="steps", mininterval=1, disable=not ranks.first) as bar:
 
         def show(step: int, row: dict[str, float]) -> None:
             bar.update(step - bar.n)

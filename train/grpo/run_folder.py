@@ -10,15 +10,19 @@ curve.csv, curve.png, tensorboard/, grids/
 import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load as distributed_load
+from torch.distributed.checkpoint.state_dict_saver import save as distributed_save
 
 from model.checkpoints.save import save
 from model.checkpoints.tensors import read_tensors
 from model.janus import Janus
+from train.parallel.ranks import ALONE, Ranks
 
 _DIGITS = 6  # of a step in names, so that names sort as steps do
 
@@ -29,10 +33,11 @@ class RunFolder:
     Args:
         folder: made if missing.
         keep: number of checkpoints kept, the newest ones.
+        ranks: the processes of the run; the first one writes, together with the others where each has a part.
     """
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self.folder, self._keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int, ranks: Ranks = ALONE) -> None:
+        self.folder, self._keep, self._ranks = folder, keep, ranks
         self._checkpoints = folder / "checkpoints"
         for part in (self._checkpoints, folder / "samples", folder / "grids"):
             part.mkdir(parents=True, exist_ok=True)
@@ -56,24 +61,65 @@ class RunFolder:
 
     def recover(self) -> int:
         """Clear away what a kill left half done; returns the step to go on from."""
-        for left in self._checkpoints.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
-        if self.steps:
-            self._link(self.steps[-1])
-        return self.steps[-1] if self.steps else 0
 
-    def save(self, step: int, janus: Janus, state: dict[str, Any]) -> None:
+        def clear() -> int:
+            for left in self._checkpoints.glob(".*"):
+                shutil.rmtree(left, ignore_errors=True)
+            if self.steps:
+                self._link(self.steps[-1])
+            return self.steps[-1] if self.steps else 0
+
+        found = self._ranks.together(lambda: clear() if self._ranks.first else 0)
+        return found[0]
+
+    def save(self, step: int, janus: Janus, state: dict[str, Any], shards: dict[str, Any] | None = None) -> None:
         """Write the checkpoint after `step` steps, point `latest` to it, and remove what is no longer kept.
+
+        Args:
+            step: number of steps done.
+            janus: the model.
+            state: what all processes have.
+            shards: what this process has a part of, written by all of them into one distributed checkpoint; nested
+                dictionaries of tensors.
 
         Raises:
             CheckpointError: it cannot be written (disk full, no permission); the checkpoints before it are kept.
         """
+        if shards is None:
+            self._ranks.at_first(lambda: self._save(step, janus, state, lambda partial: None))
+        else:
+            self._ranks.together(lambda: self._save_together(step, janus, state, shards))
 
+    def _save_together(self, step: int, janus: Janus, state: dict[str, Any], shards: dict[str, Any]) -> None:
+        """In all processes: the first one names the unfinished folder, and all write into it."""
+
+        def write(folder: Path | None) -> None:
+            named = self._ranks.broadcast(folder)
+            if named is not None:
+                distributed_save(shards, checkpoint_id=named / "trainer" / "shards")
+
+        if not self._ranks.first:
+            write(None)
+            return
+        written: list[Path] = []
+
+        def add(partial: Path) -> None:
+            written.append(partial)
+            write(partial)
+
+        try:
+            self._save(step, janus, state, add)
+        finally:
+            if not written:
+                write(None)  # the others would wait for ever
+
+    def _save(self, step: int, janus: Janus, state: dict[str, Any], also: Callable[[Path], None]) -> None:
         def add_state(partial: Path) -> None:
             buffer = io.BytesIO()  # torch.save to a path would hide that the disk is full
             torch.save(state, buffer)
             (partial / "trainer").mkdir()
             (partial / "trainer" / "state.pt").write_bytes(buffer.getbuffer())
+            also(partial)
 
         save(janus, self.checkpoint(step), also=add_state)
         self._link(step)
@@ -91,6 +137,10 @@ class RunFolder:
         weights: dict[str, Tensor] = dict(read_tensors(folder))
         state: dict[str, Any] = torch.load(folder / "trainer" / "state.pt", weights_only=True, map_location="cpu")
         return weights, state
+
+    def load_shards(self, step: int, shards: dict[str, Any]) -> None:
+        """Read this process's part of the state into the tensors of `shards`, whatever number of processes saved it."""
+        distributed_load(shards, checkpoint_id=self.checkpoint(step) / "trainer" / "shards")
 
     def _link(self, step: int) -> None:
         link = self.folder / ".latest"

@@ -3,11 +3,13 @@
 plan → draw → judge → advantages → credit → micro-batches → update → refresh
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from model.janus import Janus
 from pairs.files import write_atomically
@@ -24,13 +26,15 @@ from train.grpo.objective.objective import Objective
 from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
 from train.grpo.remedies import remedy
-from train.grpo.rollout.plan import plan, plan_pair
+from train.grpo.rollout.plan import PairPlan, plan, plan_pair
 from train.grpo.rollout.rollout import Rollout
 from train.grpo.rollout.samples import Samples, load_attempts, load_samples, save_samples
 from train.grpo.run_folder import RunFolder
 from train.grpo.sheets import prompt_sheet
 from train.grpo.stopwatch import Stopwatch
-from train.parameters import unfreeze_decoder
+from train.parallel.ranks import ALONE, Ranks
+from train.parallel.weights import open_weights, whole
+from train.parameters import decoder_parameters
 from train.schedule import scheduled
 from train.tensorboard import TensorBoard
 
@@ -51,19 +55,35 @@ class Trainer:
         recipe: everything else that decides the run.
         out: folder of the run.
         slots: pictures drawn at once.
+        ranks: the processes of the run. Each draws and judges its share of the pairs, and trains on its share of the
+            samples; the first one writes files.
+
+    Raises:
+        TrainingError: there are more processes than pairs in a step.
     """
 
     def __init__(
-        self, janus: Janus, source: PairSource, judge: Judge, recipe: GRPORecipe, out: Path, *, slots: int = 64
+        self,
+        janus: Janus,
+        source: PairSource,
+        judge: Judge,
+        recipe: GRPORecipe,
+        out: Path,
+        *,
+        slots: int = 64,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._janus, self._source, self._recipe = janus, source, recipe
-        self._trained = unfreeze_decoder(janus.network)
+        if recipe.rollout.pairs < ranks.count:
+            raise TrainingError(f"rollout.pairs is {recipe.rollout.pairs}: too few for {ranks.count} processes")
+        self._janus, self._source, self._recipe, self._ranks = janus, source, recipe, ranks
+        self._weights = open_weights(janus, ranks)
+        self._trained = {n: p for n, p in decoder_parameters(self._weights.network).items() if p.requires_grad}
         self._engine = Engine(janus, slots=slots, logprobs=True)
-        self._folder = RunFolder(out, keep=recipe.output.keep)
+        self._folder = RunFolder(out, keep=recipe.output.keep, ranks=ranks)
         self._codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
         self._rollout = Rollout(self._engine, source, self._codes, judge, recipe)
-        self._reference = Reference(janus.network) if recipe.loss.beta else None
-        self._objective = Objective(janus, recipe, self._reference)
+        self._reference = Reference(self._weights) if recipe.loss.beta else None
+        self._objective = Objective(janus, self._weights, recipe, self._reference, ranks)
         self._optimizer = torch.optim.AdamW(
             self._trained.values(),
             betas=recipe.update.betas,
@@ -87,21 +107,23 @@ class Trainer:
         """
         start = self._resume()
         output = self._recipe.output
-        self._board = TensorBoard(self._folder.folder / "tensorboard", start=start)
+        self._board = TensorBoard(self._folder.folder / "tensorboard", start=start) if self._ranks.first else None
         try:
             if start == 0 and output.grid_every:
-                self._draw_sheet(0)
+                self._ranks.at_first(lambda: self._draw_sheet(0))
             for step in range(start, self._recipe.steps):
                 row = self._step(step)
                 last = step + 1 == self._recipe.steps
                 if last or (step + 1) % output.save_every == 0:
                     self._save(step + 1)
                 if output.grid_every and (last or (step + 1) % output.grid_every == 0):
-                    self._draw_sheet(step + 1)
-                self._board.values(row)
+                    self._ranks.at_first(lambda done=step + 1: self._draw_sheet(done))  # type: ignore[misc]
+                if self._board is not None:
+                    self._board.values(row)
                 on_step(step + 1, row)
         finally:
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
             self._codes.close()
 
     def _step(self, step: int) -> dict[str, float]:
@@ -113,7 +135,7 @@ class Trainer:
         with watch.part("update"):
             values = self._update(step, samples, advantages)
         with watch.part("refresh"):
-            self._engine.load_weights(self._janus.network)
+            self._weights.refresh(self._engine)
         values = sample_metrics(samples, advantages) | values | watch.seconds
         values["samples per second"] = len(samples.codes) / sum(watch.seconds.values())
         row = self._curve.add(step + 1, values)
@@ -121,17 +143,18 @@ class Trainer:
         return row
 
     def _samples(self, step: int) -> Samples:
-        """The samples of a step: those on disk, from before a kill, or new ones."""
+        """The samples of a step, the same in all processes: those on disk, from before a kill, or new ones."""
         file = self._folder.samples(step)
-        if file.exists():
+        if self._ranks.broadcast(file.exists()):
             attempts = enumerate(load_attempts(file))
             plans = tuple(plan_pair(self._recipe, self._source, step, place, attempt) for place, attempt in attempts)
             return load_samples(file, plans)
-        samples = self._rollout(plan(self._recipe, self._source, step))
+        own = self._ranks.own(plan(self._recipe, self._source, step))
+        samples = Samples.joined(self._ranks.together(lambda: self._rollout(own)))
         if self._recipe.advantage.dead_groups == "resample":
             samples = self._resampled(step, samples)
         self._check_rewards(step, samples)
-        save_samples(samples, file)
+        self._ranks.at_first(lambda: save_samples(samples, file))
         return samples
 
     def _resampled(self, step: int, samples: Samples) -> Samples:
@@ -142,10 +165,15 @@ class Trainer:
             dead = [place for place in range(len(samples.plans)) if not values[pairs == place].any()]
             if not dead:
                 break
-            for place in dead:
-                other = self._rollout([plan_pair(self._recipe, self._source, step, place, attempt)])
+            plans = [plan_pair(self._recipe, self._source, step, place, attempt) for place in dead]
+            for place, other in zip(dead, self._drawn_apart(plans), strict=True):
                 samples = samples.replaced(place, other)
         return samples
+
+    def _drawn_apart(self, plans: Sequence[PairPlan]) -> list[Samples]:
+        """Draw and judge plans, each by one of the processes."""
+        own = self._ranks.own(plans)
+        return [one for part in self._ranks.together(lambda: [self._rollout([plan]) for plan in own]) for one in part]
 
     def _advantages(self, samples: Samples) -> Advantages:
         recipe = self._recipe.advantage
@@ -163,13 +191,14 @@ class Trainer:
         for _ in range(recipe.updates_per_rollout):
             self._optimizer.zero_grad()
             self._objective.backward(samples, advantages, old, means)
-            norm = float(nn.utils.clip_grad_norm_(self._trained.values(), recipe.clip_norm))
+            norm = float(whole(nn.utils.clip_grad_norm_(self._trained.values(), recipe.clip_norm)))
             if norm != norm or norm == float("inf"):
                 raise self._stopped(step, f"the gradient's norm is {norm}")
             self._optimizer.step()
             norms.append(norm)
         values = {"learning rate": rate, "gradient norm": sum(norms) / len(norms)}
-        return values | means.result() | policy_metrics(samples, old)
+        means, logprobs = means.gather(self._ranks), old.gather(self._ranks)
+        return values | means.result() | policy_metrics(samples, logprobs)
 
     def _check_rewards(self, step: int, samples: Samples) -> None:
         """Stop if the judge seems to be broken.
@@ -195,7 +224,7 @@ class Trainer:
         if found.action == "lower the rate":
             self._rate *= self._recipe.remedies.rate_factor
         elif self._reference is not None:
-            self._reference.refresh(self._janus.network)
+            self._reference.refresh()
         self._curve.rows[-1]["remedy"] = found.fall
 
     def _resume(self) -> int:
@@ -203,11 +232,16 @@ class Trainer:
         step = self._folder.recover()
         if step:
             weights, state = self._folder.load(step)
-            self._janus.network.load_state_dict(weights)
-            self._engine.load_weights(self._janus.network)
-            self._optimizer.load_state_dict(state["optimizer"])
-            if self._reference is not None:
-                self._reference.load_state_dict(state["reference"])
+            if self._weights.sharded:
+                shards = self._shards()
+                self._folder.load_shards(step, shards)
+                set_optimizer_state_dict(self._weights.logits, self._optimizer, shards["optimizer"])
+            else:
+                self._janus.network.load_state_dict(weights)
+                self._optimizer.load_state_dict(state["optimizer"])
+                if self._reference is not None:
+                    self._reference.load_state_dict(state["reference"])
+            self._weights.refresh(self._engine)
             self._curve.rows = state["rows"]
             self._rate, self._remedied = state["rate"], state["remedied"]
         return step
@@ -219,20 +253,27 @@ class Trainer:
         ]
         sheet = prompt_sheet(self._engine, pairs, range(_SHEET_PICTURES), self._recipe.rollout.params)
         write_atomically(self._folder.grid(step), lambda partial: sheet.save(partial, format="PNG"))
+        assert self._board is not None
         self._board.picture("pictures", sheet, step)
         self._curve.draw()
 
     def _save(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and the curve."""
-        state = {
-            "optimizer": self._optimizer.state_dict(),
-            "reference": self._reference.state_dict() if self._reference is not None else None,
-            "rows": self._curve.rows,
-            "rate": self._rate,
-            "remedied": self._remedied,
+        state = {"rows": self._curve.rows, "rate": self._rate, "remedied": self._remedied}
+        shards = self._shards() if self._weights.sharded else None
+        if shards is None:
+            state["optimizer"] = self._optimizer.state_dict()
+            state["reference"] = self._reference.state_dict() if self._reference is not None else None
+        self._folder.save(step, self._janus, state, shards)
+        self._ranks.at_first(self._curve.write)
+
+    def _shards(self) -> dict[str, Any]:
+        """The state of which this process has a part: weights, optimizer, reference."""
+        return {
+            "weights": {name: parameter.detach() for name, parameter in self._trained.items()},
+            "optimizer": get_optimizer_state_dict(self._weights.logits, self._optimizer),
+            "reference": self._reference.state_dict() if self._reference is not None else {},
         }
-        self._folder.save(step, self._janus, state)
-        self._curve.write()
 
     def _stopped(self, step: int, reason: str) -> TrainingError:
         kept = self._folder.steps[-1:]

@@ -4,11 +4,11 @@ import re
 
 import torch
 from torch import Tensor
-from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
 
-from model.likelihood import image_logits
 from model.prompt import encode_prompt
+from train.parallel.weights import Weights
 
 # words that say nothing about the picture: articles, prepositions without a place, and the captions' frames
 _STOP_WORDS = frozenset(
@@ -36,15 +36,13 @@ def content_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[bool
 
 
 @torch.no_grad()
-def attention_map(
-    network: JanusForConditionalGeneration, ids: Tensor, mask: Tensor, codes: Tensor, content: Tensor
-) -> Tensor:
+def attention_map(weights: Weights, ids: Tensor, mask: Tensor, codes: Tensor, content: Tensor) -> Tensor:
     """Attention to content words from the position that predicts each token, over the middle third of the layers.
 
     Mean over heads and layers of the attention probabilities, which are computed again from queries and keys.
 
     Args:
-        network: transformers' Janus.
+        weights: of the policy.
         ids, mask: prompts, int64 [B, T], left-padded, and 0 at the padding.
         codes: int64 [B, tokens].
         content: bool [B, T].
@@ -52,7 +50,7 @@ def attention_map(
     Returns:
         float32 [B, tokens].
     """
-    layers = network.model.language_model.layers
+    layers = weights.network.model.language_model.layers
     third = max(1, len(layers) // 3)
     middle = list(layers)[(len(layers) - third) // 2 :][:third]
     total = torch.zeros(codes.shape, dtype=torch.float32, device=codes.device)
@@ -63,7 +61,7 @@ def attention_map(
 
     hooks = [layer.self_attn.register_forward_pre_hook(add, with_kwargs=True) for layer in middle]
     try:
-        image_logits(network, ids, mask, codes)
+        weights.logits(ids, mask, codes)
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,24 +6,25 @@ import torch
 from torch import Tensor
 
 from model.janus import Janus
-from model.likelihood import image_logits
 from train.grpo.objective.attention_map import attention_map, content_tokens
 from train.grpo.objective.credit import credit_weights, guidance_map, pair_map, shuffle_tokens
 from train.grpo.objective.micro_batches import MicroBatch
 from train.grpo.objective.policy import PromptTable, Scores
 from train.grpo.recipe import CreditRecipe
+from train.parallel.weights import Weights
 
 
 class CreditAllocator:
     """Weights of a micro-batch's tokens; their mean over each image is 1.
 
     Args:
-        janus: its network computes the maps that need a forward pass of their own.
+        janus: encodes prompts.
+        weights: compute the maps that need a forward pass of their own.
         recipe: the method.
     """
 
-    def __init__(self, janus: Janus, recipe: CreditRecipe) -> None:
-        self._janus, self._recipe = janus, recipe
+    def __init__(self, janus: Janus, weights: Weights, recipe: CreditRecipe) -> None:
+        self._janus, self._weights, self._recipe = janus, weights, recipe
 
     @torch.no_grad()
     def __call__(self, batch: MicroBatch, scores: Scores) -> Tensor:
@@ -40,10 +41,10 @@ class CreditAllocator:
             return torch.ones_like(scores.logprobs)
         if self._recipe.method == "guidance":
             return guidance_map(scores.conditional, scores.unconditional, codes)
-        network, prompts = self._janus.network, batch.prompts
+        prompts = batch.prompts
         if self._recipe.method == "pair":
             others = PromptTable.of([self._janus.encode(text) for text in batch.others], self._janus.ids, codes.device)
-            logits = image_logits(network, others.ids, others.mask, codes, prompts=others.conditional)
+            logits = self._weights.logits(others.ids, others.mask, codes, others.conditional)
             return pair_map(scores.conditional, logits, codes)
         assert self._janus.tokenizer is not None
         ids, mask = prompts.ids[prompts.conditional], prompts.mask[prompts.conditional]
@@ -51,4 +52,4 @@ class CreditAllocator:
         for row, text in enumerate(batch.texts):
             own = content_tokens(self._janus.tokenizer, text)
             content[row, -len(own) :] = torch.tensor(own)
-        return attention_map(network, ids, mask, codes, content)
+        return attention_map(self._weights, ids, mask, codes, content)

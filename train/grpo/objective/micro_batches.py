@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from model.janus import Janus
 from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.policy import PromptTable
 from train.grpo.rollout.samples import Samples
+from train.parallel.ranks import Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class MicroBatch:
     codes: int64 [B, tokens].
     advantages: float32 [B].
     is_rollout: bool [B, 1], false for ground truth.
+    counted: bool [B, 1], false for samples that only fill up a micro-batch, so that all processes have equally many.
     rollout_logprobs: float32 [B, tokens], as the engine had them.
     """
 
@@ -33,10 +39,13 @@ class MicroBatch:
     codes: Tensor
     advantages: Tensor
     is_rollout: Tensor
+    counted: Tensor
     rollout_logprobs: Tensor
 
     @classmethod
-    def of(cls, samples: Samples, advantages: Tensor, numbers: list[int], janus: Janus) -> "MicroBatch":
+    def of(
+        cls, samples: Samples, advantages: Tensor, numbers: list[int], counted: list[bool], janus: Janus
+    ) -> "MicroBatch":
         """Gather samples of a step by number; `advantages` is float32 [N]."""
         places, device = samples.places, janus.device
         pairs = [samples.plans[pair].prompts for pair in places.pair[numbers].tolist()]
@@ -50,33 +59,42 @@ class MicroBatch:
             samples.codes[numbers].to(device),
             advantages[numbers].to(device),
             places.is_rollout[numbers, None].to(device),
+            torch.tensor(counted, device=device)[:, None],
             samples.rollout_logprobs[numbers].to(device),
         )
 
 
 def micro_batches(
-    samples: Samples, advantages: Advantages, chosen: Tensor, size: int, janus: Janus
+    samples: Samples, advantages: Advantages, chosen: Tensor, size: int, janus: Janus, ranks: Ranks
 ) -> list[MicroBatch]:
-    """The chosen samples (bool [N]) in micro-batches of at most `size`."""
+    """This process's share of the chosen samples (bool [N]), in micro-batches of at most `size`.
+
+    All processes get equally many samples, hence micro-batches: FSDP would wait for ever for a missing one. What is
+    missing is filled up with samples that do not count.
+    """
     rows = [janus.encode(prompt) for prompt in samples.prompts()]
-    return [
-        MicroBatch.of(samples, advantages.values, numbers, janus)
-        for numbers in split(rows, chosen.nonzero()[:, 0].tolist(), size)
-    ]
+    numbers = ordered(rows, chosen.nonzero()[:, 0].tolist())
+    filled = numbers + numbers[:1] * (-len(numbers) % ranks.count)
+    counted = [True] * len(numbers) + [False] * (len(filled) - len(numbers))
+    parts = zip(split(ranks.own(filled), size), split(ranks.own(counted), size), strict=True)
+    return [MicroBatch.of(samples, advantages.values, own, counts, janus) for own, counts in parts]
 
 
-def split(rows: Sequence[Sequence[int]], chosen: Sequence[int], size: int) -> list[list[int]]:
-    """Split samples into as few micro-batches as possible, of nearly equal size.
+def ordered(rows: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[int]:
+    """Order samples by prompt.
 
     Samples of one prompt stay together, since a prompt is read once per micro-batch, and shorter prompts stay with
     shorter ones, since all are padded to the longest.
 
     Args:
         rows: prompt of every sample, as token ids.
-        chosen: numbers of the samples to be split.
-        size: most samples of a micro-batch.
+        chosen: numbers of the samples to be ordered.
     """
-    ordered = sorted(chosen, key=lambda i: (len(rows[i]), tuple(rows[i]), i))
-    count = -(-len(ordered) // size)
-    bounds = [len(ordered) * i // count for i in range(count + 1)] if count else []
-    return [ordered[start:stop] for start, stop in pairwise(bounds)]
+    return sorted(chosen, key=lambda i: (len(rows[i]), tuple(rows[i]), i))
+
+
+def split(items: Sequence[T], size: int) -> list[list[T]]:
+    """Split into as few micro-batches of at most `size` as possible, of nearly equal size."""
+    count = -(-len(items) // size)
+    bounds = [len(items) * i // count for i in range(count + 1)] if count else []
+    return [list(items[start:stop]) for start, stop in pairwise(bounds)]

@@ -14,20 +14,27 @@ from train.grpo.objective.policy import Scores, score
 from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.samples import Samples
+from train.parallel.ranks import ALONE, Ranks
+from train.parallel.weights import Weights
 
 
 class Objective:
     """The objective of a step (paper, equation 3) and its gradient.
 
     Args:
-        janus: its network is the policy.
+        janus: encodes prompts.
+        weights: of the policy.
         recipe: the objective's settings.
         reference: for the KL term; None if its weight is 0.
+        ranks: the processes that share the samples.
     """
 
-    def __init__(self, janus: Janus, recipe: GRPORecipe, reference: Reference | None) -> None:
-        self._janus, self._recipe, self._reference = janus, recipe, reference
-        self._credit = CreditAllocator(janus, recipe.credit)
+    def __init__(
+        self, janus: Janus, weights: Weights, recipe: GRPORecipe, reference: Reference | None, ranks: Ranks = ALONE
+    ) -> None:
+        self._janus, self._weights, self._recipe = janus, weights, recipe
+        self._reference, self._ranks = reference, ranks
+        self._credit = CreditAllocator(janus, weights, recipe.credit)
 
     def old_policy(self, samples: Samples) -> OldPolicy:
         """Make an empty old policy, which the first `backward` fills in."""
@@ -36,7 +43,7 @@ class Objective:
         return OldPolicy(samples.codes, filtered=filters and self._recipe.loss.logp == "sampled")
 
     def backward(self, samples: Samples, advantages: Advantages, old: OldPolicy, means: Means) -> None:
-        """Add the gradient to that of the parameters.
+        """Add the gradient to that of the parameters; in each process, the gradient of all samples is added.
 
         The objective is a mean over all tokens of the step. Samples without advantage cost nothing and change nothing,
         but count as tokens; with `dead_groups = "keep"`, they are trained on the KL term.
@@ -45,9 +52,13 @@ class Objective:
         chosen = advantages.values != 0
         if self._reference is not None and recipe.advantage.dead_groups == "keep":
             chosen = advantages.scored
-        for batch in micro_batches(samples, advantages, chosen, recipe.update.micro_batch, self._janus):
-            losses = self._losses(batch, old, means)
-            torch.autograd.backward(losses.sum() / samples.codes.numel())
+        size, ranks = recipe.update.micro_batch, self._ranks
+        batches = micro_batches(samples, advantages, chosen, size, self._janus, ranks)
+        for number, batch in enumerate(batches, start=1):
+            with self._weights.backward(last=number == len(batches)):
+                losses = self._losses(batch, old, means)
+                # gradients are averaged over processes, but the objective is a sum over all samples
+                torch.autograd.backward(ranks.count * losses.sum() / samples.codes.numel())
 
     def _losses(self, batch: MicroBatch, old: OldPolicy, means: Means) -> Tensor:
         """Loss of each token, [B, tokens]."""
@@ -56,7 +67,7 @@ class Objective:
         old.remember(batch.numbers, scores)
         before = old.logprobs[batch.numbers].to(batch.codes.device)
         # the rollout's filters can exclude codes of ground truth: these have no ratio
-        inside = before.isfinite() & scores.logprobs.isfinite()
+        inside = before.isfinite() & scores.logprobs.isfinite() & batch.counted
         logprobs, before = scores.logprobs.masked_fill(~inside, 0.0), before.masked_fill(~inside, 0.0)
         rollout = inside & batch.is_rollout
         losses = policy_loss(
@@ -87,9 +98,9 @@ class Objective:
         return losses
 
     def _score(self, batch: MicroBatch, kept: Tensor | None, *, reference: bool = False) -> Scores:
-        network = self._janus.network
+        logits = self._weights.logits
         if reference:
             assert self._reference is not None
-            network = self._reference.network
+            logits = self._reference.logits
         params, logp = self._recipe.rollout.params, self._recipe.loss.logp
-        return score(network, batch.prompts, batch.codes, params, logp=logp, kept=kept)
+        return score(logits, batch.prompts, batch.codes, params, logp=logp, kept=kept)

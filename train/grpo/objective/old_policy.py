@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from train.grpo.objective.policy import Scores
+from train.parallel.ranks import Ranks
 
 
 class OldPolicy:
@@ -31,6 +32,13 @@ class OldPolicy:
             self._vocabulary = kept.shape[-1]
             packed = torch.from_numpy(np.packbits(kept.numpy(), axis=-1))
             self._kept |= dict(zip(numbers, packed, strict=True))
+
+    def gather(self, ranks: Ranks) -> Tensor:
+        """Log-probabilities of all samples that any process has stored, float32 [N, tokens]; NaN for the others."""
+        whole = self.logprobs
+        for other in ranks.gather(self.logprobs):
+            whole = torch.where(whole.isnan(), other, whole)
+        return whole
 
     def kept(self, numbers: list[int]) -> Tensor | None:
         """Codes that the filters kept for these samples, bool [B, tokens, V].

@@ -1,14 +1,12 @@
 """The policy that GRPO trains: the distribution that codes are sampled from, guidance included."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import JanusForConditionalGeneration
 
-from model.likelihood import image_logits
 from model.params import SamplingParams
 from model.prompt import SpecialIds, unconditional_row
 from model.sampling import filtered, guide
@@ -60,7 +58,7 @@ class Scores:
 
 
 def score(
-    network: JanusForConditionalGeneration,
+    image_logits: Callable[..., Tensor],
     prompts: PromptTable,
     codes: Tensor,
     params: SamplingParams,
@@ -71,24 +69,22 @@ def score(
     """Score pictures under the policy: log-softmax in float32 of exactly the logits that are sampled from.
 
     Args:
-        network: transformers' Janus. Gradients flow where its parameters require them, through both rows.
+        image_logits: of the network (`train.parallel.weights.ImageLogits`). Gradients flow through both rows.
         prompts: of the pictures.
         codes: int64 [B, tokens].
         params: settings that the pictures were sampled with; the temperature must be above 0.
         logp: "sampled" is the distribution that is sampled from. "as_published" divides guided logits by g, as the
             released code does, and ignores temperature and filters: the policy scored is then g times hotter.
-        kept: bool [B, tokens, V], codes that the filters of the sampling policy kept. None means that this network is
-            the sampling policy, and filters its own logits.
+        kept: bool [B, tokens, V], codes that the filters of the sampling policy kept. None means that these
+            logits are the sampling policy's, and are filtered.
     """
     if params.guided:
         both = torch.cat([prompts.conditional, prompts.unconditional])
-        logits = image_logits(network, prompts.ids, prompts.mask, codes.repeat(2, 1), prompts=both)
+        logits = image_logits(prompts.ids, prompts.mask, codes.repeat(2, 1), both)
         conditional, unconditional = logits.chunk(2)
         guided = guide(conditional, unconditional, params.guidance_scale)
     else:
-        conditional = unconditional = guided = image_logits(
-            network, prompts.ids, prompts.mask, codes, prompts=prompts.conditional
-        )
+        conditional = unconditional = guided = image_logits(prompts.ids, prompts.mask, codes, prompts.conditional)
     if logp == "as_published":
         kept_logits = guided / params.guidance_scale
     elif kept is None:

@@ -1,11 +1,9 @@
 """The reference policy that the KL term holds the trained one near."""
 
-import copy
-
 import torch
-from torch import Tensor, nn
-from transformers import JanusForConditionalGeneration
+from torch import Tensor
 
+from train.parallel.weights import Weights
 from train.parameters import decoder_parameters
 
 
@@ -13,18 +11,17 @@ class Reference:
     """A frozen copy of the weights that are trained; everything else is shared with the network.
 
     Args:
-        network: its present weights are the first reference.
+        weights: the present ones are the first reference.
     """
 
-    def __init__(self, network: JanusForConditionalGeneration) -> None:
-        shared: list[nn.Module] = [network.model.vqmodel, network.model.vision_model, network.model.aligner]
-        self.network = copy.deepcopy(network, {id(module): module for module in shared})
-        self.network.requires_grad_(False).eval()
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self.network, self.logits = weights.frozen_copy()
 
     @torch.no_grad()
-    def refresh(self, network: JanusForConditionalGeneration) -> None:
-        """Make the present weights of the trained network the reference."""
-        present = decoder_parameters(network)
+    def refresh(self) -> None:
+        """Make the present weights the reference."""
+        present = decoder_parameters(self._weights.network)
         for name, mine in decoder_parameters(self.network).items():
             mine.copy_(present[name])
 

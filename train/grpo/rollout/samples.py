@@ -81,6 +81,14 @@ class Samples:
             for pair, prompt in zip(places.pair.tolist(), places.prompt.tolist(), strict=True)
         ]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
+        """Samples of several groups of pairs, one after the other."""
+        return cls(
+            tuple(plan for part in parts for plan in part.plans),
+            *(torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS),
+        )
+
     def replaced(self, place: int, other: "Samples") -> "Samples":
         """These samples with those of the pair at `place` replaced by the one pair of `other`."""
         starts = [0]

@@ -1,0 +1,66 @@
+"""One step's samples and gradient, and whole runs, in two processes.
+
+    torchrun --nproc-per-node 2 -m tests.two_processes CHECKPOINT FOLDER
+
+Writes to FOLDER, for tests/test_train_parallel.py: samples and gradients of the first step by kind, and runs.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.test_train_grpo_run import recipe, trainer
+from train.grpo.metrics import Means
+from train.grpo.recipe import GRPORecipe
+from train.grpo.trainer import Trainer
+from train.parallel.ranks import join, leave
+from train.parallel.weights import whole
+
+STEPS = 3
+
+
+def chosen(steps: int = STEPS) -> GRPORecipe:
+    """Three pairs for two processes."""
+    rollout = {"pairs": 3, "samples": 3, "guidance_scale": 2.0}
+    output = {"save_every": 1, "keep": 2, "grid_every": 2}
+    ground_truth = {"use": "positive", "probability": [{"at": 0, "value": 1}]}  # whatever the number of steps
+    return recipe(steps=steps, rollout=rollout, output=output, ground_truth=ground_truth)
+
+
+def first_step(made: Trainer) -> dict[str, torch.Tensor]:
+    """Codes, rewards and gradient of a run's first step."""
+    samples = made._samples(0)
+    advantages, means = made._advantages(samples), Means()
+    # an odd number of samples to train on, which two processes cannot share evenly
+    values = advantages.values.clone()
+    values[4] = 0
+    assert values.count_nonzero() % 2 == 1
+    advantages = replace(advantages, values=values)
+    made._objective.backward(samples, advantages, made._objective.old_policy(samples), means)
+    gradients = {name: whole(p.grad).clone() for name, p in made._trained.items() if p.grad is not None}
+    kl = torch.tensor(means.gather(made._ranks).result()["kl"])
+    return {"codes": samples.codes, "rewards": samples.rewards, "kl": kl, **gradients}
+
+
+def main() -> None:
+    """Compute a step by DDP and by FSDP2, then train, stop and resume by FSDP2."""
+    checkpoint, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    ddp = join("ddp", processes=2)
+    fsdp = replace(ddp, kind="fsdp")
+    for ranks in (ddp, fsdp):
+        step = first_step(trainer(checkpoint, folder / f"{ranks.kind}-step", chosen(), ranks=ranks))
+        if ranks.first:
+            save_file(step, folder / f"{ranks.kind}.safetensors")
+    trainer(checkpoint, folder / "ddp", chosen(), ranks=ddp).run()
+    trainer(checkpoint, folder / "fsdp", chosen(), ranks=fsdp).run()
+    trainer(checkpoint, folder / "resumed", chosen(steps=2), ranks=fsdp).run()
+    trainer(checkpoint, folder / "resumed", chosen(), ranks=fsdp).run()
+    leave()
+
+
+if __name__ == "__main__":
+    main()
