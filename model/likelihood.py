@@ -27,14 +27,20 @@ def image_logits(
     """
     if prompts is not None and network.training and network.is_activation_checkpointing:
         ids, mask, prompts = ids[prompts], mask[prompts], None  # transformers would not keep what pictures share
-    language_model, head = network.model.language_model, network.model.generation_head
+    language_model = network.model.language_model
     text = language_model.embed_tokens(ids)
     image = network.prepare_embeddings_for_image_generation(codes[:, :-1])
     if prompts is None:
         hidden = _hidden(language_model, torch.cat([text, image], dim=1), F.pad(mask, (0, image.shape[1]), value=1))
     else:
         hidden = _after_shared_prompts(language_model, text, mask, image, prompts)
-    logits: Tensor = head(hidden[:, -codes.shape[1] :]).float()
+    return _image_head(network.model.generation_head, hidden[:, -codes.shape[1] :])
+
+
+def _image_head(head: torch.nn.Module, hidden: Tensor) -> Tensor:
+    """Logits in float32, computed in the dtype of the head's own weights, also under autocast."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits: Tensor = head(hidden.to(next(head.parameters()).dtype)).float()
     return logits
 
 

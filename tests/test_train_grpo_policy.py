@@ -20,13 +20,15 @@ from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.attention_map import attention_map, content_tokens
 from train.grpo.objective.objective import Objective
 from train.grpo.objective.policy import PromptTable, score
-from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.plan import GroundTruth, PairPlan
 from train.grpo.rollout.samples import Samples
-from train.parallel.ranks import ALONE
-from train.parallel.weights import ImageLogits, SharedWeights
-from train.parameters import decoder_parameters, unfreeze_decoder
+from train.ranks import ALONE
+from train.weights.image_logits import ImageLogits
+from train.weights.parameters import decoder_parameters, unfreeze_decoder
+from train.weights.recipe import WeightsRecipe
+from train.weights.reference import CopyReference, Reference
+from train.weights.shared import SharedWeights
 
 PROMPTS = ("a red circle", "two green squares at night", "a red circle")
 
@@ -138,8 +140,14 @@ VALUES = torch.tensor([1.5, -1.0, 0.0, 0.0, 0.5])
 ADVANTAGES = Advantages(VALUES, torch.ones(5, dtype=torch.bool), torch.ones(1, dtype=torch.bool))
 
 
+def copy_reference(janus: Janus) -> CopyReference:
+    reference = SharedWeights(janus, ALONE, WeightsRecipe()).reference()
+    assert isinstance(reference, CopyReference)
+    return reference
+
+
 def backward(janus: Janus, chosen: GRPORecipe, samples: Samples, reference: Reference | None = None) -> Means:
-    objective, means = Objective(janus, SharedWeights(janus, ALONE), chosen, reference), Means()
+    objective, means = Objective(janus, SharedWeights(janus, ALONE, WeightsRecipe()), chosen, reference), Means()
     janus.network.zero_grad()
     objective.backward(samples, ADVANTAGES, objective.old_policy(samples), means)
     return means
@@ -191,7 +199,7 @@ def test_the_gradient_is_that_of_the_objective_written_out(janus: Janus) -> None
 
 @pytest.mark.parametrize("on_ground_truth", [False, True])
 def test_the_kl_term_counts_on_ground_truth_only_if_asked_to(janus: Janus, on_ground_truth: bool) -> None:
-    reference = Reference(SharedWeights(janus, ALONE))
+    reference = copy_reference(janus)
     with torch.no_grad():
         for parameter in decoder_parameters(reference.network).values():
             parameter.mul_(1.02)
@@ -205,7 +213,7 @@ def test_the_kl_term_counts_on_ground_truth_only_if_asked_to(janus: Janus, on_gr
 
 
 def test_the_reference_keeps_its_weights_until_it_is_refreshed(janus: Janus) -> None:
-    reference = Reference(SharedWeights(janus, ALONE))
+    reference = copy_reference(janus)
     before = {name: p.clone() for name, p in decoder_parameters(janus.network).items()}
     with torch.no_grad():
         for parameter in decoder_parameters(janus.network).values():
@@ -218,7 +226,7 @@ def test_the_reference_keeps_its_weights_until_it_is_refreshed(janus: Janus) -> 
     for name, parameter in decoder_parameters(reference.network).items():
         assert torch.equal(parameter, before[name] + 0.1)
     saved = reference.state_dict()
-    other = Reference(SharedWeights(janus, ALONE))
+    other = copy_reference(janus)
     other.load_state_dict(saved)
 
 
@@ -231,7 +239,7 @@ def test_ground_truth_outside_the_filters_leaves_the_ratio(janus: Janus) -> None
     inside = scores.logprobs.isfinite()
     assert 0 < inside.sum() < inside.numel() / 2
     only_truth = Advantages(torch.tensor([0.0, 0.0, 0.0, 0.0, 0.5]), ADVANTAGES.scored, ADVANTAGES.live)
-    objective = Objective(janus, SharedWeights(janus, ALONE), chosen, None)
+    objective = Objective(janus, SharedWeights(janus, ALONE, WeightsRecipe()), chosen, None)
     janus.network.zero_grad()
     objective.backward(samples, only_truth, objective.old_policy(samples), Means())
     found = gradients(janus)
@@ -249,7 +257,7 @@ def test_the_mask_of_the_rollouts_filters_stays_through_later_updates(janus: Jan
     codes, _ = drawn(janus, chosen.rollout.params)
     samples = samples_of(janus)
     samples = Samples(samples.plans, codes[[0, 0, 1, 1, 0]], samples.rollout_logprobs, samples.rewards)
-    objective = Objective(janus, SharedWeights(janus, ALONE), chosen, None)
+    objective = Objective(janus, SharedWeights(janus, ALONE, WeightsRecipe()), chosen, None)
     old = objective.old_policy(samples)
     every = Advantages(torch.ones(5), ADVANTAGES.scored, ADVANTAGES.live)
     objective.backward(samples, every, old, Means())
@@ -279,7 +287,7 @@ def test_attention_credit_equals_the_attention_that_transformers_computes(janus:
     for i, prompt in enumerate(PROMPTS[:2]):
         own = content_tokens(janus.tokenizer, prompt)
         content[i, -len(own) :] = torch.tensor(own)
-    found = attention_map(SharedWeights(janus, ALONE), ids, mask, codes, content)
+    found = attention_map(SharedWeights(janus, ALONE, WeightsRecipe()), ids, mask, codes, content)
     language_model = janus.network.model.language_model
     language_model.set_attn_implementation("eager")
     inputs = torch.cat(
@@ -343,7 +351,7 @@ def test_two_pictures_of_a_pair_are_told_apart_by_the_words_that_differ(janus: J
     for method in ("uniform", "attention", "guidance", "pair"):
         for shuffled in (False, True):
             chosen = recipe(credit={"method": method, "shuffled": shuffled}).credit
-            weights = CreditAllocator(janus, SharedWeights(janus, ALONE), chosen)(batch, scores)
+            weights = CreditAllocator(janus, SharedWeights(janus, ALONE, WeightsRecipe()), chosen)(batch, scores)
             torch.testing.assert_close(weights.mean(-1), torch.ones(5))
             assert (weights >= 0).all()
 

@@ -28,7 +28,7 @@ from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.samples import load_attempts
 from train.grpo.trainer import Trainer
-from train.parallel.ranks import ALONE, Ranks
+from train.ranks import ALONE, Ranks
 
 ROOT = Path(__file__).parent.parent
 
@@ -203,14 +203,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
         backward(*arguments)  # type: ignore[arg-type]
         calls.append(1)
         if len(calls) == 2:
-            next(iter(failing._trained.values())).grad.fill_(torch.nan)  # type: ignore[union-attr]
+            next(iter(failing._weights.parameters.values())).grad.fill_(torch.nan)  # type: ignore[union-attr]
 
     monkeypatch.setattr(failing._objective, "backward", planted)
     with pytest.raises(
         TrainingError, match="stopped at step 2: the gradient's norm is nan; the checkpoint after step 1"
     ):
         failing.run()
-    assert all(parameter.isfinite().all() for parameter in failing._trained.values())
+    assert all(parameter.isfinite().all() for parameter in failing._weights.parameters.values())
 
 
 def test_dead_groups_are_replaced_by_others(small_folder: Path, tmp_path: Path) -> None:

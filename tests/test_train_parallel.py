@@ -20,7 +20,7 @@ from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.micro_batches import micro_batches
 from train.grpo.rollout.plan import plan
 from train.grpo.rollout.samples import Samples
-from train.parallel.ranks import Ranks, join
+from train.ranks import Ranks, join
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,14 +12,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.test_train_grpo_run import recipe, trainer
+from model.checkpoints.load import load
+from pairs.world import World
+from tests.test_train_grpo_run import Brightness, recipe, trainer
+from train.data.pairs import WorldPairs
 from train.grpo.metrics import Means
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
-from train.parallel.ranks import join, leave
-from train.parallel.weights import whole
+from train.ranks import join, leave
+from train.weights.sharded import whole
 
 STEPS = 3
+PAIRS = WorldPairs(World(), seed=0, size=64)
 
 
 def chosen(steps: int = STEPS) -> GRPORecipe:
@@ -28,6 +32,14 @@ def chosen(steps: int = STEPS) -> GRPORecipe:
     output = {"save_every": 1, "keep": 2, "grid_every": 2}
     ground_truth = {"use": "positive", "probability": [{"at": 0, "value": 1}]}  # whatever the number of steps
     return recipe(steps=steps, rollout=rollout, output=output, ground_truth=ground_truth)
+
+
+class Refreshed(Trainer):
+    """Refreshes its reference after the first step, so that checkpoints must hold it."""
+
+    def _remedy(self, step: int) -> None:
+        if step == 0 and self._reference is not None:
+            self._reference.refresh()
 
 
 def first_step(made: Trainer) -> dict[str, torch.Tensor]:
@@ -40,7 +52,7 @@ def first_step(made: Trainer) -> dict[str, torch.Tensor]:
     assert values.count_nonzero() % 2 == 1
     advantages = replace(advantages, values=values)
     made._objective.backward(samples, advantages, made._objective.old_policy(samples), means)
-    gradients = {name: whole(p.grad).clone() for name, p in made._trained.items() if p.grad is not None}
+    gradients = {name: whole(p.grad).clone() for name, p in made._weights.parameters.items() if p.grad is not None}
     kl = torch.tensor(means.gather(made._ranks).result()["kl"])
     return {"codes": samples.codes, "rewards": samples.rewards, "kl": kl, **gradients}
 
@@ -56,8 +68,8 @@ def main() -> None:
         if ranks.first:
             save_file(step, folder / f"{ranks.kind}.safetensors")
     trainer(checkpoint, folder / "ddp", chosen(), ranks=ddp).run()
-    trainer(checkpoint, folder / "fsdp", chosen(), ranks=fsdp).run()
-    trainer(checkpoint, folder / "resumed", chosen(steps=2), ranks=fsdp).run()
+    for run, steps in (("fsdp", STEPS), ("resumed", 2)):
+        Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), chosen(steps), folder / run, ranks=fsdp).run()
     trainer(checkpoint, folder / "resumed", chosen(), ranks=fsdp).run()
     leave()
 

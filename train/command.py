@@ -117,7 +117,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
 
     from model.checkpoints.load import load_from
     from train.grpo.run import train
-    from train.parallel.ranks import join, leave
+    from train.ranks import join, leave
 
     ranks = join(arguments.parallel, processes=arguments.processes)
     train(

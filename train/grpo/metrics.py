@@ -8,7 +8,7 @@ from torch import Tensor
 from pairs.scores import arithmetic_mean, geometric_mean
 from train.grpo.objective.advantage import Advantages
 from train.grpo.rollout.samples import Samples
-from train.parallel.ranks import Ranks
+from train.ranks import Ranks
 
 
 class Means:

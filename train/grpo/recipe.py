@@ -9,6 +9,7 @@ from model.params import SamplingParams
 from pairs.scene import Category
 from train.recipe import RECIPES, Part, RecipeError, read_recipe
 from train.schedule import Point
+from train.weights.recipe import WeightsRecipe
 
 
 def _in_order(points: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -177,6 +178,7 @@ class GRPORecipe(Part):
     advantage: AdvantageRecipe = AdvantageRecipe()
     credit: CreditRecipe = CreditRecipe()
     loss: LossRecipe = LossRecipe()
+    weights: WeightsRecipe = WeightsRecipe()
     update: UpdateRecipe
     remedies: RemedyRecipe = RemedyRecipe()
     judge: JudgeRecipe = JudgeRecipe()

@@ -20,7 +20,7 @@ from train.data.pairs import PairSource, WorldPairs
 from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
-from train.parallel.ranks import Ranks
+from train.ranks import Ranks
 from train.recipe import claim_folder
 from train.tiny.recipe import load_recipe as load_tiny_recipe
 

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as distributed_sa
 from model.checkpoints.save import save
 from model.checkpoints.tensors import read_tensors
 from model.janus import Janus
-from train.parallel.ranks import ALONE, Ranks
+from train.ranks import ALONE, Ranks
 
 _DIGITS = 6  # of a step in names, so that names sort as steps do
 

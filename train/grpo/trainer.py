@@ -23,7 +23,6 @@ from train.errors import TrainingError
 from train.grpo.metrics import Means, policy_metrics, sample_metrics
 from train.grpo.objective.advantage import Advantages, group_advantages
 from train.grpo.objective.objective import Objective
-from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
 from train.grpo.remedies import remedy
 from train.grpo.rollout.plan import PairPlan, plan, plan_pair
@@ -32,11 +31,11 @@ from train.grpo.rollout.samples import Samples, load_attempts, load_samples, sav
 from train.grpo.run_folder import RunFolder
 from train.grpo.sheets import prompt_sheet
 from train.grpo.stopwatch import Stopwatch
-from train.parallel.ranks import ALONE, Ranks
-from train.parallel.weights import open_weights, whole
-from train.parameters import decoder_parameters
+from train.ranks import ALONE, Ranks
 from train.schedule import scheduled
 from train.tensorboard import TensorBoard
+from train.weights.opening import open_weights
+from train.weights.sharded import whole
 
 _SHEET_SEED = 1_000_003  # decides the pairs on the contact sheets
 _SHEET_PAIRS = 6
@@ -76,16 +75,15 @@ class Trainer:
         if recipe.rollout.pairs < ranks.count:
             raise TrainingError(f"rollout.pairs is {recipe.rollout.pairs}: too few for {ranks.count} processes")
         self._janus, self._source, self._recipe, self._ranks = janus, source, recipe, ranks
-        self._weights = open_weights(janus, ranks)
-        self._trained = {n: p for n, p in decoder_parameters(self._weights.network).items() if p.requires_grad}
+        self._weights = open_weights(janus, ranks, recipe.weights)
         self._engine = Engine(janus, slots=slots, logprobs=True)
         self._folder = RunFolder(out, keep=recipe.output.keep, ranks=ranks)
         self._codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
         self._rollout = Rollout(self._engine, source, self._codes, judge, recipe)
-        self._reference = Reference(self._weights) if recipe.loss.beta else None
+        self._reference = self._weights.reference() if recipe.loss.beta else None
         self._objective = Objective(janus, self._weights, recipe, self._reference, ranks)
         self._optimizer = torch.optim.AdamW(
-            self._trained.values(),
+            self._weights.parameters.values(),
             betas=recipe.update.betas,
             eps=recipe.update.epsilon,
             weight_decay=recipe.update.weight_decay,
@@ -191,7 +189,7 @@ class Trainer:
         for _ in range(recipe.updates_per_rollout):
             self._optimizer.zero_grad()
             self._objective.backward(samples, advantages, old, means)
-            norm = float(whole(nn.utils.clip_grad_norm_(self._trained.values(), recipe.clip_norm)))
+            norm = float(whole(nn.utils.clip_grad_norm_(self._weights.parameters.values(), recipe.clip_norm)))
             if norm != norm or norm == float("inf"):
                 raise self._stopped(step, f"the gradient's norm is {norm}")
             self._optimizer.step()
@@ -237,7 +235,7 @@ class Trainer:
                 self._folder.load_shards(step, shards)
                 set_optimizer_state_dict(self._weights.logits, self._optimizer, shards["optimizer"])
             else:
-                self._janus.network.load_state_dict(weights)
+                self._weights.load_state_dict(state["weights"], weights)
                 self._optimizer.load_state_dict(state["optimizer"])
                 if self._reference is not None:
                     self._reference.load_state_dict(state["reference"])
@@ -262,6 +260,7 @@ class Trainer:
         state = {"rows": self._curve.rows, "rate": self._rate, "remedied": self._remedied}
         shards = self._shards() if self._weights.sharded else None
         if shards is None:
+            state["weights"] = self._weights.state_dict()
             state["optimizer"] = self._optimizer.state_dict()
             state["reference"] = self._reference.state_dict() if self._reference is not None else None
         self._folder.save(step, self._janus, state, shards)
@@ -270,7 +269,7 @@ class Trainer:
     def _shards(self) -> dict[str, Any]:
         """The state of which this process has a part: weights, optimizer, reference."""
         return {
-            "weights": {name: parameter.detach() for name, parameter in self._trained.items()},
+            "weights": self._weights.state_dict(),
             "optimizer": get_optimizer_state_dict(self._weights.logits, self._optimizer),
             "reference": self._reference.state_dict() if self._reference is not None else {},
         }

@@ -19,13 +19,13 @@ from transformers import JanusForConditionalGeneration
 from model.likelihood import image_logits
 from pairs.files import write_atomically
 from train.muon import Muon
-from train.parameters import unfreeze_decoder
 from train.run import Run
 from train.schedule import warmup_cosine
 from train.sft.average import Average
 from train.sft.batches import Batches
 from train.sft.loss import code_loss
 from train.sft.recipe import SFTRecipe
+from train.weights.parameters import unfreeze_decoder
 
 
 def train_sft(

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb, repeat_kv
 
 from model.prompt import encode_prompt
-from train.parallel.weights import Weights
+from train.weights.weights import Weights
 
 # words that say nothing about the picture: articles, prepositions without a place, and the captions' frames
 _STOP_WORDS = frozenset(

@@ -11,7 +11,7 @@ from train.grpo.objective.credit import credit_weights, guidance_map, pair_map, 
 from train.grpo.objective.micro_batches import MicroBatch
 from train.grpo.objective.policy import PromptTable, Scores
 from train.grpo.recipe import CreditRecipe
-from train.parallel.weights import Weights
+from train.weights.weights import Weights
 
 
 class CreditAllocator:

@@ -12,7 +12,7 @@ from model.janus import Janus
 from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.policy import PromptTable
 from train.grpo.rollout.samples import Samples
-from train.parallel.ranks import Ranks
+from train.ranks import Ranks
 
 T = TypeVar("T")
 

@@ -1,5 +1,7 @@
 """The gradient of a step: score, credit, loss and backward pass, one micro-batch after another."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,11 +13,11 @@ from train.grpo.objective.loss import clipped, codebook_kl, entropy, k3, policy_
 from train.grpo.objective.micro_batches import MicroBatch, micro_batches
 from train.grpo.objective.old_policy import OldPolicy
 from train.grpo.objective.policy import Scores, score
-from train.grpo.objective.reference import Reference
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.samples import Samples
-from train.parallel.ranks import ALONE, Ranks
-from train.parallel.weights import Weights
+from train.ranks import ALONE, Ranks
+from train.weights.reference import Reference
+from train.weights.weights import Weights
 
 
 class Objective:
@@ -98,7 +100,7 @@ class Objective:
         return losses
 
     def _score(self, batch: MicroBatch, kept: Tensor | None, *, reference: bool = False) -> Scores:
-        logits = self._weights.logits
+        logits: Callable[..., Tensor] = self._weights.logits
         if reference:
             assert self._reference is not None
             logits = self._reference.logits

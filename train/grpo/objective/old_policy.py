@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from train.grpo.objective.policy import Scores
-from train.parallel.ranks import Ranks
+from train.ranks import Ranks
 
 
 class OldPolicy:
