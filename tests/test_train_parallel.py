@@ -63,7 +63,7 @@ def test_two_processes_train_as_one_does(together: Path, small_folder: Path, tmp
 
 
 def test_a_sharded_run_that_was_stopped_equals_one_that_was_not(together: Path) -> None:
-    whole, resumed = (load_file(together / run / "latest" / "model.safetensors") for run in ("fsdp", "resumed"))
+    whole, resumed = (load_file(together / run / "latest" / "model.safetensors") for run in ("undisturbed", "resumed"))
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
 

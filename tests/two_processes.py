@@ -68,7 +68,8 @@ def main() -> None:
         if ranks.first:
             save_file(step, folder / f"{ranks.kind}.safetensors")
     trainer(checkpoint, folder / "ddp", chosen(), ranks=ddp).run()
-    for run, steps in (("fsdp", STEPS), ("resumed", 2)):
+    trainer(checkpoint, folder / "fsdp", chosen(), ranks=fsdp).run()
+    for run, steps in (("undisturbed", STEPS), ("resumed", 2)):
         Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), chosen(steps), folder / run, ranks=fsdp).run()
     trainer(checkpoint, folder / "resumed", chosen(), ranks=fsdp).run()
     leave()
