@@ -112,7 +112,8 @@ def test_bfloat16_trains_float32_weights_and_scores_in_float32(small_folder: Pat
     )
     mixed = first_step(made)
     assert {p.dtype for p in made._weights.parameters.values()} == {torch.float32}
-    assert logits_of(made._weights.logits, load(small_folder, device="cpu")).dtype == torch.float32
+    logits = logits_of(made._weights.logits, load(small_folder, device="cpu"))
+    assert (logits != logits.bfloat16()).float().mean() > 0.9  # the head is computed in float32
     names = [name for name in exact if name not in ("codes", "rewards", "kl")]
     one, other = (torch.cat([step[name].flatten() for name in names]) for step in (exact, mixed))
     assert 1e-5 < (one - other).norm() / one.norm() < 0.1
