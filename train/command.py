@@ -46,6 +46,26 @@ def main() -> None:
     grpo.add_argument("--out", type=Path, required=True, help="folder of the run")
     grpo.set_defaults(run=train_grpo)
 
+    construct = stages.add_parser(
+        "construct", help="a data set of pairs from edited pictures: filter, caption, verify (as FocusDiff-Data)"
+    )
+    construct.add_argument(
+        "edits", type=Path, help='JSON list of {"before", "after", "instruction"}; pictures are paths'
+    )
+    construct.add_argument(
+        "--writer", required=True, metavar="URL", help="OpenAI-compatible endpoint of a vision model"
+    )
+    construct.add_argument("--writer-model", required=True, metavar="NAME", help="filters and captions")
+    construct.add_argument("--verifier", metavar="URL", help="endpoint of the verifying model (default: the writer's)")
+    construct.add_argument("--verifier-model", required=True, metavar="NAME", help="checks the captions; another model")
+    construct.add_argument("--key", default="none", help="API key of both endpoints")
+    construct.add_argument("--concurrency", type=int, default=8, help="edits worked on at once (default: 8)")
+    construct.add_argument(
+        "--prices", type=float, nargs=2, default=(0.0, 0.0), metavar="USD", help="of a million prompt and answer tokens"
+    )
+    construct.add_argument("--out", type=Path, required=True, help="folder of the data set")
+    construct.set_defaults(run=construct_pairs)
+
     data = stages.add_parser("data", help="check a data set: which rows can be trained on, and why the others cannot")
     add_model_arguments(data, device="cpu")
     _add_data_arguments(data)
@@ -107,6 +127,24 @@ def check_data(arguments: argparse.Namespace) -> None:
         image_columns=arguments.image_columns,
     )
     print(report)
+
+
+def construct_pairs(arguments: argparse.Namespace) -> None:
+    """Construct the data set, then print the report, also if edits are left."""
+    if arguments.concurrency < 1:
+        raise ValueError(f"--concurrency must be at least 1, not {arguments.concurrency}")
+    from train.data.construction.construction import Construction, Prices
+    from train.data.construction.triples import read_triples
+    from train.data.construction.vision_model import VisionModel
+
+    triples = read_triples(arguments.edits)
+    writer = VisionModel(arguments.writer, arguments.writer_model, key=arguments.key)
+    verifier = VisionModel(arguments.verifier or arguments.writer, arguments.verifier_model, key=arguments.key)
+    construction = Construction(triples, arguments.out, writer=writer, verifier=verifier)
+    try:
+        construction.run(concurrency=arguments.concurrency)
+    finally:
+        print(construction.report(Prices(*arguments.prices)))
 
 
 def train_grpo(arguments: argparse.Namespace) -> None:
