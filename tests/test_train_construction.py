@@ -5,6 +5,7 @@ import io
 import json
 import re
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,27 +29,29 @@ COLOURS = {
 class Vision:
     """Vision models "writer" and "verifier" that see the colour of each picture.
 
-    The writer mistakes green pictures at its first attempt, black ones always, and talks about white ones. Every third
-    request is answered with status 500 or not at all, and repeated by the client.
+    The writer mistakes green pictures at its first attempt, black ones always, and talks about white ones. The first
+    request for anything is answered with status 500 or not at all, and repeated by the client.
     """
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
-        self.requests, self.gone = 0, False
+        self.requests: Counter[bytes] = Counter()
+        self.gone = False
         self.lock = threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                content = self.rfile.read(int(self.headers["content-length"]))
                 with outer.lock:
-                    outer.requests += 1
-                    number = outer.requests
-                if number % 6 == 0 and not outer.gone:
+                    outer.requests[content] += 1
+                    first = outer.requests[content] == 1
+                if first and zlib.crc32(content) % 2 and not outer.gone:
                     self.close_connection = True  # no answer at all
-                    return
-                failing = outer.gone or number % 3 == 0
-                self.send(500 if failing else 200, {"error": {"message": "planted"}} if failing else outer.answer(body))
+                elif first or outer.gone:
+                    self.send(500, {"error": {"message": "planted"}})
+                else:
+                    self.send(200, outer.answer(json.loads(content)))
 
             def send(self, status: int, body: dict[str, Any]) -> None:
                 content = json.dumps(body).encode()
