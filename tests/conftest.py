@@ -1,6 +1,7 @@
 """Shared fixtures: golden values of the original implementation, checkpoints, and servers in this process."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -149,6 +150,18 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Ended(code, said.out, said.err)
 
     return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_engines() -> Iterator[None]:
+    """Fork the engines of tests from a process that has imported everything: a new one takes seconds for that.
+
+    Servers that run in processes of their own start theirs as always.
+    """
+    multiprocessing.set_forkserver_preload(["serve.backends.child", "model.checkpoints.load"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serve.backends.process._PROCESSES", multiprocessing.get_context("forkserver"))
+        yield
 
 
 class Served:

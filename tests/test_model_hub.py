@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoints.convert import main
 from model.checkpoints.load import load
+from tests.ended import Ended
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/small-janus"
@@ -124,12 +126,19 @@ def test_a_downloaded_revision_loads_offline(hub: str, tmp_path: Path, small_fol
     ],
 )
 def test_an_unknown_repository_or_revision_is_one_line(
-    hub: str, tmp_path: Path, arguments: tuple[str, ...], said: str
+    hub: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Ended],
+    arguments: tuple[str, ...],
+    said: str,
 ) -> None:
-    result = convert(hub, tmp_path / "home", tmp_path / "out", *arguments)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert said in result.stderr
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home"))
+    ended = command(main, tmp_path / "out", *arguments)
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1
+    assert said in ended.err
     assert not (tmp_path / "out").exists()
 
 
