@@ -2,18 +2,24 @@
 
 import io
 import json
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from model.checkpoints.load import load
+from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
+from pairs.judge import Judgement
 from tests.ended import Ended
 from train.command import main
+from train.data.codes import square
 from train.data.listed import open_pairs
 from train.errors import DataError
 
@@ -190,6 +196,41 @@ def test_an_unusable_file_is_one_line_and_exit_code_2(
     assert ended.code == 2
     assert said in ended.err.splitlines()[-1]
     assert name in ended.err.splitlines()[-1]
+
+
+def test_a_run_trains_on_pairs_from_a_file(
+    tmp_path: Path, small_folder: Path, janus: Janus, pictures: list[str], monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Ended],
+) -> None:  # fmt: skip
+    """Ground truth is the codes of the file's pictures; other data in the same folder is refused."""
+
+    class Reddish:
+        def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+            return [Judgement(float(np.asarray(image)[..., 0].mean()) / 255) for image in images]
+
+    monkeypatch.setattr("train.grpo.run.ExactJudge", Reddish)
+    file = json_list(tmp_path, [pair("a red star", "a blue star", *pictures[:2]), {"prompt": "no", "image": "no.png"}])
+    toml = tmp_path / "short.toml"
+    toml.write_text(
+        "steps = 1\n[rollout]\npairs = 1\nsamples = 2\nguidance_scale = 2.0\n[ground_truth]\nuse = 'positive'\n"
+        "[update]\nlearning_rate = [{ at = 0.0, value = 1e-3 }]\n[output]\ngrid_every = 0\n"
+    )
+    call = ("grpo", "--model", small_folder, "--recipe", toml, "--data", file, "--out", tmp_path / "run")
+    ended = command(main, *call)
+    assert ended.code == 0, ended.err
+    assert "1 pairs and 0 single prompts are valid" in ended.out
+    with closing(sqlite3.connect(tmp_path / "run" / "codes.sqlite")) as database:
+        used = {tuple(np.frombuffer(row[0], dtype=np.int32)) for row in database.execute("SELECT codes FROM codes")}
+    expected, tokenizer = set(), ImageTokenizer(janus)
+    for name in pictures[:2]:
+        with Image.open(tmp_path / name) as picture:
+            pixels = torch.from_numpy(np.array(square(picture, 64))).permute(2, 0, 1)[None].float() / 127.5 - 1
+        expected.add(tuple(tokenizer.encode(pixels)[0].tolist()))
+    assert used == expected
+    file.write_text(file.read_text().replace("a red star", "a green star"))
+    refused = command(main, *call)
+    assert refused.code == 2
+    assert "this run has data" in refused.err
 
 
 def test_the_command_prints_the_report(tmp_path: Path, small_folder: Path, command: Callable[..., Ended]) -> None:
