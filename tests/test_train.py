@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-import train.run
+import train.stage
 import train.tiny.image_tokenizer
 from model.checkpoints.load import load
 from model.generate import generate
+from model.janus import Janus
+from model.prompt import special_ids
 from pairs.world import World
 from tests.ended import Ended
 from train.command import main
@@ -30,8 +32,9 @@ from train.sft.average import Average
 from train.sft.batches import Batch, Batches
 from train.sft.loss import code_loss
 from train.sft.recipe import SFTRecipe
-from train.sft.training import train_sft
+from train.sft.rows import SceneRows
 from train.tiny.codebook import SphericalCodebook, nearest_codes
+from train.tiny.decoder import train_decoder
 from train.tiny.image_tokenizer import to_pixels, train_image_tokenizer
 from train.tiny.network import build_network
 from train.tiny.pipeline import train_tiny
@@ -39,7 +42,8 @@ from train.tiny.recipe import TinyRecipe, load_recipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 from train.tiny.transplant import transplant
 
-SMALL_RECIPE = (Path(__file__).parent / "small.toml").read_text()
+SMALL = Path(__file__).parent / "small.toml"
+SMALL_RECIPE = SMALL.read_text()
 
 
 def test_warmup_cosine() -> None:
@@ -193,19 +197,20 @@ def test_average_lags_a_ramp_by_an_eleventh() -> None:
     assert float(average.tensors["p"]) == pytest.approx(2000 * 10 / 11, rel=0.01)
 
 
-def sft_recipe(**changes: float) -> SFTRecipe:
+def sft_recipe(**changes: object) -> SFTRecipe:
     base = {
         "steps": 10, "batch_size": 4, "learning_rate": 1e-3, "matrix_learning_rate": 1e-3, "warmup": 1,
-        "weight_decay": 0.0, "drop_prompt": 0.25, "unconditional_smoothing": 0.1, "base_at": 0.5,
+        "weight_decay": 0.0, "drop_prompt": 0.25, "unconditional_smoothing": 0.1,
     }  # fmt: skip
-    return SFTRecipe(**(base | changes))  # type: ignore[arg-type]
+    return SFTRecipe.model_validate(base | changes)
 
 
 def test_batches_depend_on_the_step_alone_and_cover_an_epoch_once() -> None:
     source = SceneSource(World(), 0, 64)
     tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(200)), 400)
     codes = torch.arange(64)[:, None].expand(64, 5).to(torch.int16)
-    first, second = (Batches(source, codes, tokenizer, sft_recipe(), seed=0) for _ in range(2))
+    janus = Janus("small", build_network(load_recipe(str(SMALL)), tokenizer), tokenizer, special_ids(tokenizer))
+    first, second = (Batches(SceneRows(source, codes), janus, sft_recipe()) for _ in range(2))
     ahead = second[17]
     assert torch.equal(first[17].ids, ahead.ids)
     rows = torch.cat([first[step].codes[:, 0] for step in range(16)])
@@ -250,7 +255,7 @@ def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: s
             "scaffold_size = 60",
             "scaffold_size must be at least vq.num_embeddings",
         ),
-        ("base_at = 0.5", "base_at = 0.01", "sft: .*base_at"),
+        ("base_at = 0.5", "base_at = 0.01", "base_at must leave"),
         ("guidance_scale = 2.0", "guidance_scale = 0.5", "sampling: .*guidance_scale must be from 1 to 20"),
     ],
 )
@@ -282,7 +287,7 @@ class Killed(BaseException):
 def test_resumed_sft_equals_an_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: TinyRecipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)  # save after every step
+    monkeypatch.setattr(train.stage, "SAVE_EVERY_SECONDS", -1.0)  # save after every step
     source = SceneSource(World(), 0, 64)
     codes = torch.randint(64, (40, 64), generator=torch.Generator().manual_seed(1)).to(torch.int16)
     chosen = sft_recipe(steps=12)
@@ -296,7 +301,8 @@ def test_resumed_sft_equals_an_uninterrupted_run(
                     raise Killed
                 return super().__getitem__(step)
 
-        train_sft(network, Stopping(source, codes, small_tokenizer, chosen, seed=0), folder, chosen, seed=0)
+        monkeypatch.setattr("train.tiny.decoder.Batches", Stopping)
+        train_decoder(network, small_tokenizer, SceneRows(source, codes), folder, chosen, base_at=0.5)
         return {**load_file(folder / "final.safetensors"), **load_file(folder / "base.safetensors")}
 
     whole = sft(tmp_path / "whole")
@@ -313,7 +319,7 @@ def test_resumed_sft_equals_an_uninterrupted_run(
 def test_resumed_image_tokenizer_training_equals_an_uninterrupted_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_recipe: TinyRecipe, small_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    monkeypatch.setattr(train.run, "SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(train.stage, "SAVE_EVERY_SECONDS", -1.0)
     source = SceneSource(World(), 0, 64)
     images = np.stack([source.image(i) for i in range(32)])
     changes = {"steps": 9, "continuous_steps": 3, "select_at_step": 5}

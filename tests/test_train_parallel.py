@@ -13,14 +13,14 @@ from model.checkpoints.load import load
 from model.generate import generate
 from pairs.world import World
 from tests.test_train_grpo_run import recipe, rows, trainer
-from tests.two_processes import STEPS, chosen, first_step
+from tests.two_processes import STEPS, chosen, first_step, train_sft
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
 from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.micro_batches import micro_batches
 from train.grpo.rollout.plan import plan
 from train.grpo.rollout.samples import Samples
-from train.ranks import Ranks, join
+from train.ranks import ALONE, Ranks, join
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,6 +74,21 @@ def test_what_a_sharded_run_saves_is_served(together: Path, small_folder: Path) 
     JanusForConditionalGeneration.from_pretrained(latest)
     assert not torch.equal(generate(trained, ["a red star"], seeds=[1]), generate(first, ["a red star"], seeds=[1]))
     assert sorted(path.name for path in (latest / "trainer").iterdir()) == ["shards", "state.pt"]
+
+
+def test_sft_in_two_processes_has_the_losses_of_one_and_resumes(
+    together: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    train_sft(small_folder, tmp_path / "alone", ALONE)
+    alone = rows(tmp_path / "alone")
+    assert len(alone) == 4
+    for kind in ("ddp", "fsdp"):
+        for mine, other in zip(rows(together / f"sft-{kind}"), alone, strict=True):
+            assert mine == pytest.approx(other, rel=1e-4)
+    whole, resumed = (load_file(together / run / "latest" / "model.safetensors") for run in ("sft-fsdp", "sft-resumed"))
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    start = load_file(small_folder / "model.safetensors")
+    assert not all(torch.equal(weight, start[name]) for name, weight in whole.items())
 
 
 @pytest.mark.parametrize(("count", "chosen_count"), [(2, 5), (3, 7), (4, 5), (4, 1), (8, 0), (3, 9)])

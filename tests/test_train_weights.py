@@ -42,13 +42,6 @@ def disturb(weights: CopiedWeights) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
 
 
-class Refreshed:
-    """Engine that only takes weights."""
-
-    def load_weights(self, network: object) -> None:
-        self.network = network
-
-
 def test_adapters_change_nothing_at_first_and_are_merged_into_what_is_served(janus: Janus) -> None:
     first = logits_of(ImageLogits(janus.network), janus).detach()
     weights = CopiedWeights(janus, ALONE, WeightsRecipe(lora=LoRARecipe(**LORA)))
@@ -59,7 +52,7 @@ def test_adapters_change_nothing_at_first_and_are_merged_into_what_is_served(jan
     trained = logits_of(weights.logits, janus)
     assert (trained - first).abs().max() > 0.01
     for _ in range(2):  # merged anew each time, not on top of what was merged before
-        weights.refresh(Refreshed())  # type: ignore[arg-type]
+        weights.publish()
         torch.testing.assert_close(logits_of(ImageLogits(janus.network), janus), trained, rtol=1e-4, atol=1e-4)
 
 

@@ -3,8 +3,12 @@
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.cli import add_model_arguments, run_command
+
+if TYPE_CHECKING:
+    from train.data.opening import DataSettings
 
 
 def main() -> None:
@@ -36,15 +40,21 @@ def main() -> None:
     grpo.add_argument("--judge-model", default="default", help="model name at the judge's endpoint")
     grpo.add_argument("--judge-key", default="none", help="API key for the judge's endpoint")
     grpo.add_argument("--slots", type=int, default=64, help="pictures drawn at once, in each process (default: 64)")
-    grpo.add_argument(
-        "--parallel",
-        choices=("none", "ddp", "fsdp"),
-        default="none",
-        help="processes started by torchrun: ddp gives each all weights, fsdp a part of them (default: none)",
-    )
-    grpo.add_argument("--processes", type=int, metavar="N", help="refuse to train in any other number of processes")
+    _add_process_arguments(grpo)
     grpo.add_argument("--out", type=Path, required=True, help="folder of the run")
     grpo.set_defaults(run=train_grpo)
+
+    sft = stages.add_parser("sft", help="supervised fine-tuning on pictures and their prompts")
+    add_model_arguments(sft)
+    sft.add_argument(
+        "--recipe", default="world", help="world, janus_pro, janus_pro_lora, or a .toml file (default: world)"
+    )
+    _add_data_arguments(sft, default="world")
+    sft.add_argument("--seed", type=int, help="in place of the recipe's")
+    sft.add_argument("--steps", type=int, help="in place of the recipe's")
+    _add_process_arguments(sft)
+    sft.add_argument("--out", type=Path, required=True, help="folder of the run")
+    sft.set_defaults(run=train_sft)
 
     construct = stages.add_parser(
         "construct", help="a data set of pairs from edited pictures: filter, caption, verify (as FocusDiff-Data)"
@@ -73,6 +83,16 @@ def main() -> None:
 
     arguments = parser.parse_args()
     run_command(lambda: _check_and_run(arguments))
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parallel",
+        choices=("none", "ddp", "fsdp"),
+        default="none",
+        help="processes started by torchrun: ddp gives each all weights, fsdp a part of them (default: none)",
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="refuse to train in any other number of processes")
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -112,6 +132,29 @@ def train_tiny(arguments: argparse.Namespace) -> None:
 
     for name, folder in train_tiny(recipe, arguments.out, choose_device(arguments.device)).items():
         print(f"{name}: {folder}")
+
+
+def _data_settings(arguments: argparse.Namespace) -> "DataSettings":
+    from train.data.opening import DataSettings
+
+    return DataSettings(arguments.data, tuple(arguments.prompt_columns), tuple(arguments.image_columns))
+
+
+def train_sft(arguments: argparse.Namespace) -> None:
+    """Check the recipe, then load the model and train it."""
+    from train.sft.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, seed=arguments.seed, steps=arguments.steps)
+
+    from model.checkpoints.load import load_from
+    from train.ranks import join, leave
+    from train.sft.run import train
+
+    ranks = join(arguments.parallel, processes=arguments.processes)
+    train(load_from(arguments), recipe, arguments.out, data=_data_settings(arguments), ranks=ranks)
+    leave()
+    if ranks.first:
+        print(f"finished: {arguments.out / 'latest'}")
 
 
 def check_data(arguments: argparse.Namespace) -> None:
@@ -162,9 +205,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
         load_from(arguments),
         recipe,
         arguments.out,
-        data=arguments.data,
-        prompt_columns=arguments.prompt_columns,
-        image_columns=arguments.image_columns,
+        data=_data_settings(arguments),
         judge=arguments.judge,
         judge_model=arguments.judge_model,
         judge_key=arguments.judge_key,

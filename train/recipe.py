@@ -2,8 +2,9 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,6 +44,22 @@ def read_recipe(name: str, kind: type[R], *, folder: Path = RECIPES) -> R:
         first = error.errors()[0]
         where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
         raise RecipeError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def claim_manifest(file: Path, mine: Mapping[str, Any]) -> None:
+    """Record what a run trains from, so that nothing else resumes it.
+
+    Raises:
+        RecipeError: the run was started from something else.
+    """
+    if file.exists():
+        theirs = json.loads(file.read_text())
+        for name, value in mine.items():
+            if theirs.get(name) != value:
+                raise RecipeError(
+                    f"{file}: this run has {name} {theirs.get(name)!r}, not {value!r}: choose another --out"
+                )
+    write_atomically(file, lambda partial: partial.write_text(json.dumps(dict(mine), indent=1)))
 
 
 def claim_folder(folder: Path, recipe: Part) -> None:

@@ -1,28 +1,19 @@
 """Start or resume a GRPO run from its command's settings."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
 from pairs.exact_judge import ExactJudge
-from pairs.files import write_atomically
 from pairs.judge import Judge
-from pairs.scene import CATEGORIES
 from pairs.vlm_judge import VlmJudge
-from pairs.world import World
-from train.data.listed import open_pairs
-from train.data.pairs import PairSource, WorldPairs
-from train.errors import TrainingError
+from train.data.opening import DataSettings, open_source
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
 from train.ranks import Ranks
-from train.recipe import claim_folder
-from train.tiny.recipe import load_recipe as load_tiny_recipe
+from train.recipe import claim_folder, claim_manifest
 
 
 def train(
@@ -30,9 +21,7 @@ def train(
     recipe: GRPORecipe,
     out: Path,
     *,
-    data: str,
-    prompt_columns: Sequence[str],
-    image_columns: Sequence[str],
+    data: DataSettings,
     judge: str,
     judge_model: str,
     judge_key: str,
@@ -45,36 +34,26 @@ def train(
         janus: the first policy.
         recipe: decides the run.
         out: folder of the run.
-        data: "world", the procedural one, or a path (`train.data.listed.open_pairs`).
-        prompt_columns, image_columns: of Parquet files; recognised if empty.
+        data: pairs or single prompts.
         judge: "exact", or the base URL of an OpenAI-compatible endpoint.
         judge_model, judge_key: at that endpoint.
         slots: pictures drawn at once, in each process.
         ranks: the processes of the run.
 
     Raises:
-        RecipeError: `out` holds a run of another recipe.
+        RecipeError: `out` holds a run of another recipe, model, judge or data.
         DataError: the data cannot be used.
-        TrainingError: `out` holds a run of another model, judge or data, or training cannot go on.
+        TrainingError: training cannot go on.
     """
     ranks.at_first(lambda: claim_folder(out, recipe))
-    source: PairSource
-    if data == "world":
-        weights = tuple(recipe.category_weights.get(category, 1.0) for category in CATEGORIES)
-        source, data_key = (
-            WorldPairs(World(load_tiny_recipe("tiny").held_out), recipe.seed, janus.image_size, weights),
-            data,
-        )
-    else:
-        source, report = open_pairs(Path(data), janus, prompt_columns=prompt_columns, image_columns=image_columns)
-        data_key = source.fingerprint
-        if ranks.first:
-            print(report)
+    opened = open_source(data, janus, seed=recipe.seed, category_weights=recipe.category_weights)
+    if opened.report is not None and ranks.first:
+        print(opened.report)
     judge_name = judge if judge == "exact" else judge_model
-    start = {"model": janus.name, "weights": fingerprint(janus), "judge": judge_name, "data": data_key}
-    ranks.at_first(lambda: _claim_manifest(out / "manifest.json", start))
+    start = {"model": janus.name, "weights": fingerprint(janus), "judge": judge_name, "data": opened.key}
+    ranks.at_first(lambda: claim_manifest(out / "manifest.json", start))
     scorer: Judge = ExactJudge() if judge == "exact" else VlmJudge(judge, judge_model, key=judge_key)
-    trainer = Trainer(janus, source, scorer, recipe, out, slots=slots, ranks=ranks)
+    trainer = Trainer(janus, opened.source, scorer, recipe, out, slots=slots, ranks=ranks)
     with tqdm(total=recipe.steps, desc="steps", mininterval=1, disable=not ranks.first) as bar:
 
         def show(step: int, row: dict[str, float]) -> None:
@@ -82,19 +61,3 @@ def train(
             bar.set_postfix(reward=f"{row['reward']:.3f}", pictures_per_s=f"{row['samples per second']:.1f}")
 
         trainer.run(on_step=show)
-
-
-def _claim_manifest(file: Path, mine: dict[str, Any]) -> None:
-    """Record from which model and with which judge a run trains, so that no other resumes it.
-
-    Raises:
-        TrainingError: the run has another model or judge.
-    """
-    if file.exists():
-        theirs = json.loads(file.read_text())
-        for name, value in mine.items():
-            if theirs.get(name) != value:
-                raise TrainingError(
-                    f"{file}: this run has {name} {theirs.get(name)!r}, not {value!r}: choose another --out"
-                )
-    write_atomically(file, lambda partial: partial.write_text(json.dumps(mine, indent=1)))

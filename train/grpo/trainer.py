@@ -28,10 +28,10 @@ from train.grpo.remedies import remedy
 from train.grpo.rollout.plan import PairPlan, plan, plan_pair
 from train.grpo.rollout.rollout import Rollout
 from train.grpo.rollout.samples import Samples, load_attempts, load_samples, save_samples
-from train.grpo.run_folder import RunFolder
 from train.grpo.sheets import prompt_sheet
 from train.grpo.stopwatch import Stopwatch
 from train.ranks import ALONE, Ranks
+from train.run_folder import RunFolder
 from train.schedule import scheduled
 from train.tensorboard import TensorBoard
 from train.weights.opening import open_weights
@@ -133,7 +133,7 @@ class Trainer:
         with watch.part("update"):
             values = self._update(step, samples, advantages)
         with watch.part("refresh"):
-            self._weights.refresh(self._engine)
+            self._refresh()
         values = sample_metrics(samples, advantages) | values | watch.seconds
         values["samples per second"] = len(samples.codes) / sum(watch.seconds.values())
         row = self._curve.add(step + 1, values)
@@ -198,6 +198,11 @@ class Trainer:
         means, logprobs = means.gather(self._ranks), old.gather(self._ranks)
         return values | means.result() | policy_metrics(samples, logprobs)
 
+    def _refresh(self) -> None:
+        """Let the engine draw with the present weights."""
+        self._weights.publish()
+        self._engine.load_weights(self._janus.network)
+
     def _check_rewards(self, step: int, samples: Samples) -> None:
         """Stop if the judge seems to be broken.
 
@@ -239,7 +244,7 @@ class Trainer:
                 self._optimizer.load_state_dict(state["optimizer"])
                 if self._reference is not None:
                     self._reference.load_state_dict(state["reference"])
-            self._weights.refresh(self._engine)
+            self._refresh()
             self._curve.rows = state["rows"]
             self._rate, self._remedied = state["rate"], state["remedied"]
         return step

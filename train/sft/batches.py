@@ -1,15 +1,16 @@
-"""Batches of captions and codes."""
+"""Batches of prompts and codes."""
 
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from model.prompt import encode_prompt, special_ids, unconditional_row
+from model.janus import Janus
+from model.prompt import unconditional_row
 from train.data.order import shuffled
-from train.data.scenes import SceneSource
+from train.ranks import ALONE, Ranks
 from train.sft.recipe import SFTRecipe
+from train.sft.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -24,45 +25,43 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
+    def split(self, size: int) -> list["Batch"]:
+        """Batches of at most `size` rows; 0 leaves it whole."""
+        parts = [getattr(self, field.name).split(size or len(self.codes)) for field in fields(self)]
+        return [Batch(*part) for part in zip(*parts, strict=True)]
+
 
 class Batches:
     """Training batches by step number, which alone decides their rows, wordings and padding.
 
     A batch mixes prompts of all lengths. Sorting them by length would need less padding, but would also
     sort them by category, which costs more in steps than it saves in time (docs/tiny.md).
+
+    Args:
+        rows: prompts and codes.
+        janus: encodes prompts.
+        recipe: size of a batch, and the share of dropped prompts.
+        ranks: each process gets its share of every batch.
     """
 
-    def __init__(
-        self,
-        source: SceneSource,
-        codes: Tensor,
-        tokenizer: PreTrainedTokenizerBase,
-        recipe: SFTRecipe,
-        *,
-        seed: int,
-    ) -> None:
-        self._source = source
-        self._codes = codes
-        self._tokenizer = tokenizer
-        self._ids = special_ids(tokenizer)
-        self._recipe = recipe
-        self._seed = seed
+    def __init__(self, rows: Rows, janus: Janus, recipe: SFTRecipe, ranks: Ranks = ALONE) -> None:
+        self._rows, self._janus, self._recipe, self._ranks = rows, janus, recipe, ranks
 
     def __getitem__(self, step: int) -> Batch:
         size = self._recipe.batch_size
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(self._recipe.seed * 1_000_003 + step)
         dropped = torch.rand(size, generator=generator) < self._recipe.drop_prompt
-        rows, indices = [], []
-        for place in range(size):
+        own, rows, indices = self._ranks.own(range(size)), [], []
+        for place in own:
             position = step * size + place
-            epoch, index = position // len(self._codes), shuffled(position, len(self._codes))
-            row = encode_prompt(self._tokenizer, self._source.caption(index, epoch))
-            rows.append(unconditional_row(len(row), self._ids) if dropped[place] else row)
+            epoch, index = position // len(self._rows), shuffled(position, len(self._rows))
+            row = self._janus.encode(self._rows.prompt(index, epoch))
+            rows.append(unconditional_row(len(row), self._janus.ids) if dropped[place] else row)
             indices.append(index)
         longest = max(map(len, rows))
-        ids = torch.full((size, longest), self._ids.pad)
-        mask = torch.zeros(size, longest, dtype=torch.long)
+        ids = torch.full((len(rows), longest), self._janus.ids.pad)
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, longest - len(row) :] = torch.tensor(row)
             mask[i, longest - len(row) :] = 1
-        return Batch(ids, mask, self._codes[indices].long(), dropped)
+        return Batch(ids, mask, torch.stack([self._rows.codes(index) for index in indices]), dropped[list(own)])

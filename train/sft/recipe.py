@@ -4,31 +4,59 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from train.recipe import Part
+from train.recipe import RECIPES, Part, RecipeError, read_recipe
+from train.weights.recipe import WeightsRecipe
 
 
 class SFTRecipe(Part):
     """Supervised fine-tuning of the decoder.
 
-    learning_rate: peak rate of AdamW, which trains all but the matrices of the decoder's blocks.
-    matrix_learning_rate: peak rate of Muon, which trains those matrices.
+    batch_size: pictures in a step, of all processes together.
+    micro_batch: pictures per forward pass; 0 takes the whole batch.
+    learning_rate: peak rate of AdamW.
+    matrix_learning_rate: peak rate of Muon, which then trains the matrices of the decoder's blocks; 0 leaves them to
+        AdamW.
+    final_rate: learning rate at the end, as a share of the peak; a cosine leads there.
     drop_prompt: share of the prompts that are replaced by the unconditional row.
     unconditional_smoothing: label smoothing of unconditional rows: probability spread evenly over all codes.
-    base_at: share of the steps after which the weights of `tiny-base` are saved.
+    average: whether a running average of the weights is saved in their place.
+    save_every: steps between checkpoints.
+    keep: checkpoints kept, the newest ones.
     """
 
+    seed: int = 0
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
+    micro_batch: int = Field(default=0, ge=0)
     learning_rate: float = Field(gt=0)
-    matrix_learning_rate: float = Field(gt=0)
+    matrix_learning_rate: float = Field(default=0.0, ge=0)
     warmup: int = Field(ge=0)
+    final_rate: float = Field(default=0.02, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(ge=0)
     drop_prompt: float = Field(ge=0, le=1)
-    unconditional_smoothing: float = Field(ge=0, lt=1)
-    base_at: float = Field(gt=0, lt=1)
+    unconditional_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    average: bool = True
+    save_every: int = Field(default=100, gt=0)
+    keep: int = Field(default=2, gt=0)
+    weights: WeightsRecipe = WeightsRecipe()
 
     @model_validator(mode="after")
-    def _base_exists(self) -> Self:
-        if int(self.steps * self.base_at) < 1:
-            raise ValueError("base_at must leave at least one step before it")
+    def _adapters_are_no_matrices(self) -> Self:
+        if self.matrix_learning_rate and self.weights.lora:
+            raise ValueError("matrix_learning_rate must be 0 with weights.lora")
         return self
+
+
+def load_recipe(name: str, *, seed: int | None = None, steps: int | None = None) -> SFTRecipe:
+    """Load a recipe by its name, or by the path of a .toml file; `seed` and `steps` replace its own.
+
+    Raises:
+        RecipeError: there is no such recipe, or a field is invalid.
+    """
+    recipe = read_recipe(name, SFTRecipe, folder=RECIPES / "sft")
+    given = {field: value for field, value in (("seed", seed), ("steps", steps)) if value is not None}
+    if any(value < (field == "steps") for field, value in given.items()):
+        raise RecipeError("--seed must be at least 0, and --steps at least 1")
+    return recipe.model_copy(update=given)

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from train.run import Run
 from train.schedule import warmup_cosine
+from train.stage import Stage
 from train.tiny.codebook import SphericalCodebook, nearest_codes
 from train.tiny.recipe import VQTrainingRecipe
 from train.tiny.transplant import transplant
@@ -100,7 +100,7 @@ def train_image_tokenizer(
     optimizer = torch.optim.AdamW(
         [p for p in vq.parameters() if p.requires_grad], betas=(0.9, 0.98), weight_decay=1e-4, fused=True
     )
-    run = Run(folder, recipe.steps)
+    run = Stage(folder, recipe.steps)
     cells = images.shape[1] // 2 ** (len(vq.config.channel_multiplier) - 1)
     for step in run.steps({"vq": vq, "scaffold": scaffold, "own": own, "optimizer": optimizer}):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -28,8 +28,8 @@ from train.data.crowded import CrowdedPictures
 from train.data.scenes import SceneSource
 from train.data.shards import render_images
 from train.recipe import claim_folder
-from train.sft.batches import Batches
-from train.sft.training import train_sft
+from train.sft.rows import SceneRows
+from train.tiny.decoder import train_decoder
 from train.tiny.image_tokenizer import encode_images, train_image_tokenizer
 from train.tiny.network import build_network, initialise_decoder, recipe_config
 from train.tiny.recipe import TinyRecipe
@@ -59,8 +59,8 @@ def train_tiny(recipe: TinyRecipe, out: Path, device: torch.device) -> dict[str,
     network.model.vqmodel.load_state_dict(load_file(out / "vq" / "final.safetensors"))
     initialise_decoder(network)
     network.to(device)
-    batches = Batches(source, codes, tokenizer, recipe.sft, seed=recipe.seed)
-    train_sft(network, batches, out / "sft", recipe.sft, seed=recipe.seed)
+    sft = recipe.sft.model_copy(update={"seed": recipe.seed})
+    train_decoder(network, tokenizer, SceneRows(source, codes), out / "sft", sft, base_at=recipe.base_at)
     for name, weights in (("tiny-base", "base"), ("tiny", "final")):
         if not finished[name].exists():
             network.load_state_dict(load_file(out / "sft" / f"{weights}.safetensors"), strict=False)

@@ -95,7 +95,10 @@ class SamplingRecipe(Part):
 
 
 class TinyRecipe(Part):
-    """Everything that decides a tiny checkpoint."""
+    """Everything that decides a tiny checkpoint.
+
+    base_at: share of the steps of SFT after which `tiny-base` is saved.
+    """
 
     seed: int
     image_size: int
@@ -105,12 +108,15 @@ class TinyRecipe(Part):
     vq_training: VQTrainingRecipe
     language: LanguageRecipe
     sft: SFTRecipe
+    base_at: float = Field(gt=0, lt=1)
     sampling: SamplingRecipe
 
     @model_validator(mode="after")
-    def _codes_fit(self) -> Self:
+    def _parts_fit(self) -> Self:
         if self.vq_training.scaffold_size < self.vq.num_embeddings:
             raise ValueError("vq_training.scaffold_size must be at least vq.num_embeddings")
+        if int(self.sft.steps * self.base_at) < 1:
+            raise ValueError("base_at must leave at least one step of sft before it")
         return self
 
     @property

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from model.janus import Janus
-from serve.engine.engine import Engine
 from train.ranks import Ranks
 from train.weights.adapters import Adapters
 from train.weights.image_logits import ImageLogits
@@ -42,12 +41,11 @@ class CopiedWeights:
         self.logits = replicated(ImageLogits(self.network, recipe.precision), ranks)
 
     @torch.no_grad()
-    def refresh(self, engine: Engine) -> None:
+    def publish(self) -> None:
         served = decoder_parameters(self._served)
         present = self._adapters.merged() if self._adapters else decoder_parameters(self.network).items()
         for name, value in present:
             served[name].copy_(value)
-        engine.load_weights(self._served)
 
     def backward(self, *, last: bool) -> AbstractContextManager[None]:
         return averaged(self.logits, last=last)

@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from transformers import JanusForConditionalGeneration
 
 from model.janus import Janus
-from serve.engine.engine import Engine
 from train.ranks import Ranks
 from train.weights.image_logits import ImageLogits
 from train.weights.parameters import decoder_parameters, unfreeze_decoder
@@ -49,11 +48,10 @@ class ShardedWeights:
         self.parameters = decoder_parameters(self.network)
 
     @torch.no_grad()
-    def refresh(self, engine: Engine) -> None:
+    def publish(self) -> None:
         served = decoder_parameters(self._served)
         for name, parameter in self.parameters.items():
             served[name].copy_(whole(parameter))
-        engine.load_weights(self._served)
 
     @contextmanager
     def backward(self, *, last: bool) -> Iterator[None]:

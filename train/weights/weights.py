@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import JanusForConditionalGeneration
 
-from serve.engine.engine import Engine
 from train.ranks import Ranks
 from train.weights.parameters import decoder_parameters
 from train.weights.reference import Reference
@@ -30,8 +29,8 @@ class Weights(Protocol):
     parameters: dict[str, nn.Parameter]
     sharded: bool
 
-    def refresh(self, engine: Engine) -> None:
-        """Let the engine draw with the present weights."""
+    def publish(self) -> None:
+        """Bring the network that is served and saved up to date with the present weights."""
 
     def backward(self, *, last: bool) -> AbstractContextManager[None]:
         """Context of a micro-batch; the gradients of all processes are averaged at the end of the `last` one."""

@@ -26,7 +26,7 @@ class Stateful(Protocol):
         """Restore a saved state."""
 
 
-class Run:
+class Stage:
     """A stage of training in a folder: `state.pt`, `curve.csv` and `curve.png`.
 
     The batch of a step must depend on the step's number alone: then a run that was killed continues
