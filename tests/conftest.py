@@ -53,6 +53,14 @@ _SCALES = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long tests first, half of them on each of two workers, so that neither ends alone with one."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = [item for item in items if not item.get_closest_marker("long")]
+    half = len(short) // 2
+    items[:] = [*long[::2], *short[:half], *long[1::2], *short[half:]]
+
+
 def golden_tensor(name: str, shape: list[int], seed: int = 7) -> Tensor:
     """Weight `name` of the golden model, computed from the formula that the golden values were made with."""
     stream = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))

@@ -9,6 +9,7 @@ from bench.speed.clients import Answer
 from bench.speed.load import Round, report
 
 
+@pytest.mark.long
 def test_a_short_load_accounts_for_every_arrival(small_folder: Path) -> None:
     *lines, last = report(str(small_folder), threads=1, slots=2, seconds=2, factors=[0.5, 3], times=1)
     result = json.loads(last)

@@ -95,6 +95,7 @@ def convert(
     )
 
 
+@pytest.mark.long
 def test_a_downloaded_revision_loads_offline(hub: str, tmp_path: Path, small_folder: Path) -> None:
     first = convert(hub, tmp_path / "home", tmp_path / "one", "--model", REPOSITORY, "--revision", "v1")
     assert first.returncode == 0, first.stderr
@@ -142,6 +143,7 @@ def test_an_unknown_repository_or_revision_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_the_next_download_succeeds(hub: str, tmp_path: Path) -> None:
     """A file size limit simulates a full disk: the write fails in the middle of a file."""
 

@@ -32,6 +32,7 @@ print(odd)
 @pytest.mark.skipif(
     not hasattr(os, "fork"), reason="needs fork: a process of its own for each trial would take an hour"
 )
+@pytest.mark.long
 def test_first_calls_equal_later_ones() -> None:
     """Without `warm_up_vector_math` about one process in 300 differs on machines where MKL has the fault."""
     environment = os.environ | {"OMP_NUM_THREADS": "16", "OMP_WAIT_POLICY": "passive"}

@@ -65,6 +65,7 @@ def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> 
     assert draw(300) - before < 4 * 2**20
 
 
+@pytest.mark.long
 def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
     """500 images leave as many tensors, jobs, slots and pictures alive as 100 do, and at most 4 MiB more memory."""
     engine = Engine(deepseek, slots=16)

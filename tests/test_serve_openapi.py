@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from model.checkpoints.load import load
 from tests.thread_backend import ThreadBackend
 
 
+@pytest.mark.long
 def test_schemathesis_finds_no_fault(small_folder: Path, serve_on_socket: Callable[..., Any], tmp_path: Path) -> None:
     """No status 5xx; statuses, content types, headers and bodies as documented; bad data and methods are refused."""
     backend = ThreadBackend(load(small_folder, device="cpu"), queue_limit=10_000)

@@ -75,9 +75,9 @@ def test_a_server_loads_then_serves_then_drains(small_folder: Path) -> None:
     """SIGTERM finishes accepted requests and refuses new ones."""
     with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
         assert ready(url, process) == {"loading", "ready"}
-        assert httpx.get(f"{url}/health/ready").json() == {"status": "ready", "models": ["small"]}
+        assert httpx.get(f"{url}/health/ready", timeout=60).json() == {"status": "ready", "models": ["small"]}
         long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
-        while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics").text):
+        while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text):
             pass
         process.send_signal(signal.SIGTERM)
         statuses = set()
@@ -107,7 +107,7 @@ def test_requests_given_up_at_the_drain_limit_get_503(small_folder: Path) -> Non
         ready(url, process)
         body = {"prompts": ["a star", "a heart"], "n": 10}
         long = [pool.submit(httpx.post, f"{url}/v1/images/pairs", json=body, timeout=60) for _ in range(5)]
-        while not re.search(r'waiting_images\{model="small"\} [6-9]\d', httpx.get(f"{url}/metrics").text):
+        while not re.search(r'waiting_images\{model="small"\} [6-9]\d', httpx.get(f"{url}/metrics", timeout=60).text):
             pass
         process.send_signal(signal.SIGTERM)
         given_up = [one.result() for one in long if one.result().status_code != 200]
@@ -124,13 +124,14 @@ def engine_of(process: "subprocess.Popen[str]") -> psutil.Process:
     return engine
 
 
+@pytest.mark.long
 def test_a_signal_to_all_processes_of_the_server_drains_it(small_folder: Path) -> None:
     """Service managers and terminals signal whole process groups; accepted requests are finished all the same."""
     for number in (signal.SIGTERM, signal.SIGINT):
         with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
             ready(url, process)
             long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
-            while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics").text):
+            while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text):
                 time.sleep(0.05)
             for one in psutil.Process(process.pid).children(recursive=True):
                 one.send_signal(number)
@@ -139,6 +140,7 @@ def test_a_signal_to_all_processes_of_the_server_drains_it(small_folder: Path) -
             assert process.wait(30) == 0
 
 
+@pytest.mark.long
 def test_a_step_that_fails_ends_a_stream_with_an_error(small_folder: Path, tmp_path: Path) -> None:
     """Step 41 raises: five previews and an error event come, the traceback is logged, the exit code is 1."""
     (tmp_path / "sitecustomize.py").write_text(  # every process of the server imports it
@@ -174,7 +176,7 @@ def test_all_requests_of_a_killed_engine_end_with_an_error(small_folder: Path) -
             engine = engine_of(process)
             engine.suspend()
             waiting = [pool.submit(httpx.post, url + IMAGES, json=body, timeout=60) for _ in range(3)]
-            while not re.search(r'waiting_images\{model="small"\} 3\d', httpx.get(f"{url}/metrics").text):
+            while not re.search(r'waiting_images\{model="small"\} 3\d', httpx.get(f"{url}/metrics", timeout=60).text):
                 time.sleep(0.05)
             engine.kill()
             rest = list(lines)
@@ -187,6 +189,7 @@ def test_all_requests_of_a_killed_engine_end_with_an_error(small_folder: Path) -
         assert process.wait(30) == 1
 
 
+@pytest.mark.long
 def test_a_hanging_engine_does_not_keep_the_server_from_stopping(small_folder: Path) -> None:
     """The engine is suspended: after one SIGTERM it is given up at the drain limit, after a second one at once."""
     short = "import serve.backends.engine_backend\nserve.backends.engine_backend._HANGING_SECONDS = 0.5"
@@ -199,11 +202,11 @@ def test_a_hanging_engine_does_not_keep_the_server_from_stopping(small_folder: P
             ready(url, process)
             engine_of(process).suspend()
             asked = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star"}, timeout=60)
-            while 'waiting_images{model="small"} 1' not in httpx.get(f"{url}/metrics").text:
+            while 'waiting_images{model="small"} 1' not in httpx.get(f"{url}/metrics", timeout=60).text:
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             if signals == 2:
-                while httpx.get(f"{url}/health/ready").json()["status"] != "draining":
+                while httpx.get(f"{url}/health/ready", timeout=60).json()["status"] != "draining":
                     time.sleep(0.05)
                 process.send_signal(signal.SIGTERM)
             process.wait(20)
@@ -266,6 +269,7 @@ def test_a_signal_before_loading_begins_stops_the_server(small_folder: Path, num
         assert not re.search("Traceback|ERROR", process.stderr.read())
 
 
+@pytest.mark.long
 def test_the_death_of_a_replaced_engine_ends_the_server(small_folder: Path) -> None:
     """It had a request, which gets 503; exit code 1 tells the supervisor to restart the server."""
     with server(small_folder, "--slots", "1", "--admin-key", "k") as (url, process), ThreadPoolExecutor(1) as pool:
@@ -273,7 +277,7 @@ def test_the_death_of_a_replaced_engine_ends_the_server(small_folder: Path) -> N
         engine = engine_of(process)
         engine.suspend()
         asked = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star"}, timeout=60)
-        while 'waiting_images{model="small"} 1' not in httpx.get(f"{url}/metrics").text:
+        while 'waiting_images{model="small"} 1' not in httpx.get(f"{url}/metrics", timeout=60).text:
             time.sleep(0.05)
         body = {"source": str(small_folder), "name": "small", "replace": True}
         swapped = httpx.post(f"{url}/admin/models", json=body, headers={"Authorization": "Bearer k"}, timeout=60)
@@ -286,6 +290,7 @@ def test_the_death_of_a_replaced_engine_ends_the_server(small_folder: Path) -> N
         assert "the engine's process ended by " in process.stderr.read()
 
 
+@pytest.mark.long
 def test_a_killed_server_leaves_no_engine_and_no_half_written_picture(small_folder: Path, tmp_path: Path) -> None:
     """Killed in the middle of a write, it leaves a .partial file, which the next server removes.
 

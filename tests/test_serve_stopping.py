@@ -177,6 +177,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
     server.server_close()
 
 
+@pytest.mark.long
 def test_traces_go_to_the_endpoint_in_the_environment(small_folder: Path, collector: tuple[str, list[bytes]]) -> None:
     import subprocess
     import sys

@@ -373,6 +373,7 @@ def kill_after(recipe: Path, out: Path, marker: Path) -> None:
         run.kill()
 
 
+@pytest.mark.long
 def test_a_killed_and_resumed_run_gives_the_weights_of_a_whole_run(tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL_RECIPE)

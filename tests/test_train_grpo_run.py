@@ -254,6 +254,7 @@ except (OSError, ValueError) as error:
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.long
 def test_a_run_killed_at_fifty_random_moments_equals_one_that_was_not(small_folder: Path, tmp_path: Path) -> None:
     """Bit by bit: weights, optimizer, reference, rewards. Lives are forked, so that none spends its time on imports."""
     command = [sys.executable, "-m", "tests.killed_runs", str(small_folder), str(tmp_path), "50"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import JanusForConditionalGeneration
 
@@ -25,17 +26,24 @@ from train.ranks import ALONE, Ranks, join
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def together(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes wrote (`tests.two_processes`)."""
-    folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["-m", "tests.two_processes", str(small_folder), str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+@pytest.fixture(scope="session")
+def together(small_folder: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """What two processes wrote (`tests.two_processes`), once for all workers of pytest."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine if worker_id == "master" else mine.parent) / "two"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+            command += ["-m", "tests.two_processes", str(small_folder), str(folder)]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
+            (folder / "said").write_text(ended.stdout + ended.stderr)
+            (folder / "code").write_text(str(ended.returncode))
+    assert (folder / "code").read_text() == "0", (folder / "said").read_text()
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_draw_the_codes_of_one_and_their_gradient_agrees(
     together: Path, small_folder: Path, tmp_path: Path, kind: str

@@ -118,12 +118,12 @@ def test_stop_cancels_on_the_server(browser: Browser, url: str) -> None:
         expect(page.locator("#status")).to_contain_text("Stopped", timeout=SECONDS)
         deadline = time.monotonic() + 5
         while re.search(
-            r'focusdiff_(running|waiting)_images\{model="tiny\S*"\} [1-9]', httpx.get(f"{url}/metrics").text
+            r'focusdiff_(running|waiting)_images\{model="tiny\S*"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text
         ):
             assert time.monotonic() < deadline
-        before = httpx.get(f"{url}/metrics").text
+        before = httpx.get(f"{url}/metrics", timeout=60).text
         time.sleep(1)
-        after = httpx.get(f"{url}/metrics").text
+        after = httpx.get(f"{url}/metrics", timeout=60).text
         count = re.compile(r'focusdiff_images_total\{model="tiny"\} (\S+)')
         assert count.findall(before) == count.findall(after)  # the sweep does not continue in the background
 
@@ -254,7 +254,7 @@ def test_a_waiting_user_sees_the_queue_and_the_estimated_wait(browser: Browser, 
     with visit(browser, url) as page, ThreadPoolExecutor(20) as pool:
         busy = [pool.submit(httpx.post, f"{url}/v1/images/generations", json=body, timeout=120) for _ in range(20)]
         hundred = re.compile(r'waiting_images\{model="tiny"\} 1\d\d\.')
-        while not hundred.search(httpx.get(f"{url}/metrics").text):
+        while not hundred.search(httpx.get(f"{url}/metrics", timeout=60).text):
             assert not all(one.done() for one in busy)
             time.sleep(0.01)
         page.locator("#draw").click()
@@ -279,6 +279,7 @@ def test_two_browsers_at_once_do_not_mix(browser: Browser, url: str) -> None:
         assert not set(pictures(one)) & set(pictures(other))
 
 
+@pytest.mark.long
 def test_the_demo_survives_a_restart_of_the_server(browser: Browser) -> None:
     """The demo runs in its own process, against a server that is stopped and started again."""
     port, ui_port = free_port(), free_port()
@@ -310,6 +311,7 @@ def test_the_demo_survives_a_restart_of_the_server(browser: Browser) -> None:
         demo.wait()
 
 
+@pytest.mark.long
 def test_a_server_with_keys_asks_for_one(browser: Browser) -> None:
     port = free_port()
     with server(port, "--api-keys", "sk-right"):
