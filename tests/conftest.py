@@ -54,11 +54,12 @@ _SCALES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the long tests first, half of them on each of two workers, so that neither ends alone with one."""
-    long = [item for item in items if item.get_closest_marker("long")]
-    short = [item for item in items if not item.get_closest_marker("long")]
-    half = len(short) // 2
-    items[:] = [*long[::2], *short[:half], *long[1::2], *short[half:]]
+    """Of two workers, let one start with the long tests and the other with the browser, so that none ends alone."""
+    browser = [item for item in items if item.path.name == "test_ui_browser.py"]
+    long = [item for item in items if item not in browser and item.get_closest_marker("long")]
+    short = [item for item in items if item not in browser and item not in long]
+    half = max(0, len(items) // 2 - len(long))
+    items[:] = [*long, *short[:half], *browser, *short[half:]]
 
 
 def golden_tensor(name: str, shape: list[int], seed: int = 7) -> Tensor:

@@ -127,17 +127,17 @@ def engine_of(process: "subprocess.Popen[str]") -> psutil.Process:
 @pytest.mark.long
 def test_a_signal_to_all_processes_of_the_server_drains_it(small_folder: Path) -> None:
     """Service managers and terminals signal whole process groups; accepted requests are finished all the same."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
-            ready(url, process)
-            long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
-            while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text):
-                time.sleep(0.05)
-            for one in psutil.Process(process.pid).children(recursive=True):
-                one.send_signal(number)
-            process.send_signal(number)
-            assert long.result().status_code == 200
-            assert process.wait(30) == 0
+    with server(small_folder, "--slots", "1") as (url, process), ThreadPoolExecutor(1) as pool:
+        ready(url, process)
+        long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
+        while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text):
+            time.sleep(0.05)
+        for one in psutil.Process(process.pid).children(recursive=True):
+            one.send_signal(signal.SIGTERM)
+            one.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert long.result().status_code == 200
+        assert process.wait(30) == 0
 
 
 @pytest.mark.long

@@ -279,7 +279,6 @@ def test_two_browsers_at_once_do_not_mix(browser: Browser, url: str) -> None:
         assert not set(pictures(one)) & set(pictures(other))
 
 
-@pytest.mark.long
 def test_the_demo_survives_a_restart_of_the_server(browser: Browser) -> None:
     """The demo runs in its own process, against a server that is stopped and started again."""
     port, ui_port = free_port(), free_port()
@@ -311,7 +310,6 @@ def test_the_demo_survives_a_restart_of_the_server(browser: Browser) -> None:
         demo.wait()
 
 
-@pytest.mark.long
 def test_a_server_with_keys_asks_for_one(browser: Browser) -> None:
     port = free_port()
     with server(port, "--api-keys", "sk-right"):

@@ -72,7 +72,12 @@ class Ranks:
 
     def at_first(self, work: Callable[[], object]) -> None:
         """Do work in the first process, while the others wait; raises as `together` does."""
-        self.together(lambda: (work() if self.first else None) and None)
+
+        def first_only() -> None:
+            if self.first:
+                work()
+
+        self.together(first_only)
 
 
 ALONE = Ranks()

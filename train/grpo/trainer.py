@@ -4,6 +4,7 @@ plan → draw → judge → advantages → credit → micro-batches → update �
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +109,14 @@ class Trainer:
         self._board = TensorBoard(self._folder.folder / "tensorboard", start=start) if self._ranks.first else None
         try:
             if start == 0 and output.grid_every:
-                self._ranks.at_first(lambda: self._draw_sheet(0))
+                self._ranks.at_first(partial(self._draw_sheet, 0))
             for step in range(start, self._recipe.steps):
                 row = self._step(step)
                 last = step + 1 == self._recipe.steps
                 if last or (step + 1) % output.save_every == 0:
                     self._save(step + 1)
                 if output.grid_every and (last or (step + 1) % output.grid_every == 0):
-                    self._ranks.at_first(lambda done=step + 1: self._draw_sheet(done))  # type: ignore[misc]
+                    self._ranks.at_first(partial(self._draw_sheet, step + 1))
                 if self._board is not None:
                     self._board.values(row)
                 on_step(step + 1, row)
