@@ -54,7 +54,7 @@ _SCALES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two workers, let one start with the long tests and the other with the browser, so that none ends alone."""
+    """Order the tests: one worker starts with the long tests, the other with those in the browser."""
     browser = [item for item in items if item.path.name == "test_ui_browser.py"]
     long = [item for item in items if item not in browser and item.get_closest_marker("long")]
     short = [item for item in items if item not in browser and item not in long]

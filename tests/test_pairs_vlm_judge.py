@@ -4,15 +4,14 @@ import base64
 import io
 import json
 import math
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from pairs.vlm_judge import VlmJudge, yes_probability
+from tests.json_server import JsonHandler, start
 
 
 def test_probabilities_of_all_spellings_are_added() -> None:
@@ -34,24 +33,12 @@ class Endpoint:
         self.fail = False
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                self._send(*outer.answer(body))
+                self.send(*outer.answer(json.loads(self.read())))
 
-            def _send(self, status: int, body: dict[str, Any]) -> None:
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = start(Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         picture, question = body["messages"][0]["content"]

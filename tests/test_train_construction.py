@@ -8,7 +8,6 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 
 from model.checkpoints.load import load
 from tests.ended import Ended
+from tests.json_server import JsonHandler, start
 from train.command import main
 from train.data.listed import open_pairs
 
@@ -40,9 +40,9 @@ class Vision:
         self.lock = threading.Lock()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(JsonHandler):
             def do_POST(self) -> None:
-                content = self.rfile.read(int(self.headers["content-length"]))
+                content = self.read()
                 with outer.lock:
                     outer.requests[content] += 1
                     first = outer.requests[content] == 1
@@ -53,20 +53,8 @@ class Vision:
                 else:
                     self.send(200, outer.answer(json.loads(content)))
 
-            def send(self, status: int, body: dict[str, Any]) -> None:
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.send_header("retry-after-ms", "1")
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = start(Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         *pictures, question = body["messages"][0]["content"]

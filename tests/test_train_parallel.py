@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def together(small_folder: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """What two processes wrote (`tests.two_processes`), once for all workers of pytest."""
+    """Folder written by `tests.two_processes`, which runs once for all workers of pytest."""
     mine = tmp_path_factory.getbasetemp()
     folder = (mine if worker_id == "master" else mine.parent) / "two"
     with FileLock(f"{folder}.lock"):

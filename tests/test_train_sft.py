@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from model.checkpoints.load import load
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from tests.ended import Ended
+from tests.stopping import Killed, stopping_at
 from train.command import main
 from train.data.codes import CodeCache
 from train.data.listed import open_pairs
@@ -22,7 +22,7 @@ from train.data.opening import DataSettings
 from train.errors import TrainingError
 from train.ranks import ALONE, Ranks
 from train.recipe import RecipeError
-from train.sft.batches import Batch, Batches
+from train.sft.batches import Batches
 from train.sft.recipe import SFTRecipe, load_recipe
 from train.sft.rows import PairRows
 from train.sft.run import train
@@ -94,10 +94,6 @@ def test_the_command_trains_on_a_file_and_saves_what_is_served(
     load(tmp_path / "run" / "latest", device="cpu")
 
 
-class Killed(BaseException):
-    """Simulates a kill: no code under test catches a BaseException."""
-
-
 @pytest.mark.parametrize(
     "how",
     [
@@ -109,14 +105,7 @@ class Killed(BaseException):
 )
 def test_a_killed_run_equals_one_that_was_not(small_folder: Path, tmp_path: Path, how: dict[str, object]) -> None:
     def run(out: Path, stop_at: int | None = None) -> None:
-        batch = Batches.__getitem__
-
-        def stopping(self: Batches, step: int) -> Batch:
-            if step == stop_at:
-                raise Killed
-            return batch(self, step)
-
-        with patch.object(Batches, "__getitem__", stopping):
+        with stopping_at(stop_at):
             data = DataSettings("world")
             train(load(small_folder, device="cpu"), recipe(**how), out, data=data, ranks=ALONE)
 

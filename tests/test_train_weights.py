@@ -1,4 +1,4 @@
-"""What is trained: whole weights or adapters, in float32 or bfloat16; what the engine draws with; what is resumed."""
+"""Trained weights: shared, copied, adapters, bfloat16, activation checkpointing, resuming."""
 
 from pathlib import Path
 

@@ -9,13 +9,13 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
 
 from model.checkpoints.load import load
 from pairs.world import World
+from tests.stopping import Killed, stopping_at
 from tests.test_train_grpo_run import Brightness, recipe, trainer
 from train.data.opening import DataSettings
 from train.data.pairs import WorldPairs
@@ -23,7 +23,6 @@ from train.grpo.metrics import Means
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
 from train.ranks import Ranks, join, leave
-from train.sft.batches import Batch, Batches
 from train.sft.recipe import SFTRecipe
 from train.sft.run import train as sft
 from train.weights.sharded import whole
@@ -63,24 +62,13 @@ def first_step(made: Trainer) -> dict[str, torch.Tensor]:
     return {"codes": samples.codes, "rewards": samples.rewards, "kl": kl, **gradients}
 
 
-class Stopped(BaseException):
-    """Simulates a kill: no code under test catches a BaseException."""
-
-
 def train_sft(checkpoint: Path, out: Path, ranks: Ranks, stop_at: int | None = None) -> None:
     """Four steps of supervised fine-tuning on the procedural world, or fewer."""
     settings = {
         "steps": 4, "batch_size": 4, "micro_batch": 1, "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.1,
         "drop_prompt": 0.3, "average": False, "save_every": 1,
     }  # fmt: skip
-    batch = Batches.__getitem__
-
-    def stopping(self: Batches, step: int) -> Batch:
-        if step == stop_at:
-            raise Stopped
-        return batch(self, step)
-
-    with patch.object(Batches, "__getitem__", stopping):
+    with stopping_at(stop_at):
         chosen = SFTRecipe.model_validate(settings)
         sft(load(checkpoint, device="cpu"), chosen, out, data=DataSettings("world"), ranks=ranks)
 
@@ -102,7 +90,7 @@ def main() -> None:
     trainer(checkpoint, folder / "resumed", chosen(), ranks=fsdp).run()
     for ranks in (ddp, fsdp):
         train_sft(checkpoint, folder / f"sft-{ranks.kind}", ranks)
-    with suppress(Stopped):
+    with suppress(Killed):
         train_sft(checkpoint, folder / "sft-resumed", fsdp, stop_at=2)
     train_sft(checkpoint, folder / "sft-resumed", fsdp)
     leave()

@@ -46,6 +46,18 @@ def read_recipe(name: str, kind: type[R], *, folder: Path = RECIPES) -> R:
         raise RecipeError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
 
 
+def override(recipe: R, *, seed: int | None, steps: int | None) -> R:
+    """Replace a recipe's seed and number of steps, where these are given.
+
+    Raises:
+        RecipeError: one of them is too small.
+    """
+    given = {field: value for field, value in (("seed", seed), ("steps", steps)) if value is not None}
+    if any(value < (field == "steps") for field, value in given.items()):
+        raise RecipeError("--seed must be at least 0, and --steps at least 1")
+    return recipe.model_copy(update=given)
+
+
 def claim_manifest(file: Path, mine: Mapping[str, Any]) -> None:
     """Record what a run trains from, so that nothing else resumes it.
 

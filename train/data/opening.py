@@ -15,7 +15,7 @@ from train.tiny.recipe import load_recipe
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What to train on.
+    """Training data, as named on the command line.
 
     path: "world", the procedural one, or a file or folder (`train.data.listed.open_pairs`).
     prompt_columns, image_columns: of Parquet files; recognised if empty.

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from model.params import SamplingParams
 from pairs.scene import Category
-from train.recipe import RECIPES, Part, RecipeError, read_recipe
+from train.recipe import RECIPES, Part, override, read_recipe
 from train.schedule import Point
 from train.weights.recipe import WeightsRecipe
 
@@ -191,8 +191,4 @@ def load_recipe(name: str, *, seed: int | None = None, steps: int | None = None)
     Raises:
         RecipeError: there is no such recipe, or a field is invalid.
     """
-    recipe = read_recipe(name, GRPORecipe, folder=RECIPES / "grpo")
-    given = {field: value for field, value in (("seed", seed), ("steps", steps)) if value is not None}
-    if any(value < (field == "steps") for field, value in given.items()):
-        raise RecipeError("--seed must be at least 0, and --steps at least 1")
-    return recipe.model_copy(update=given)
+    return override(read_recipe(name, GRPORecipe, folder=RECIPES / "grpo"), seed=seed, steps=steps)

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from train.recipe import RECIPES, Part, RecipeError, read_recipe
+from train.recipe import RECIPES, Part, override, read_recipe
 from train.weights.recipe import WeightsRecipe
 
 
@@ -55,8 +55,4 @@ def load_recipe(name: str, *, seed: int | None = None, steps: int | None = None)
     Raises:
         RecipeError: there is no such recipe, or a field is invalid.
     """
-    recipe = read_recipe(name, SFTRecipe, folder=RECIPES / "sft")
-    given = {field: value for field, value in (("seed", seed), ("steps", steps)) if value is not None}
-    if any(value < (field == "steps") for field, value in given.items()):
-        raise RecipeError("--seed must be at least 0, and --steps at least 1")
-    return recipe.model_copy(update=given)
+    return override(read_recipe(name, SFTRecipe, folder=RECIPES / "sft"), seed=seed, steps=steps)

@@ -1,4 +1,4 @@
-"""Recipe of what is trained, and in which precision."""
+"""Recipe of the trained weights and their precision."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ class LoRARecipe(Part):
 
 
 class WeightsRecipe(Part):
-    """What is trained, and how it is computed.
+    """Trained parameters, precision and memory.
 
     precision: of the forward pass. With "bfloat16" the trained weights themselves, the image head and the log-softmax
         stay in float32.

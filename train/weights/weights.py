@@ -39,7 +39,7 @@ class Weights(Protocol):
         """The present weights, as a reference."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the served checkpoint does not hold of the trained weights, by name."""
+        """Trained weights by name; empty if the served checkpoint holds them."""
 
     def load_state_dict(self, state: Mapping[str, Tensor], served: Mapping[str, Tensor]) -> None:
         """Restore the weights from `state_dict` and from the served checkpoint."""

@@ -1,4 +1,4 @@
-"""What is asked about one edit: is it clean, how is it captioned, do the captions hold."""
+"""Filter, caption and verify one edit."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -45,7 +45,7 @@ class Captions(BaseModel):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an edit.
+    """Outcome of one edit.
 
     outcome: "kept", or why it was discarded.
     captions: of the last attempt; None if it did not come to that.
