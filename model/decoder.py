@@ -5,6 +5,7 @@ its own position, so images may join and leave at any step.
 """
 
 from collections.abc import Callable, Sequence
+from ctypes import CDLL
 from typing import cast
 
 import torch
@@ -17,30 +18,39 @@ from model.attention import Rows, attend
 from model.cpu.library import native_library
 from model.cpu.step import NativeStep
 from model.cuda.graphs import StepGraphs, batch_sizes
-from model.decoder_weights import LayerWeights, check_has_matrices, code_embeddings, fuse_weights, linear
+from model.decoder_weights import (
+    LayerWeights,
+    check_has_matrices,
+    code_embeddings,
+    decoder_weights,
+    fuse_matrices,
+    linear,
+    pack_matrices,
+)
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
 
-_MAX_NATIVE_PREFILL_TOKENS = 128  # tokens; above this, PyTorch's prefill is faster than the C function
+_PREFILL_TOKENS = 1024  # that C reads at once; its scratch memory grows with them
 
 
 class Decoder:
     """Prefill and step of one model.
 
     Args:
-        janus: its matrices become views of fused ones, in place, so that the reference loop, training and
-            this decoder share memory.
-        native: use the C function of `model.cpu.step` for steps and short prompts, if the machine has a
-            compiler and the model is on a CPU in float32.
+        janus: without the C function its matrices become views of fused ones, in place, so that the reference loop,
+            training and this decoder share memory.
+        native: use the C function of `model.cpu.step`, if the machine has a compiler and the model is on a CPU in
+            float32. It reads packed copies of the matrices.
         int8: keep matrices as 8-bit integers. Faster on a CPU with the C function; without it slower than
             floats, and refused unless `native` is False.
+        release: free the model's own matrices when they are packed; nothing but this decoder can then compute.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not support, or `int8` is refused.
     """
 
-    def __init__(self, janus: Janus, *, native: bool = True, int8: bool = False) -> None:
+    def __init__(self, janus: Janus, *, native: bool = True, int8: bool = False, release: bool = False) -> None:
         config = janus.network.config.text_config
         _check_supported(config)
         self.device, self.dtype = janus.device, janus.dtype
@@ -50,13 +60,20 @@ class Decoder:
         self._head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         self._network = janus.network
         self._activation = janus.network.model.generation_head.activation_fn
-        self._weights = fuse_weights(janus.network, int8=int8)
+        library = self._native_library() if native else None
+        if int8 and native and library is None:
+            raise CheckpointError("int8 weights need a CPU, float32 and a C compiler (cc)")
+        self._int8 = int8
+        matrices = (
+            pack_matrices(janus.network, int8=int8, release=release)
+            if library or int8
+            else fuse_matrices(janus.network)
+        )
+        self._weights = decoder_weights(janus.network, matrices)
         self._rotations = self._rotation_table()
         self._attend = _attention_for(self.device)
         self._captured: tuple[KVCache, StepGraphs] | None = None
-        self._native = self._native_step() if native else None
-        if int8 and native and self._native is None:
-            raise CheckpointError("int8 weights need a CPU, float32 and a C compiler (cc)")
+        self._native = self._native_step(library) if library else None
 
     @property
     def is_native(self) -> bool:
@@ -70,31 +87,31 @@ class Decoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the network's weights (shared storage counts once), the tables made from them, and int8 matrices."""
+        """Bytes of the network's weights (shared storage counts once), the tables made from them, and packed matrices."""
         kept: dict[int, int] = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for tensor in (*self._network.state_dict().values(), self._weights.code_embedding, self._rotations)
             if tensor.device.type != "meta"
         }
-        return sum(kept.values()) + sum(matrix.values.nbytes + matrix.scales.nbytes for matrix in self._weights.int8)
+        return sum(kept.values()) + sum(matrix.nbytes for matrix in self._weights.packed)
 
     @torch.no_grad()
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
-        """Copy all parameters of a network into this decoder's, and update the tables and int8 matrices made from them.
+        """Copy all parameters of a network into this decoder's, and update the tables and packed matrices made from them.
 
         Given the decoder's own network, after its weights have changed, only the update is done. Everything happens
         in place, so captured graphs and the C function stay valid. Parameters that the decoder does not use are
         copied as well.
 
         Raises:
-            CheckpointError: the network's matrices were freed (`model.decoder_weights.drop_matrices`).
+            CheckpointError: the network's matrices were freed (`model.decoder_weights.pack_matrices`).
         """
         check_has_matrices(network)
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)
-        if self._weights.int8:
-            for matrix, other in zip(self._weights.int8, fuse_weights(network, int8=True).int8, strict=True):
+        if self._weights.packed:
+            for matrix, other in zip(self._weights.packed, pack_matrices(network, int8=self._int8), strict=True):
                 matrix.copy_(other)
         self._weights.code_embedding.copy_(code_embeddings(self._network))
 
@@ -122,12 +139,11 @@ class Decoder:
             raise ValueError("a prompt has no tokens")
         if self._native is None:
             return self._prefill_padded(prompts)
-        # a prefix must not depend on the prompts beside it, so PyTorch gets one prompt at a time
         read: list[Prefix] = []
         while len(read) < len(prompts):
             left = prompts[len(read) :]
-            few = next((n for n in range(len(left), 0, -1) if sum(map(len, left[:n])) <= _MAX_NATIVE_PREFILL_TOKENS), 0)
-            read += self._native.prefill(left[:few]) if few else self._prefill_padded(left[:1])
+            few = next((n for n in range(len(left), 1, -1) if sum(map(len, left[:n])) <= _PREFILL_TOKENS), 1)
+            read += self._native.prefill(left[:few])
         return read
 
     def _prefill_padded(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
@@ -195,14 +211,13 @@ class Decoder:
             x = self._output_and_mlp(x, self._attend(q, keys, values, rows), layer)
         return self._head(x)
 
-    def _native_step(self) -> NativeStep | None:
-        """The C step; None without a compiler, or if it does not support the device, dtype or activation."""
+    def _native_library(self) -> CDLL | None:
+        """The C functions; None without a compiler, or if they do not support the device, dtype or activation."""
         known = isinstance(self._activation, GELUActivation)
-        if self.device.type != "cpu" or self.dtype != torch.float32 or not known:
-            return None
-        library = native_library()
-        if library is None:
-            return None
+        supported = self.device.type == "cpu" and self.dtype == torch.float32 and known
+        return native_library() if supported else None
+
+    def _native_step(self, library: CDLL) -> NativeStep:
         epsilon = self._config.rms_norm_eps
         return NativeStep(
             library, self._weights, self._rotations, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon

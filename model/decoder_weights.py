@@ -1,4 +1,4 @@
-"""The decoder's weights for serving: matrices with the same input are fused, in floats or 8-bit integers."""
+"""The decoder's weights for serving: matrices with the same input are fused, and packed for the C functions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,44 +10,74 @@ from transformers import JanusForConditionalGeneration
 
 from model.errors import CheckpointError
 
+PANEL = 16  # outputs
+
 
 @dataclass(frozen=True)
-class Int8Matrix:
-    """Matrix of 8-bit integers [outputs, inputs], with one float32 scale per output [outputs].
+class PackedMatrix:
+    """Matrix in the layout that the C functions read (`model/cpu/products.h`): panels of 16 outputs.
 
-    A weight w is stored as round(127 w / m), where m is the largest magnitude of its output. Compared with float32,
-    memory and the bytes that a step reads are a quarter. docs/performance.md has the effect on pictures.
+    In a panel, the weights of one input lie side by side. The last panel of each part is filled up with zeros.
+
+    A weight w is stored as a float32 or, as an 8-bit integer, as round(127 w / m), where m is the largest magnitude of
+    its output. Integers take a quarter of the memory. docs/performance.md has their effect on pictures.
+
+    values: float32 or int8 [parts, panels, inputs, 16].
+    scales: float32 [parts, 16 · panels], m / 127 of each output; None for floats.
+    outputs: of each part.
     """
 
     values: Tensor
-    scales: Tensor
+    scales: Tensor | None
+    outputs: int
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Int8Matrix":
-        """Quantise a matrix of floats, rounding to nearest."""
-        scales = weight.float().abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        return cls((weight.float() / scales[:, None]).round().to(torch.int8), scales)
+    def of(cls, weight: Tensor, *, parts: int = 1, int8: bool = False) -> "PackedMatrix":
+        """Pack a matrix of floats [outputs, inputs]; integers are rounded to nearest.
+
+        Args:
+            weight: the matrix.
+            parts: its outputs are divided into as many equal parts, which begin with a new panel each.
+            int8: whether to store integers.
+        """
+        outputs, inputs = len(weight) // parts, weight.shape[1]
+        split, scales = weight.float().view(parts, outputs, inputs), None
+        if int8:
+            scales = split.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            split = (split / scales[..., None]).round().to(torch.int8)
+            scales = F.pad(scales, (0, -outputs % PANEL))
+        filled = F.pad(split, (0, 0, 0, -outputs % PANEL))
+        values = filled.view(parts, -1, PANEL, inputs).transpose(2, 3).contiguous()
+        return cls(values, scales, outputs)
 
     @property
     def shape(self) -> torch.Size:
-        """[outputs, inputs]."""
-        return self.values.shape
+        """[outputs of all parts, inputs]."""
+        return torch.Size([len(self.values) * self.outputs, self.values.shape[2]])
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + (self.scales.nbytes if self.scales is not None else 0)
 
     def floats(self) -> Tensor:
-        """Dequantised matrix, float32."""
-        return self.values.float() * self.scales[:, None]
+        """The matrix that these values stand for, float32 [outputs, inputs]."""
+        rows = self.values.float().transpose(2, 3).flatten(1, 2)
+        if self.scales is not None:
+            rows = rows * self.scales[..., None]
+        return rows[:, : self.outputs].flatten(0, 1)
 
-    def copy_(self, other: "Int8Matrix") -> None:
+    def copy_(self, other: "PackedMatrix") -> None:
         self.values.copy_(other.values)
-        self.scales.copy_(other.scales)
+        if self.scales is not None and other.scales is not None:
+            self.scales.copy_(other.scales)
 
 
-Matrix = Tensor | Int8Matrix
+Matrix = Tensor | PackedMatrix
 
 
 def linear(x: Tensor, matrix: Matrix) -> Tensor:
     """Multiply x [..., inputs] by the transposed matrix: [..., outputs]."""
-    return F.linear(x, matrix.floats() if isinstance(matrix, Int8Matrix) else matrix)
+    return F.linear(x, matrix.floats() if isinstance(matrix, PackedMatrix) else matrix)
 
 
 @dataclass(frozen=True)
@@ -76,70 +106,84 @@ class DecoderWeights:
     head_out_bias: Tensor
 
     @property
-    def int8(self) -> list[Int8Matrix]:
-        """All int8 matrices, in a fixed order."""
+    def packed(self) -> list[PackedMatrix]:
+        """All packed matrices, in the order of `pack_matrices`."""
         parts = [part for layer in self.layers for part in vars(layer).values()] + [self.head_in, self.head_out]
-        return [part for part in parts if isinstance(part, Int8Matrix)]
+        return [part for part in parts if isinstance(part, PackedMatrix)]
+
+
+def _fused(network: JanusForConditionalGeneration) -> Iterator[tuple[nn.Linear, ...]]:
+    """Linear layers by the matrix that they are fused to, in the order of `DecoderWeights`."""
+    for block in network.model.language_model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        yield attention.q_proj, attention.k_proj, attention.v_proj
+        yield (attention.o_proj,)
+        yield mlp.gate_proj, mlp.up_proj
+        yield (mlp.down_proj,)
+    head = network.model.generation_head
+    yield (head.proj_out,)
+    yield (head.vision_head,)
 
 
 @torch.no_grad()
-def fuse_weights(network: JanusForConditionalGeneration, *, int8: bool = False) -> DecoderWeights:
-    """Fuse the weights of a network; its parameters share memory with the result, so that nothing is held twice.
+def pack_matrices(
+    network: JanusForConditionalGeneration, *, int8: bool, release: bool = False
+) -> Iterator[PackedMatrix]:
+    """Pack the matrices of a network, one after the other.
 
-    With `int8` the result has quantised copies, and the network stays as it is (see `drop_matrices`).
+    With `release`, each is freed as soon as it is packed; the network alone can then no longer compute.
     """
+    for modules in _fused(network):
+        # C finds where "up" begins by the number of panels, so it begins with a new one
+        parts = 2 if len(modules) == 2 else 1
+        packed = PackedMatrix.of(torch.cat([module.weight.detach() for module in modules]), parts=parts, int8=int8)
+        if release:
+            for module in modules:
+                module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+        yield packed
+
+
+@torch.no_grad()
+def fuse_matrices(network: JanusForConditionalGeneration) -> Iterator[Tensor]:
+    """Fuse the matrices of a network; its parameters share memory with the result, so that nothing is held twice."""
+    for modules in _fused(network):
+        yield _joined(*modules) if len(modules) > 1 else modules[0].weight.detach()
+
+
+def decoder_weights(network: JanusForConditionalGeneration, matrices: Iterator[Matrix]) -> DecoderWeights:
+    """A network's weights, with matrices of `pack_matrices` or `fuse_matrices`."""
     model, head = network.model, network.model.generation_head
-
-    def matrix(*modules: nn.Linear) -> Matrix:
-        if int8:
-            return Int8Matrix.of(torch.cat([module.weight.detach() for module in modules]))
-        return _joined(*modules) if len(modules) > 1 else modules[0].weight.detach()
-
-    layers = []
-    for block in model.language_model.layers:
-        attention, mlp = block.self_attn, block.mlp
-        layers.append(
-            LayerWeights(
-                attention_norm=block.input_layernorm.weight.detach(),
-                qkv=matrix(attention.q_proj, attention.k_proj, attention.v_proj),
-                out=matrix(attention.o_proj),
-                mlp_norm=block.post_attention_layernorm.weight.detach(),
-                gate_up=matrix(mlp.gate_proj, mlp.up_proj),
-                down=matrix(mlp.down_proj),
-            )
+    layers = tuple(
+        LayerWeights(
+            attention_norm=block.input_layernorm.weight.detach(),
+            qkv=next(matrices),
+            out=next(matrices),
+            mlp_norm=block.post_attention_layernorm.weight.detach(),
+            gate_up=next(matrices),
+            down=next(matrices),
         )
+        for block in model.language_model.layers
+    )
     return DecoderWeights(
-        layers=tuple(layers),
+        layers=layers,
         norm=model.language_model.norm.weight.detach(),
         text_embedding=model.language_model.embed_tokens.weight.detach(),
         code_embedding=code_embeddings(network),
-        head_in=matrix(head.proj_out),
+        head_in=next(matrices),
         head_in_bias=head.proj_out.bias.detach(),
-        head_out=matrix(head.vision_head),
+        head_out=next(matrices),
         head_out_bias=head.vision_head.bias.detach(),
     )
-
-
-def drop_matrices(network: JanusForConditionalGeneration) -> None:
-    """Free the float matrices that a decoder holds as int8; the network alone can no longer compute."""
-    for module in _linears(network):
-        module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
 
 
 def check_has_matrices(network: JanusForConditionalGeneration) -> None:
     """Check that a network still has its float matrices.
 
     Raises:
-        CheckpointError: they were freed by `drop_matrices`.
+        CheckpointError: they were freed by `pack_matrices`.
     """
-    if any(module.weight.device.type == "meta" for module in _linears(network)):
-        raise CheckpointError("this model's weights are kept as int8 only: load it again without int8")
-
-
-def _linears(network: JanusForConditionalGeneration) -> Iterator[nn.Linear]:
-    """Linear layers whose matrices `fuse_weights` reads."""
-    for part in (network.model.language_model.layers, network.model.generation_head):
-        yield from (module for module in part.modules() if isinstance(module, nn.Linear))
+    if any(module.weight.device.type == "meta" for modules in _fused(network) for module in modules):
+        raise CheckpointError("this model's matrices were freed when an engine packed them: load it again")
 
 
 @torch.no_grad()

@@ -182,13 +182,10 @@ def _fit(shape: Shape, silhouette: Mask, x: Array, y: Array) -> _Fit:
     unit_area, unit_y = _unit_moments()[shape]
     radius = float(np.sqrt(silhouette.sum() / SIZE**2 / unit_area))
     cx, cy = float(x[silhouette].mean()), float(y[silhouette].mean()) - unit_y * radius
-    best = _Fit(cx, cy, radius, 0.0)
-    for scale in (0.95, 1.0, 1.05):
-        for dy in (-0.6, 0.0, 0.6):
-            drawn = coverage(
-                shape_distance(shape, x - np.float32(cx), y - np.float32(cy + dy / SIZE), radius * scale), SIZE
-            )
-            overlap = float(np.minimum(drawn, silhouette).sum() / np.maximum(drawn, silhouette).sum())
-            if overlap > best.overlap:
-                best = _Fit(cx, cy + dy / SIZE, radius * scale, overlap)
-    return best
+    tried = [(cy + dy / SIZE, radius * scale) for scale in (0.95, 1.0, 1.05) for dy in (-0.6, 0.0, 0.6)]
+    ys, radii = np.array(tried, np.float32).T[:, :, None, None]
+    drawn = coverage(shape_distance(shape, x - np.float32(cx), y - ys, radii), SIZE)
+    common, united = (part(drawn, silhouette).reshape(len(tried), -1).sum(1) for part in (np.minimum, np.maximum))
+    overlaps = common / united
+    best = int(overlaps.argmax())
+    return _Fit(cx, *tried[best], float(overlaps[best]))

@@ -43,14 +43,14 @@ def grid(size: int) -> tuple[Array, Array]:
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
+def shape_distance(shape: Shape, x: Array, y: Array, radius: float | Array) -> Array:
     """Signed distance to a shape centred on the origin, negative inside.
 
     Args:
         shape: one of `SHAPES`.
         x: [...] horizontal offsets from the centre, in the unit of `radius`.
         y: [...] vertical offsets, downwards.
-        radius: radius of the circle around the shape.
+        radius: radius of the circle around the shape; several broadcast with the offsets.
     """
     x, y = x / radius, y / radius
     distance: Array
@@ -67,7 +67,7 @@ def shape_distance(shape: Shape, x: Array, y: Array, radius: float) -> Array:
         distance = _star_distance(x, y)
     else:
         distance = _heart_distance(x, y)
-    result: Array = distance * np.float32(radius)
+    result: Array = distance * np.asarray(radius, np.float32)
     return result
 
 

@@ -137,7 +137,7 @@ def draw_missing(janus: "Janus", missing: Sequence[Wanted], *, slots: int, int8:
     from serve.engine.events import Failed, Finished
 
     failures = []
-    engine = Engine(janus, slots=max(1, min(slots, len(missing))), int8=int8)
+    engine = Engine(janus, slots=max(1, min(slots, len(missing))), int8=int8, release=True)
     wanted = {job_of(one, janus): one for one in missing}
     with tqdm(total=len(missing) * janus.grid, desc="drawing", unit="row", disable=None) as bar:
         for job, event in draw(engine, wanted, on_step=lambda codes: bar.update(codes // janus.grid - bar.n)):

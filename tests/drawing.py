@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import JanusForConditionalGeneration
 
-from model.decoder_weights import Int8Matrix
+from model.decoder_weights import PackedMatrix
 from model.params import SamplingParams
 from serve.engine.engine import Engine
 from serve.engine.events import Event, Finished
@@ -61,4 +61,4 @@ def round_to_int8(network: JanusForConditionalGeneration) -> None:
     for part in (network.model.language_model.layers, network.model.generation_head):
         for module in part.modules():
             if isinstance(module, nn.Linear):
-                module.weight.copy_(Int8Matrix.of(module.weight).floats())
+                module.weight.copy_(PackedMatrix.of(module.weight, int8=True).floats())

@@ -17,7 +17,7 @@ from model.attention import Rows
 from model.checkpoints.load import load
 from model.cpu import library
 from model.decoder import Decoder
-from model.decoder_weights import Int8Matrix, drop_matrices
+from model.decoder_weights import PackedMatrix
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.params import SamplingParams
@@ -36,7 +36,7 @@ def small(small_folder: Path) -> Janus:
 
 def draw(decoder: Decoder, codes: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]) -> Tensor:
     """Logits [steps, rows, V] of rows that begin with `prompts` and are then fed `codes` [steps][rows]."""
-    cache = decoder.cache(len(prompts), 40)
+    cache = decoder.cache(len(prompts), 60)
     prefixes = decoder.prefill(prompts)
     for row, prefix in enumerate(prefixes):
         cache.begin(row, prefix)
@@ -58,7 +58,7 @@ def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
 
 @needs_compiler
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 13])
 def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, int8: bool) -> None:
     """Prompts differ in length; expected logits come from the decoder without C."""
     plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
@@ -74,9 +74,9 @@ def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, int8: bool
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_row_is_bit_identical_whatever_rows_are_beside_it(small: Janus, int8: bool) -> None:
     decoder = Decoder(small, int8=int8)
-    fed = codes(5, 8, vocabulary=small.codebook_size)
-    together = draw(decoder, fed, prompts(8))
-    for count in (1, 2, 3, 5, 7):
+    fed = codes(5, 13, vocabulary=small.codebook_size)
+    together = draw(decoder, fed, prompts(13))
+    for count in range(1, 13):
         beside = draw(decoder, [step[:count] for step in fed], prompts(count))
         assert torch.equal(beside, together[:, :count])
 
@@ -106,7 +106,7 @@ def test_unknown_tokens_and_empty_prompts_are_refused(small: Janus, token: int) 
 
 @needs_compiler
 def test_a_prefix_is_bit_identical_whatever_prompts_are_beside_it(small: Janus) -> None:
-    """Prompts over 128 tokens, which PyTorch computes, too. A prefix owns its memory and keeps no other's alive."""
+    """Prompts that are not read together, too. A prefix owns its memory and keeps no other's alive."""
     decoder = Decoder(small)
     rows = [[1, *[7] * (length - 1)] for length in (3, 5, 129, 12, 100, 17, 128, 150, 2)]
     together = decoder.prefill(rows)
@@ -210,26 +210,41 @@ def test_the_default_dtype_of_the_process_does_not_change_codes(small: Janus) ->
     assert drawn[0] == drawn[1]
 
 
-def test_int8_weights_are_within_half_a_step_of_the_floats() -> None:
-    weight = torch.randn(7, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 7)[:, None]
+@pytest.mark.parametrize("parts", [1, 2])
+def test_int8_weights_are_within_half_a_step_of_the_floats(parts: int) -> None:
+    weight = torch.randn(38, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 38)[:, None]
     weight[3] = 0
-    rounded = Int8Matrix.of(weight)
+    rounded = PackedMatrix.of(weight, parts=parts, int8=True)
     half_a_step = weight.abs().amax(1, keepdim=True) / 127 / 2
     assert ((rounded.floats() - weight).abs() <= half_a_step * 1.0001).all()
     assert torch.equal(rounded.floats()[3], weight[3])
-    assert rounded.values.abs().amax(1).tolist() == [127, 127, 127, 0, 127, 127, 127]
+    largest = rounded.values.abs().amax(2).view(parts, -1)[:, : 38 // parts].flatten().tolist()
+    assert largest == [127] * 3 + [0] + [127] * 34
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("outputs", [32, 38])
+def test_packed_floats_are_the_matrix(outputs: int, parts: int) -> None:
+    weight = torch.randn(outputs, 24, generator=torch.Generator().manual_seed(0))
+    packed = PackedMatrix.of(weight, parts=parts)
+    assert packed.shape == weight.shape
+    assert torch.equal(packed.floats(), weight)
+    panels = -(-outputs // parts // 16)
+    assert packed.values.shape == (parts, panels, 24, 16)
+    assert torch.equal(packed.values[0, 0, :, 5], weight[5])
 
 
 @needs_compiler
-def test_int8_takes_a_quarter_of_the_memory_after_drop_matrices(small_folder: Path) -> None:
+@pytest.mark.parametrize(("int8", "size"), [(True, 1), (False, 4)])
+def test_released_matrices_are_held_once(small_folder: Path, int8: bool, size: int) -> None:
+    """An int8 decoder then takes a quarter of the memory."""
     janus = load(small_folder, device="cpu")
-    decoder = Decoder(janus, int8=True)
     fed = codes(3, 2, vocabulary=janus.codebook_size)
-    before = draw(decoder, fed, prompts(2))
+    before = draw(Decoder(janus, int8=int8), fed, prompts(2))
     network = janus.network.model
     held = [p for part in (network.language_model.layers, network.generation_head) for p in part.parameters()]
     matrices = sum(p.numel() for p in held if p.ndim == 2)
-    drop_matrices(janus.network)
+    decoder = Decoder(janus, int8=int8, release=True)
     left = sum(
         p.nbytes
         for part in (network.language_model.layers, network.generation_head)
@@ -237,9 +252,10 @@ def test_int8_takes_a_quarter_of_the_memory_after_drop_matrices(small_folder: Pa
         if p.device.type != "meta"
     )
     assert left == sum(p.nbytes for p in held if p.ndim == 1)
-    integers = decoder._weights.int8
-    assert sum(matrix.values.nbytes for matrix in integers) == matrices
-    assert sum(matrix.scales.nbytes for matrix in integers) == 4 * sum(p.shape[0] for p in held if p.ndim == 2)
+    packed = decoder._weights.packed
+    assert sum(matrix.values.nbytes for matrix in packed) == size * matrices
+    scales = [matrix.scales.nbytes for matrix in packed if matrix.scales is not None]
+    assert sum(scales) == (4 * sum(p.shape[0] for p in held if p.ndim == 2) if int8 else 0)
     assert torch.equal(draw(decoder, fed, prompts(2)), before)
 
 

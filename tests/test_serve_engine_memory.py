@@ -36,9 +36,9 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
 
     janus = load(deepseek_folder, device="cpu")
     before = held(janus.network)
-    first = Engine(janus, slots=1).decoder
+    first = Engine(janus, slots=1, native=False).decoder
     assert held(janus.network) == before
-    second = Engine(janus, slots=1).decoder
+    second = Engine(janus, slots=1, native=False).decoder
     fused = [
         [layer.qkv.data_ptr() for layer in decoder._weights.layers if isinstance(layer.qkv, Tensor)]
         for decoder in (first, second)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from model.janus import Janus
-from serve.backends.child import describe, make_engine
+from serve.backends.child import describe
 from serve.backends.engine_backend import EngineBackend
 from serve.backends.loop import EngineLoop
 from serve.backends.messages import Command, Died, Report
@@ -22,9 +22,10 @@ class ThreadBackend(EngineBackend):
         slots: int = 16,
         queue_limit: int = 256,
         int8: bool = False,
+        release: bool = False,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine = make_engine(janus, slots=slots, int8=int8)
+        self.engine = Engine(janus, slots=slots, int8=int8, release=release)
         loaded = describe(self.engine, int8=int8)
         super().__init__(loaded, ThreadLink(self.engine), queue_limit=queue_limit, on_death=on_death)
 

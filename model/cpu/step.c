@@ -15,6 +15,8 @@
 #include "products.h"
 #include "vectors.h"
 
+#define MEANS 4 /* vectors of values averaged together */
+
 typedef struct {
     const float *attention_norm, *mlp_norm;
     Matrix qkv, out, gate_up, down;
@@ -77,7 +79,7 @@ static float score(const float *query, const float *keys, int64_t count, int64_t
    sum of the weights. */
 INLINE void weighted_mean(
     const float *weights, const float *values, int64_t count, int64_t width, int vectors, float total, float *output) {
-    vector totals[COLUMNS] = {0};
+    vector totals[MEANS] = {0};
     for (int64_t t = 0; t < count; t++)
         for (int i = 0; i < vectors; i++) totals[i] += weights[t] * load(values + t * width + i * WIDTH);
     for (int i = 0; i < vectors; i++) {
@@ -116,11 +118,19 @@ static void attend(
     for (int64_t q = head * group; q < (head + 1) * group; q++) {
         float query[width], *to = output + q * width;
         rotate(qkv + q * width, cosines, sines, width, query);
-        float total = 0, peak = score(query, keys, count, width, scale, scores);
-        for (int64_t t = 0; t < count; t++) total += scores[t] = expf(scores[t] - peak);
+        float peak = score(query, keys, count, width, scale, scores);
+        vector totals = {0};
+        int64_t past = 0;
+        for (; past + WIDTH <= count; past += WIDTH) {
+            vector weight = exponential(load(scores + past) - peak);
+            store(scores + past, weight);
+            totals += weight;
+        }
+        float total = horizontal_sum(totals);
+        for (; past < count; past++) total += scores[past] = expf(scores[past] - peak);
         int64_t i = 0;
-        for (; i + COLUMNS * WIDTH <= width; i += COLUMNS * WIDTH)
-            weighted_mean(scores, values + i, count, width, COLUMNS, total, to + i);
+        for (; i + MEANS * WIDTH <= width; i += MEANS * WIDTH)
+            weighted_mean(scores, values + i, count, width, MEANS, total, to + i);
         for (; i + WIDTH <= width; i += WIDTH) weighted_mean(scores, values + i, count, width, 1, total, to + i);
         for (; i < width; i++) {
             to[i] = 0;

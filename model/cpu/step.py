@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.attention import Rows
 from model.cpu.library import addresses, numbers, pointers
-from model.decoder_weights import DecoderWeights, Int8Matrix, LayerWeights, Matrix
+from model.decoder_weights import DecoderWeights, LayerWeights, Matrix, PackedMatrix
 from model.kv_cache import KVCache, Prefix
 
 
@@ -23,9 +23,10 @@ class _Matrix(ctypes.Structure):
 
     @classmethod
     def of(cls, matrix: Matrix) -> "_Matrix":
-        if isinstance(matrix, Int8Matrix):
-            return cls(None, *addresses([matrix.values, matrix.scales]))
-        return cls(*addresses([matrix]), None, None)
+        assert isinstance(matrix, PackedMatrix)
+        if matrix.scales is None:
+            return cls(*addresses([matrix.values]), None, None)
+        return cls(None, *addresses([matrix.values, matrix.scales]))
 
 
 def _matrices(names: str) -> list[tuple[str, type[_Matrix]]]:
@@ -67,7 +68,7 @@ class NativeStep:
 
     Args:
         library: the compiled C functions (`model.cpu.library`).
-        weights: float32 or int8 on the CPU, contiguous. They may be changed in place, but must keep their memory.
+        weights: on the CPU, with packed matrices. They may be changed in place, but must keep their memory.
         rotations: float32 [2, positions, head_dim], cosines and sines of the rotary embedding; the sines of the
             first half of each head are negated.
         heads: number of query heads.

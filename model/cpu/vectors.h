@@ -5,6 +5,7 @@
 #define VECTORS_H
 
 #include <stdint.h>
+#include <string.h>
 
 /* Floats per vector. */
 #if defined(__AVX512F__)
@@ -29,6 +30,83 @@ INLINE vector select_lanes(int32s mask, vector a, vector b) {
     return (vector)(((int32s)a & mask) | ((int32s)b & ~mask));
 }
 
+/* e^x in every lane, within 2 units in the last place; below −87 as at −87, above 88 as at 88; NaN stays NaN.
+
+   e^x = 2^n e^r with |r| ≤ ln 2 / 2. The polynomial is the one of Cephes' expf (Moshier). */
+INLINE vector exponential(vector x) {
+    const vector low = {0}, shift = low + 12582912.0f; /* 1.5 · 2^23: adding it rounds to an integer */
+    x = select_lanes(x < -87.0f, low - 87.0f, x);
+    x = select_lanes(x > 88.0f, low + 88.0f, x);
+    vector shifted = x * 1.44269504f + shift, n = shifted - shift;
+    vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vector p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1;
+    return (vector)((int32s)p + (((int32s)shifted - (int32s)shift) << 23));
+}
+
 INLINE int64_t min_int64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Shuffle indices of two vectors: the low half of each vector, then of each half vector, and so on.
+   Adding `WIDTH / 2 >> level` selects the high halves. */
+static const int32s LOW_HALVES[] = {
+#if WIDTH == 16
+    {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+    {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
+    {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
+    {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
+#elif WIDTH == 8
+    {0, 1, 2, 3, 8, 9, 10, 11},
+    {0, 1, 4, 5, 8, 9, 12, 13},
+    {0, 2, 4, 6, 8, 10, 12, 14},
+#else
+    {0, 1, 4, 5},
+    {0, 2, 4, 6},
+#endif
+};
+#define LEVELS (int)(sizeof LOW_HALVES / sizeof *LOW_HALVES)
+
+/* Add the low and the high halves that LOW_HALVES[level] describes. */
+INLINE vector fold(vector a, vector b, int level) {
+    return __builtin_shuffle(a, b, LOW_HALVES[level]) +
+           __builtin_shuffle(a, b, LOW_HALVES[level] + (WIDTH / 2 >> level));
+}
+
+/* Sums over the lanes of WIDTH vectors: lane i is the sum of v[i]. Always adds in the same order, by halves. */
+INLINE vector horizontal_sums(const vector v[WIDTH]) {
+    vector folded[WIDTH];
+    memcpy(folded, v, sizeof folded);
+#pragma GCC unroll 4
+    for (int level = 0; level < LEVELS; level++)
+#pragma GCC unroll 8
+        for (int i = 0; i < WIDTH / 2 >> level; i++) folded[i] = fold(folded[2 * i], folded[2 * i + 1], level);
+    return folded[0];
+}
+
+/* Sum over the lanes of one vector, in the order of `horizontal_sums`. */
+INLINE float horizontal_sum(vector v) {
+#pragma GCC unroll 4
+    for (int level = 0; level < LEVELS; level++) v = fold(v, v, level);
+    return v[0];
+}
+
+/* Load `count` floats; the rest of the vector is zero. */
+INLINE vector load_part(const float *from, int64_t count) {
+    vector part = {0};
+    memcpy(&part, from, count * sizeof(float));
+    return part;
+}
+
+/* Dot product: accumulates WIDTH partial sums and adds these at the end. */
+INLINE float dot(const float *a, const float *b, int64_t length) {
+    vector totals = {0};
+    int64_t i = 0;
+    for (; i + WIDTH <= length; i += WIDTH) totals += load(a + i) * load(b + i);
+    if (i < length) totals += load_part(a + i, length - i) * load_part(b + i, length - i);
+    return horizontal_sum(totals);
+}
 
 #endif

@@ -9,10 +9,8 @@ from queue import SimpleQueue
 
 from model.checkpoints.footprint import available_bytes, measure
 from model.checkpoints.load import load
-from model.decoder_weights import drop_matrices
 from model.device import choose_device
 from model.errors import CheckpointError, NoRoom
-from model.janus import Janus
 from serve.backends.loop import EngineLoop
 from serve.backends.messages import Command, Died, Loaded, LoadModel, Report
 from serve.backends.model_info import ModelInfo
@@ -86,15 +84,7 @@ def load_engine(order: LoadModel) -> Engine:
     )
     if janus.tokenizer is None:
         raise CheckpointError(f"{source.name} has no tokenizer; name one with --tokenizer")
-    return make_engine(replace(janus, name=source.name), slots=order.slots, int8=order.int8)
-
-
-def make_engine(janus: Janus, *, slots: int, int8: bool) -> Engine:
-    """An engine; with `int8` the model's float matrices are freed."""
-    engine = Engine(janus, slots=slots, int8=int8)
-    if int8:
-        drop_matrices(janus.network)
-    return engine
+    return Engine(replace(janus, name=source.name), slots=order.slots, int8=order.int8, release=True)
 
 
 def describe(engine: Engine, *, int8: bool) -> Loaded:
@@ -108,8 +98,6 @@ def _check_room(order: LoadModel) -> None:
     """Refuse a model that would not fit beside those already loaded."""
     device = choose_device(order.device)
     needs = measure(order.source.source, dtype=order.dtype, device=device, revision=order.source.revision)
-    if order.int8:  # floats and integers are both there while the integers are made
-        needs = replace(needs, weights=needs.weights * 5 // 4)
     room = available_bytes(device)
     if order.room is not None:
         room = min(room, order.room)

@@ -36,6 +36,7 @@ class Engine:
         native: whether C functions may be used (`model.decoder.Decoder`, `model.image_tokenizer.ImageTokenizer`,
             `model.sampler.Sampler`).
         int8: whether the decoder's matrices are 8-bit integers (`model.decoder.Decoder`).
+        release: whether the model's own matrices may be freed, so that only this engine can compute with it.
         logprobs: whether `Finished` carries the log-probabilities of the codes.
         clock: seconds; the deadlines of jobs are times of this clock.
     """
@@ -47,12 +48,13 @@ class Engine:
         slots: int = 16,
         native: bool = True,
         int8: bool = False,
+        release: bool = False,
         logprobs: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
         self._clock = clock
-        self.decoder = Decoder(janus, native=native, int8=int8)
+        self.decoder = Decoder(janus, native=native, int8=int8, release=release)
         self.image_tokenizer = ImageTokenizer(janus, native=native)
         spare = janus.device.type == "cuda"  # a row that captured steps write to when their batch is not full
         self.cache = self.decoder.cache(2 * slots + spare, janus.max_prompt_tokens + janus.image_tokens)
