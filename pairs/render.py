@@ -113,11 +113,14 @@ def coverage(distance: Array, size: int) -> Array:
     return result
 
 
+@lru_cache(maxsize=8)
 def background(tone: Tone, size: int) -> Array:
-    """Sky or paper of a tone, undecorated: [size, size, 3] in 0–255."""
+    """Sky or paper of a tone, undecorated: [size, size, 3] in 0–255, read-only."""
     top, bottom = (np.array(c, np.float32) for c in SKY[tone])
     _, y = grid(size)
-    return top + (bottom - top) * y[..., None]
+    sky = top + (bottom - top) * y[..., None]
+    sky.flags.writeable = False
+    return sky
 
 
 def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
