@@ -68,6 +68,15 @@ def main() -> None:
     )
     speed.set_defaults(run=measure_speed)
 
+    training = benches.add_parser("training", help="time steps of GRPO by part, rollouts, and the trainer's pass")
+    training.add_argument("--model", default="tiny-base", help="shipped name or folder (default: tiny-base)")
+    training.add_argument("--recipe", default="pair_grpo", help="of GRPO, by name or path (default: pair_grpo)")
+    training.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: cpu)")
+    training.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    training.add_argument("--steps", type=int, default=9, help="training steps that are timed (default: 9)")
+    training.add_argument("--rounds", type=int, default=3, help="rounds of the other timings (default: 3)")
+    training.set_defaults(run=measure_training)
+
     load = benches.add_parser("load", help="put a server under load: latency percentiles, refusals, cost of HTTP")
     load.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     load.add_argument("--threads", type=int, default=2, help="CPU threads of the server (default: 2)")
@@ -189,6 +198,22 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         arrivals=arguments.arrivals,
         baselines_up_to=arguments.baselines_up_to,
+    )
+    for line in lines:
+        print(line, flush=True)
+
+
+def measure_training(arguments: argparse.Namespace) -> None:
+    """Print the measurements of training."""
+    from bench.speed.training_report import report
+
+    lines = report(
+        model=arguments.model,
+        recipe=arguments.recipe,
+        device=arguments.device,
+        threads=arguments.threads,
+        steps=arguments.steps,
+        rounds=arguments.rounds,
     )
     for line in lines:
         print(line, flush=True)

@@ -43,6 +43,7 @@ def sample_metrics(samples: Samples, advantages: Advantages) -> dict[str, float]
     reward: mean of the rollouts.
     s_a, s_g: PairComp's scores (paper, section 3.2), each case being two pictures of both prompts of a pair.
     live groups: share of the groups that have any advantages.
+    live samples: share of the samples that have an advantage, on which alone is trained.
     failed judgements: share of the samples.
     ground truth advantage, mismatched advantage: of pictures with their own prompt, and with the other one.
     """
@@ -53,6 +54,7 @@ def sample_metrics(samples: Samples, advantages: Advantages) -> dict[str, float]
     means.add("s_a", arithmetic, torch.ones_like(arithmetic, dtype=torch.bool))
     means.add("s_g", geometric, torch.ones_like(geometric, dtype=torch.bool))
     means.add("live groups", advantages.live.float(), torch.ones_like(advantages.live))
+    means.add("live samples", (advantages.values != 0).float(), torch.ones_like(judged))
     means.add("failed judgements", (~judged).float(), torch.ones_like(judged))
     matched = places.picture == places.prompt
     means.add("ground truth advantage", advantages.values, ~places.is_rollout & matched & advantages.scored)
