@@ -150,7 +150,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     folder = tmp_path_factory.mktemp("drawn")
     cache = CodeCache(folder / "codes.sqlite", janus, engine.image_tokenizer)
     chosen = recipe(ground_truth=truth("both"))
-    samples = Rollout(engine, SOURCE, cache, ExactJudge(), chosen)(plan(chosen, SOURCE, 0))
+    rollout = Rollout(engine, SOURCE, cache, ExactJudge(), chosen)
+    samples = rollout.begin(plan(chosen, SOURCE, 0)).samples()
+    rollout.close()
     return Drawn(samples, engine, folder)
 
 

@@ -21,6 +21,7 @@ from train.data.opening import DataSettings
 from train.data.pairs import WorldPairs
 from train.grpo.metrics import Means
 from train.grpo.recipe import GRPORecipe
+from train.grpo.step_samples import advantages_of
 from train.grpo.trainer import Trainer
 from train.ranks import Ranks, join, leave
 from train.sft.recipe import SFTRecipe
@@ -49,8 +50,8 @@ class Refreshed(Trainer):
 
 def first_step(made: Trainer) -> dict[str, torch.Tensor]:
     """Codes, rewards and gradient of a run's first step."""
-    samples = made._samples(0)
-    advantages, means = made._advantages(samples), Means()
+    samples = made._samples.of(0)
+    advantages, means = advantages_of(samples, made._recipe.advantage), Means()
     # an odd number of samples to train on, which two processes cannot share evenly
     values = advantages.values.clone()
     values[4] = 0

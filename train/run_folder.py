@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as distributed_sa
 from model.checkpoints.save import save
 from model.checkpoints.tensors import read_tensors
 from model.janus import Janus
+from train.errors import TrainingError
 from train.ranks import ALONE, Ranks
 
 _DIGITS = 6  # of a step in names, so that names sort as steps do
@@ -130,6 +131,12 @@ class RunFolder:
         for file in (self.folder / "samples").glob("*.safetensors"):
             if int(file.stem) < self.steps[0]:
                 file.unlink()
+
+    def stopped(self, step: int, reason: str) -> TrainingError:
+        """The error that ends a run in a step, counted from 0; its message names the checkpoint that is kept."""
+        kept = self.steps[-1:]
+        good = f"the checkpoint after step {kept[0]} is kept" if kept else "no checkpoint was written yet"
+        return TrainingError(f"stopped at step {step + 1}: {reason}; {good}")
 
     def load(self, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Read a checkpoint's weights by name, and the state saved with it."""

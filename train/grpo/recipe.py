@@ -29,6 +29,8 @@ class RolloutRecipe(Part):
     pairs: pairs of prompts in a step.
     samples: pictures of each prompt (G in the paper).
     guidance_scale, temperature, top_k, top_p: sampling settings; the policy trained is the distribution they make.
+    staleness: 0 draws with the weights of the step. 1 draws with those before the latest update, so that a slow judge
+        has time until after the next one; the ratio's denominator is then the rollout's own probability.
     """
 
     pairs: int = Field(gt=0)
@@ -37,11 +39,14 @@ class RolloutRecipe(Part):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    staleness: Literal[0, 1] = 0
 
     @model_validator(mode="after")
     def _sampled(self) -> Self:
         if self.params.temperature == 0:
             raise ValueError("temperature must be above 0: greedy pictures of a prompt are all the same")
+        if self.staleness and (self.top_k or self.top_p < 1):
+            raise ValueError("staleness 1 needs top_k 0 and top_p 1: which codes the older weights kept is not stored")
         return self
 
     @property

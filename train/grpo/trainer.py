@@ -3,7 +3,7 @@
 plan → draw → judge → advantages → credit → micro-batches → update → refresh
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from train.data.order import shuffled
 from train.data.pairs import PairSource
 from train.errors import TrainingError
 from train.grpo.metrics import Means, policy_metrics, sample_metrics
-from train.grpo.objective.advantage import Advantages, group_advantages
+from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.objective import Objective
 from train.grpo.recipe import GRPORecipe
 from train.grpo.remedies import remedy
-from train.grpo.rollout.plan import PairPlan, plan, plan_pair
 from train.grpo.rollout.rollout import Rollout
-from train.grpo.rollout.samples import Samples, load_attempts, load_samples, save_samples
+from train.grpo.rollout.samples import Samples
 from train.grpo.sheets import prompt_sheet
+from train.grpo.step_samples import StepSamples, advantages_of
 from train.grpo.stopwatch import Stopwatch
 from train.ranks import ALONE, Ranks
 from train.run_folder import RunFolder
@@ -81,6 +81,7 @@ class Trainer:
         self._folder = RunFolder(out, keep=recipe.output.keep, ranks=ranks)
         self._codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
         self._rollout = Rollout(self._engine, source, self._codes, judge, recipe)
+        self._samples = StepSamples(self._rollout, source, recipe, self._folder, ranks)
         self._reference = self._weights.reference() if recipe.loss.beta else None
         self._objective = Objective(janus, self._weights, recipe, self._reference, ranks)
         self._optimizer = torch.optim.AdamW(
@@ -123,14 +124,16 @@ class Trainer:
         finally:
             if self._board is not None:
                 self._board.close()
+            self._samples.close()
+            self._rollout.close()
             self._codes.close()
 
     def _step(self, step: int) -> dict[str, float]:
         """Train on the samples of one step; returns its values."""
         watch = Stopwatch()
         with watch.part("draw and judge"):
-            samples = self._samples(step)
-            advantages = self._advantages(samples)
+            samples = self._samples.of(step)
+            advantages = advantages_of(samples, self._recipe.advantage)
         with watch.part("update"):
             values = self._update(step, samples, advantages)
         with watch.part("refresh"):
@@ -140,44 +143,6 @@ class Trainer:
         row = self._curve.add(step + 1, values)
         self._remedy(step)
         return row
-
-    def _samples(self, step: int) -> Samples:
-        """The samples of a step, the same in all processes: those on disk, from before a kill, or new ones."""
-        file = self._folder.samples(step)
-        if self._ranks.broadcast(file.exists()):
-            attempts = enumerate(load_attempts(file))
-            plans = tuple(plan_pair(self._recipe, self._source, step, place, attempt) for place, attempt in attempts)
-            return load_samples(file, plans)
-        own = self._ranks.own(plan(self._recipe, self._source, step))
-        samples = Samples.joined(self._ranks.together(lambda: self._rollout(own)))
-        if self._recipe.advantage.dead_groups == "resample":
-            samples = self._resampled(step, samples)
-        self._check_rewards(step, samples)
-        self._ranks.at_first(lambda: save_samples(samples, file))
-        return samples
-
-    def _resampled(self, step: int, samples: Samples) -> Samples:
-        """Replace pairs without any advantage by others, each up to `resamples` times."""
-        for attempt in range(1, self._recipe.advantage.resamples + 1):
-            values = self._advantages(samples).values
-            pairs = samples.places.pair
-            dead = [place for place in range(len(samples.plans)) if not values[pairs == place].any()]
-            if not dead:
-                break
-            plans = [plan_pair(self._recipe, self._source, step, place, attempt) for place in dead]
-            for place, other in zip(dead, self._drawn_apart(plans), strict=True):
-                samples = samples.replaced(place, other)
-        return samples
-
-    def _drawn_apart(self, plans: Sequence[PairPlan]) -> list[Samples]:
-        """Draw and judge plans, each by one of the processes."""
-        own = self._ranks.own(plans)
-        return [one for part in self._ranks.together(lambda: [self._rollout([plan]) for plan in own]) for one in part]
-
-    def _advantages(self, samples: Samples) -> Advantages:
-        recipe = self._recipe.advantage
-        groups = samples.places.groups(recipe.scope)
-        return group_advantages(samples.rewards, groups, normalise=recipe.normalise)
 
     def _update(self, step: int, samples: Samples, advantages: Advantages) -> dict[str, float]:
         """Update the weights; returns the update's values."""
@@ -192,7 +157,7 @@ class Trainer:
             self._objective.backward(samples, advantages, old, means)
             norm = float(whole(nn.utils.clip_grad_norm_(self._weights.parameters.values(), recipe.clip_norm)))
             if norm != norm or norm == float("inf"):
-                raise self._stopped(step, f"the gradient's norm is {norm}")
+                raise self._folder.stopped(step, f"the gradient's norm is {norm}")
             self._optimizer.step()
             norms.append(norm)
         values = {"learning rate": rate, "gradient norm": sum(norms) / len(norms)}
@@ -203,20 +168,6 @@ class Trainer:
         """Let the engine draw with the present weights."""
         self._weights.publish()
         self._engine.load_weights(self._janus.network)
-
-    def _check_rewards(self, step: int, samples: Samples) -> None:
-        """Stop if the judge seems to be broken.
-
-        Raises:
-            TrainingError: too many judgements failed, or all rewards of the step are equal.
-        """
-        failed = float(samples.rewards.isnan().float().mean())
-        most = self._recipe.judge.most_failures
-        if failed > most:
-            raise self._stopped(step, f"{failed:.0%} of the judgements failed; at most {most:.0%} may")
-        known = samples.rewards[~samples.rewards.isnan()]
-        if len(known) > 1 and known.min() == known.max():
-            raise self._stopped(step, f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken")
 
     def _remedy(self, step: int) -> None:
         """Apply the remedy that the rewards call for, if any."""
@@ -263,6 +214,7 @@ class Trainer:
 
     def _save(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and the curve."""
+        self._samples.store_ahead(step)
         state = {"rows": self._curve.rows, "rate": self._rate, "remedied": self._remedied}
         shards = self._shards() if self._weights.sharded else None
         if shards is None:
@@ -279,8 +231,3 @@ class Trainer:
             "optimizer": get_optimizer_state_dict(self._weights.logits, self._optimizer),
             "reference": self._reference.state_dict() if self._reference is not None else {},
         }
-
-    def _stopped(self, step: int, reason: str) -> TrainingError:
-        kept = self._folder.steps[-1:]
-        good = f"the checkpoint after step {kept[0]} is kept" if kept else "no checkpoint was written yet"
-        return TrainingError(f"stopped at step {step + 1}: {reason}; {good}")

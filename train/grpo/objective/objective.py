@@ -39,10 +39,17 @@ class Objective:
         self._credit = CreditAllocator(janus, weights, recipe.credit)
 
     def old_policy(self, samples: Samples) -> OldPolicy:
-        """Make an empty old policy, which the first `backward` fills in."""
+        """Make the old policy, which the first `backward` fills in.
+
+        Samples that older weights drew keep the rollout's log-probabilities; ground truth is scored by the present ones.
+        """
         params = self._recipe.rollout.params
         filters = 0 < params.top_k < self._janus.codebook_size or params.top_p < 1
-        return OldPolicy(samples.codes, filtered=filters and self._recipe.loss.logp == "sampled")
+        old = OldPolicy(samples.codes, filtered=filters and self._recipe.loss.logp == "sampled")
+        if self._recipe.rollout.staleness:
+            drawn = samples.places.is_rollout
+            old.logprobs[drawn] = samples.rollout_logprobs[drawn]
+        return old
 
     def backward(self, samples: Samples, advantages: Advantages, old: OldPolicy, means: Means) -> None:
         """Add the gradient to that of the parameters; in each process, the gradient of all samples is added.

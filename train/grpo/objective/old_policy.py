@@ -9,7 +9,9 @@ from train.ranks import Ranks
 
 
 class OldPolicy:
-    """Log-probabilities of a step's N samples before its first update, filled in as they are computed.
+    """Log-probabilities of a step's N samples under the policy that drew them, float32 [N, tokens].
+
+    logprobs: NaN where not known yet; then filled in with those before the step's first update, as they are computed.
 
     Args:
         codes: int64 [N, tokens], the samples.
@@ -18,15 +20,19 @@ class OldPolicy:
 
     def __init__(self, codes: Tensor, *, filtered: bool) -> None:
         self.logprobs = torch.full(codes.shape, torch.nan)
+        self._first = torch.full(codes.shape, torch.nan)  # before the first update
         self._filtered = filtered
         self._kept: dict[int, Tensor] = {}
         self._vocabulary = 0
 
     def remember(self, numbers: list[int], scores: Scores) -> None:
         """Store the scores of samples, unless they were stored before."""
-        if not self.logprobs[numbers].isnan().all():
+        if not self._first[numbers].isnan().all():
             return
-        self.logprobs[numbers] = scores.logprobs.detach().cpu()
+        self._first[numbers] = scores.logprobs.detach().cpu()
+        self.logprobs[numbers] = torch.where(
+            self.logprobs[numbers].isnan(), self._first[numbers], self.logprobs[numbers]
+        )
         if self._filtered:
             kept = ~scores.distribution.isneginf().cpu()
             self._vocabulary = kept.shape[-1]
@@ -34,9 +40,9 @@ class OldPolicy:
             self._kept |= dict(zip(numbers, packed, strict=True))
 
     def gather(self, ranks: Ranks) -> Tensor:
-        """Log-probabilities of all samples that any process has stored, float32 [N, tokens]; NaN for the others."""
-        whole = self.logprobs
-        for other in ranks.gather(self.logprobs):
+        """Log-probabilities before the first update of all samples that any process has scored; NaN for the others."""
+        whole = self._first
+        for other in ranks.gather(self._first):
             whole = torch.where(whole.isnan(), other, whole)
         return whole
 

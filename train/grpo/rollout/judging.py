@@ -1,6 +1,6 @@
 """Rewards: pictures are judged in a thread while others are drawn."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Literal
 
 import torch
@@ -16,13 +16,13 @@ class Judging:
     """Rewards of the pictures of one step.
 
     Args:
-        judge: called in a thread.
+        judge: called in the thread.
+        thread: judges the pictures of several steps in the order in which they were submitted.
         reward: the judge's score, or the mean of its factors where it gives any.
     """
 
-    def __init__(self, judge: Judge, *, reward: Literal["score", "factors"]) -> None:
-        self._judge, self._reward = judge, reward
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
+    def __init__(self, judge: Judge, thread: Executor, *, reward: Literal["score", "factors"]) -> None:
+        self._judge, self._thread, self._reward = judge, thread, reward
         self._waiting: list[tuple[int, Image.Image, str]] = []
         self._calls: list[tuple[list[int], Future[list[Judgement | None]]]] = []
 
@@ -30,28 +30,29 @@ class Judging:
         """Judge a picture; its reward will be at `place`."""
         self._waiting.append((place, picture, prompt))
         if len(self._waiting) == _AT_ONCE:
-            self._flush()
+            self.flush()
+
+    def flush(self) -> None:
+        """Judge what was submitted, without waiting for more."""
+        if self._waiting:
+            places, pictures, prompts = map(list, zip(*self._waiting, strict=True))
+            self._calls.append((places, self._thread.submit(self._judge, pictures, prompts)))
+            self._waiting = []
 
     def rewards(self, count: int) -> Tensor:
         """Wait for all judgements: rewards float32 [count], NaN where a judgement failed."""
-        self._flush()
+        self.flush()
         rewards = torch.full((count,), torch.nan)
         for places, call in self._calls:
             for place, judgement in zip(places, call.result(), strict=True):
                 if judgement is not None:
                     rewards[place] = reward_of(judgement, self._reward)
-        self._thread.shutdown()
         return rewards
 
     def close(self) -> None:
         """Judge no more: what has not begun is dropped."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            places, pictures, prompts = map(list, zip(*self._waiting, strict=True))
-            self._calls.append((places, self._thread.submit(self._judge, pictures, prompts)))
-            self._waiting = []
+        for _, call in self._calls:
+            call.cancel()
 
 
 def reward_of(judgement: Judgement, reward: Literal["score", "factors"]) -> float:
@@ -59,8 +60,3 @@ def reward_of(judgement: Judgement, reward: Literal["score", "factors"]) -> floa
     if reward == "score" or not judgement.factors:
         return judgement.score
     return sum(judgement.factors.values()) / len(judgement.factors)
-
-
-def failed_share(rewards: Tensor) -> float:
-    """Share of the judgements that failed."""
-    return float(rewards.isnan().float().mean())

@@ -1,10 +1,13 @@
 """Draw and judge the samples of a plan with the serving engine."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from model.params import SamplingParams
 from pairs.judge import Judge
@@ -21,6 +24,28 @@ from train.grpo.rollout.plan import PairPlan
 from train.grpo.rollout.samples import Places, Samples
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that are drawn, and whose judgements are under way; fields as of `Samples`."""
+
+    plans: tuple[PairPlan, ...]
+    codes: Tensor
+    rollout_logprobs: Tensor
+    judging: Judging
+
+    def samples(self) -> Samples:
+        """The samples, once all judgements are there; raises what the judge raised."""
+        try:
+            rewards = self.judging.rewards(len(self.codes))
+        finally:
+            self.judging.close()
+        return Samples(self.plans, self.codes, self.rollout_logprobs, rewards)
+
+    def close(self) -> None:
+        """Judge no more."""
+        self.judging.close()
+
+
 class Rollout:
     """Draws samples with the present weights of an engine.
 
@@ -31,7 +56,7 @@ class Rollout:
         engine: made with `logprobs`.
         source: pairs of the plans.
         codes: of the ground-truth pictures.
-        judge: called in a thread of its own.
+        judge: called in a thread of its own, until `close`.
         recipe: sampling settings and the reward.
     """
 
@@ -39,9 +64,14 @@ class Rollout:
         self._engine, self._source, self._codes, self._judge = engine, source, codes, judge
         self._params: SamplingParams = recipe.rollout.params
         self._reward = recipe.judge.reward
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
 
-    def __call__(self, plans: Sequence[PairPlan]) -> Samples:
-        """Draw and judge all samples of the plans, one plan for each pair.
+    def close(self) -> None:
+        """End the judge's thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, plans: Sequence[PairPlan]) -> Drawn:
+        """Draw all samples of the plans, one plan for each pair; some may not be judged yet.
 
         Raises:
             TrainingError: a picture cannot be drawn, since a logit is not finite.
@@ -51,7 +81,7 @@ class Rollout:
         codes = torch.zeros(count, janus.image_tokens, dtype=torch.int64)
         logprobs = torch.zeros(count, janus.image_tokens, dtype=torch.float32)
         prompts = [plans[pair].prompts[own] for pair, own in zip(places.pair, places.prompt, strict=True)]
-        judging = Judging(self._judge, reward=self._reward)
+        judging = Judging(self._judge, self._thread, reward=self._reward)
         try:
             for place in (~places.is_rollout).nonzero()[:, 0].tolist():
                 pair = plans[int(places.pair[place])]
@@ -71,6 +101,8 @@ class Rollout:
                 place = jobs[job][event.index]
                 codes[place], logprobs[place] = torch.tensor(event.codes), torch.tensor(event.logprobs)
                 judging.submit(place, event.picture, prompts[place])
-            return Samples(tuple(plans), codes, logprobs, judging.rewards(count))
-        finally:
+            judging.flush()
+            return Drawn(tuple(plans), codes, logprobs, judging)
+        except BaseException:
             judging.close()
+            raise

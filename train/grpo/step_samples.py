@@ -1,0 +1,126 @@
+"""The samples of each step: from disk, drawn ahead, or drawn now."""
+
+from collections.abc import Sequence
+
+from train.data.pairs import PairSource
+from train.grpo.objective.advantage import Advantages, group_advantages
+from train.grpo.recipe import AdvantageRecipe, GRPORecipe
+from train.grpo.rollout.plan import PairPlan, plan, plan_pair
+from train.grpo.rollout.rollout import Drawn, Rollout
+from train.grpo.rollout.samples import Samples, load_attempts, load_samples, save_samples
+from train.ranks import Ranks
+from train.run_folder import RunFolder
+
+
+def advantages_of(samples: Samples, recipe: AdvantageRecipe) -> Advantages:
+    """Advantages of the samples of a step."""
+    return group_advantages(samples.rewards, samples.places.groups(recipe.scope), normalise=recipe.normalise)
+
+
+class StepSamples:
+    """Draws, judges and stores the samples of steps, the same in all processes.
+
+    With `staleness` 1, the pictures of the next step are drawn before those of this step are needed. Judges, which work
+    beside the drawing, then have time until after the next update.
+
+    Args:
+        rollout: draws and judges with the present weights.
+        source: pairs of the plans.
+        recipe: decides the plans.
+        folder: keeps the samples.
+        ranks: the processes of the run; each draws a share.
+    """
+
+    def __init__(
+        self, rollout: Rollout, source: PairSource, recipe: GRPORecipe, folder: RunFolder, ranks: Ranks
+    ) -> None:
+        self._rollout, self._source, self._recipe = rollout, source, recipe
+        self._folder, self._ranks = folder, ranks
+        self._ahead: dict[int, Drawn] = {}  # this process's share of steps that are not judged yet
+
+    def of(self, step: int) -> Samples:
+        """Samples of a step; with `staleness` 1, the next step's are drawn now.
+
+        Raises:
+            TrainingError: they cannot be drawn, or the judge seems to be broken.
+        """
+        if not self._stored(step):
+            self._draw(step)
+        if self._recipe.rollout.staleness and step + 1 < self._recipe.steps and not self._stored(step + 1):
+            self._draw(step + 1)
+        return self._finished(step)
+
+    def store_ahead(self, step: int) -> None:
+        """Wait for the judgements of a step that was drawn ahead, if it was: a checkpoint needs its samples on disk."""
+        if step in self._ahead:
+            self._finished(step)
+
+    def close(self) -> None:
+        """Drop what is not judged yet."""
+        for drawn in self._ahead.values():
+            drawn.close()
+        self._ahead.clear()
+
+    def _stored(self, step: int) -> bool:
+        return self._ranks.broadcast(self._folder.samples(step).exists())
+
+    def _draw(self, step: int) -> None:
+        """Draw this process's share of a step, unless it was drawn ahead."""
+        if step in self._ahead:
+            return
+        own = self._ranks.own(plan(self._recipe, self._source, step))
+
+        def begin() -> None:
+            self._ahead[step] = self._rollout.begin(own)
+
+        self._ranks.together(begin)
+
+    def _finished(self, step: int) -> Samples:
+        """Samples of a step that is on disk or drawn; they are then on disk."""
+        file = self._folder.samples(step)
+        drawn = self._ahead.pop(step, None)
+        if drawn is None:
+            attempts = enumerate(load_attempts(file))
+            plans = tuple(plan_pair(self._recipe, self._source, step, place, attempt) for place, attempt in attempts)
+            return load_samples(file, plans)
+        samples = Samples.joined(self._ranks.together(drawn.samples))
+        if self._recipe.advantage.dead_groups == "resample":
+            samples = self._resampled(step, samples)
+        self._check_rewards(step, samples)
+        self._ranks.at_first(lambda: save_samples(samples, file))
+        return samples
+
+    def _resampled(self, step: int, samples: Samples) -> Samples:
+        """Replace pairs without any advantage by others, each up to `resamples` times."""
+        for attempt in range(1, self._recipe.advantage.resamples + 1):
+            values = advantages_of(samples, self._recipe.advantage).values
+            pairs = samples.places.pair
+            dead = [place for place in range(len(samples.plans)) if not values[pairs == place].any()]
+            if not dead:
+                break
+            plans = [plan_pair(self._recipe, self._source, step, place, attempt) for place in dead]
+            for place, other in zip(dead, self._drawn_apart(plans), strict=True):
+                samples = samples.replaced(place, other)
+        return samples
+
+    def _drawn_apart(self, plans: Sequence[PairPlan]) -> list[Samples]:
+        """Draw and judge plans, each by one of the processes."""
+        own = self._ranks.own(plans)
+        parts = self._ranks.together(lambda: [self._rollout.begin([plan]).samples() for plan in own])
+        return [one for part in parts for one in part]
+
+    def _check_rewards(self, step: int, samples: Samples) -> None:
+        """Stop if the judge seems to be broken.
+
+        Raises:
+            TrainingError: too many judgements failed, or all rewards of the step are equal.
+        """
+        failed = float(samples.rewards.isnan().float().mean())
+        most = self._recipe.judge.most_failures
+        if failed > most:
+            raise self._folder.stopped(step, f"{failed:.0%} of the judgements failed; at most {most:.0%} may")
+        known = samples.rewards[~samples.rewards.isnan()]
+        if len(known) > 1 and known.min() == known.max():
+            raise self._folder.stopped(
+                step, f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken"
+            )
