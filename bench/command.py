@@ -105,11 +105,11 @@ def main() -> None:
 
 def pairshapes(arguments: argparse.Namespace) -> None:
     """Print the score table of one checkpoint."""
-    from bench.provenance import provenance
     from bench.quality.likelihood import surprise
     from bench.quality.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.quality.reconstruction import reconstruction_scores
     from model.checkpoints.load import load_from
+    from model.provenance import provenance
     from pairs.scores import mean
     from pairs.world import World
     from train.tiny.recipe import load_recipe
@@ -164,8 +164,8 @@ def compare_results(arguments: argparse.Namespace) -> None:
 
 def judge_check(arguments: argparse.Namespace) -> None:
     """Print the exact judge's scores for right, wrong and damaged scenes."""
-    from bench.provenance import provenance
     from bench.quality.judge_check import check, sample_pairs, table
+    from model.provenance import provenance
     from pairs.world import World
 
     place = provenance(device="cpu", dtype="uint8")

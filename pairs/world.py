@@ -97,6 +97,18 @@ class World:
             if self.allows(second, split):
                 return ScenePair(category, (first, second), Wording.sample(rng, category))
 
+    def sample_held_out_pair(self, rng: np.random.Generator, category: Category) -> ScenePair:
+        """Draw two unseen scenes that differ in the category's factor, the first with a held-out combination.
+
+        Raises:
+            ValueError: no combination of the category is held out.
+        """
+        while True:
+            first = self.sample_held_out(rng, category)
+            second = change(first, category, rng)
+            if self.allows(second, "test"):
+                return ScenePair(category, (first, second), Wording.sample(rng, category))
+
 
 def sample_scene(rng: np.random.Generator, category: Category) -> Scene:
     """Draw a random scene that shows a category's factor, held out or not."""

@@ -76,7 +76,7 @@ def test_the_first_update_on_stale_samples_is_that_of_a_second_update_on_fresh_o
         made = trainer(small_folder, tmp_path / str(staleness), chosen)
         samples = made._samples.of(0)
         made._samples.close()
-        advantages, old = advantages_of(samples, chosen.advantage), made._objective.old_policy(samples)
+        advantages, old = advantages_of(samples, chosen), made._objective.old_policy(samples)
         if not staleness:
             made._objective.backward(samples, advantages, old, Means())
         with torch.no_grad():

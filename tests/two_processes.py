@@ -51,7 +51,7 @@ class Refreshed(Trainer):
 def first_step(made: Trainer) -> dict[str, torch.Tensor]:
     """Codes, rewards and gradient of a run's first step."""
     samples = made._samples.of(0)
-    advantages, means = advantages_of(samples, made._recipe.advantage), Means()
+    advantages, means = advantages_of(samples, made._recipe), Means()
     # an odd number of samples to train on, which two processes cannot share evenly
     values = advantages.values.clone()
     values[4] = 0

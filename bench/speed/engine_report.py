@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bench.provenance import provenance
 from bench.speed.engine import Timing, Workload, poisson, preview_cost, profile, side_by_side
 from bench.speed.geometry import random_janus
 from model.checkpoints.load import load
 from model.device import choose_device
+from model.provenance import provenance
 
 
 def report(

@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from bench.provenance import provenance
 from bench.speed.clients import PROMPT, TIMEOUT_SECONDS, Answer, arrive, saturate
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.server_process import ServerProcess, free_port, running, serve_command
+from model.provenance import provenance
 from pairs.scores import mean
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from bench.provenance import provenance
 from bench.speed.server_process import free_port, running, serve_command
+from model.provenance import provenance
 
 
 @dataclass(frozen=True)

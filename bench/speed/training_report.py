@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.provenance import provenance
 from bench.speed.training import time_passes, time_rollouts, time_steps
 from model.checkpoints.load import load
+from model.provenance import provenance
 from train.grpo.recipe import load_recipe
 
 

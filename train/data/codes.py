@@ -26,6 +26,13 @@ def square(picture: Image.Image, size: int) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
+def encode(picture: Image.Image, image_tokenizer: ImageTokenizer) -> Tensor:
+    """Codes of a picture that has the image tokenizer's size, int64 [tokens] on the CPU."""
+    # one picture at a time: in a batch, rounding could depend on the others
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None]
+    return image_tokenizer.encode(pixels.float() / 127.5 - 1)[0].cpu()
+
+
 class CodeCache:
     """Codes of pictures by content and image tokenizer; each picture is encoded once, whatever run asks for it.
 
@@ -48,14 +55,12 @@ class CodeCache:
 
     def codes(self, picture: Image.Image) -> Tensor:
         """Codes of a picture of any size, int64 [tokens] on the CPU."""
-        pixels = np.asarray(square(picture, self._size))
-        key = sha256(self._tokenizer_key + pixels.tobytes()).hexdigest()
+        resized = square(picture, self._size)
+        key = sha256(self._tokenizer_key + resized.tobytes()).hexdigest()
         found = self._database.execute("SELECT codes FROM codes WHERE key = ?", (key,)).fetchone()
         if found:
             return torch.from_numpy(np.frombuffer(found[0], dtype=np.int32).astype(np.int64))
-        # one at a time: in a batch, rounding could depend on the other pictures
-        channels = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        codes = self._image_tokenizer.encode(channels)[0].cpu()
+        codes = encode(resized, self._image_tokenizer)
         with self._database:
             self._database.execute(
                 "INSERT OR IGNORE INTO codes VALUES (?, ?)", (key, codes.numpy().astype(np.int32).tobytes())

@@ -62,12 +62,21 @@ class GroundTruthRecipe(Part):
         "grown" adds to it (paper).
     probability: p, the share of pairs that get ground truth, by share of the run.
     kl: whether the KL term counts on ground truth.
+    advantage: None compares ground truth with its group. A number is its advantage instead, and groups are rollouts
+        alone: 1 is supervised fine-tuning on the same pictures, under the guided distribution.
     """
 
     use: Literal["none", "positive", "both"] = "none"
     group: Literal["fixed", "grown"] = "grown"
     probability: Schedule = (Point(0.0, 1.0), Point(1.0, 0.0))
     kl: bool = False
+    advantage: float | None = None
+
+    @model_validator(mode="after")
+    def _fixed_for_positives(self) -> Self:
+        if self.advantage is not None and self.use == "both":
+            raise ValueError('a fixed advantage needs use = "positive": pictures of the other prompt would be learned')
+        return self
 
 
 class AdvantageRecipe(Part):

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from train.data.pairs import PairSource
 from train.grpo.objective.advantage import Advantages, group_advantages
-from train.grpo.recipe import AdvantageRecipe, GRPORecipe
+from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.plan import PairPlan, plan, plan_pair
 from train.grpo.rollout.rollout import Drawn, Rollout
 from train.grpo.rollout.samples import Samples, load_attempts, load_samples, save_samples
@@ -12,9 +14,15 @@ from train.ranks import Ranks
 from train.run_folder import RunFolder
 
 
-def advantages_of(samples: Samples, recipe: AdvantageRecipe) -> Advantages:
-    """Advantages of the samples of a step."""
-    return group_advantages(samples.rewards, samples.places.groups(recipe.scope), normalise=recipe.normalise)
+def advantages_of(samples: Samples, recipe: GRPORecipe) -> Advantages:
+    """Advantages of the samples of a step: relative to their group, or fixed for ground truth outside of the groups."""
+    groups, fixed = samples.places.groups(recipe.advantage.scope), recipe.ground_truth.advantage
+    if fixed is None:
+        return group_advantages(samples.rewards, groups, normalise=recipe.advantage.normalise)
+    is_rollout = samples.places.is_rollout
+    rollouts = torch.where(is_rollout, samples.rewards, torch.nan)
+    found = group_advantages(rollouts, groups, normalise=recipe.advantage.normalise)
+    return Advantages(torch.where(is_rollout, found.values, fixed), found.scored | ~is_rollout, found.live)
 
 
 class StepSamples:
@@ -93,7 +101,7 @@ class StepSamples:
     def _resampled(self, step: int, samples: Samples) -> Samples:
         """Replace pairs without any advantage by others, each up to `resamples` times."""
         for attempt in range(1, self._recipe.advantage.resamples + 1):
-            values = advantages_of(samples, self._recipe.advantage).values
+            values = advantages_of(samples, self._recipe).values
             pairs = samples.places.pair
             dead = [place for place in range(len(samples.plans)) if not values[pairs == place].any()]
             if not dead:

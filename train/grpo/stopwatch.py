@@ -11,6 +11,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._core_seconds = time.process_time()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -18,6 +19,11 @@ class Stopwatch:
         begun = time.perf_counter()
         yield
         self._seconds[name] += time.perf_counter() - begun
+
+    @property
+    def core_seconds(self) -> float:
+        """Seconds that this process has computed since the start, all its threads together."""
+        return time.process_time() - self._core_seconds
 
     @property
     def seconds(self) -> dict[str, float]:

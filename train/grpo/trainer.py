@@ -133,13 +133,14 @@ class Trainer:
         watch = Stopwatch()
         with watch.part("draw and judge"):
             samples = self._samples.of(step)
-            advantages = advantages_of(samples, self._recipe.advantage)
+            advantages = advantages_of(samples, self._recipe)
         with watch.part("update"):
             values = self._update(step, samples, advantages)
         with watch.part("refresh"):
             self._refresh()
         values = sample_metrics(samples, advantages) | values | watch.seconds
         values["samples per second"] = len(samples.codes) / sum(watch.seconds.values())
+        values["core seconds"] = watch.core_seconds
         row = self._curve.add(step + 1, values)
         self._remedy(step)
         return row

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from pairs.scene import Category
 from train.recipe import RECIPES, Part, override, read_recipe
 from train.weights.recipe import WeightsRecipe
 
@@ -20,6 +21,7 @@ class SFTRecipe(Part):
     drop_prompt: share of the prompts that are replaced by the unconditional row.
     unconditional_smoothing: label smoothing of unconditional rows: probability spread evenly over all codes.
     average: whether a running average of the weights is saved in their place.
+    category_weights: of the procedural world; a missing category has weight 1.
     save_every: steps between checkpoints.
     keep: checkpoints kept, the newest ones.
     """
@@ -38,6 +40,7 @@ class SFTRecipe(Part):
     drop_prompt: float = Field(ge=0, le=1)
     unconditional_smoothing: float = Field(default=0.0, ge=0, lt=1)
     average: bool = True
+    category_weights: dict[Category, float] = Field(default_factory=dict)
     save_every: int = Field(default=100, gt=0)
     keep: int = Field(default=2, gt=0)
     weights: WeightsRecipe = WeightsRecipe()

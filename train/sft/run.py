@@ -1,5 +1,6 @@
 """Start or resume a run of supervised fine-tuning from its command's settings."""
 
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def train(janus: Janus, recipe: SFTRecipe, out: Path, *, data: DataSettings, ran
         CheckpointError: a checkpoint cannot be written.
     """
     ranks.at_first(lambda: claim_folder(out, recipe))
-    opened = open_source(data, janus, seed=recipe.seed, category_weights={})
+    opened = open_source(data, janus, seed=recipe.seed, category_weights=recipe.category_weights)
     if opened.report is not None and ranks.first:
         print(opened.report)
     if not opened.source.has_pictures:
@@ -54,7 +55,9 @@ def train(janus: Janus, recipe: SFTRecipe, out: Path, *, data: DataSettings, ran
         first = _resume(sft, folder, curve, sharded=weights.sharded)
         with tqdm(total=recipe.steps, initial=first, desc="steps", mininterval=1, disable=not ranks.first) as bar:
             for step in range(first, recipe.steps):
-                row = curve.add(step + 1, sft.step(step))
+                begun = time.process_time()
+                values = sft.step(step)
+                row = curve.add(step + 1, values | {"core seconds": time.process_time() - begun})
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.4f}")
                 if step + 1 == recipe.steps or (step + 1) % recipe.save_every == 0:

@@ -1,0 +1,96 @@
+"""All runs of an ablation: trials of the rates first, then every arm with every seed; what is finished is not repeated."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from train.ablation.results import Result, read_result
+from train.ablation.run import PRIMARY, Run, perform
+from train.ablation.study import Study
+from train.recipe import RecipeError
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An ablation's runs from one start.
+
+    arms, seeds: those to run, of the study's.
+    out: folder of the runs, which resume there.
+    results: folder of the results (`train.ablation.results`).
+    """
+
+    study: Study
+    start: str
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    out: Path
+    results: Path
+
+    def perform(self, *, jobs: int) -> Iterator[tuple[Run, Result]]:
+        """Do what is not finished, in `jobs` processes of one thread each; yields each run as it ends.
+
+        Raises:
+            TrainingError: training cannot go on.
+            RecipeError: a folder holds a run, or a result, of another recipe.
+        """
+        yield from self._perform(self.trials, jobs)
+        yield from self._perform(self.runs, jobs)
+
+    @property
+    def trials(self) -> list[Run]:
+        """Trials of all rate factors of all arms that train."""
+        tuning = self.study.tuning
+        trained = [arm for arm in self.arms if self.study.arms[arm].method != "none"]
+        return [Run(self.start, arm, tuning.seed, one, "validation") for arm in trained for one in tuning.factors]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Runs of all arms with all seeds, one seed after the other; the trials must be finished."""
+        factors = {arm: self.chosen_factor(arm) for arm in self.arms}
+        return [
+            Run(self.start, arm, seed, self.study.starts[self.start] * factors[arm], "test")
+            for seed in self.seeds
+            for arm in self.arms
+            if self.study.arms[arm].method != "none" or seed == self.seeds[0]
+        ]
+
+    def chosen_factor(self, arm: str) -> float:
+        """Rate factor whose trial has the best s_g on the validation cases."""
+        if self.study.arms[arm].method == "none":
+            return 1.0
+        trials = [run for run in self.trials if run.arm == arm]
+        gains = {run.factor: float(read_result(self.results / run.key).s_g(PRIMARY).mean()) for run in trials}
+        return max(gains, key=gains.__getitem__)
+
+    def result(self, run: Run) -> Result | None:
+        """Result of a run; None if it is not finished.
+
+        Raises:
+            RecipeError: the result is of another recipe.
+        """
+        folder = self.results / run.key
+        if not folder.exists():
+            return None
+        found, recipe = read_result(folder), self.study.recipe(run.arm, seed=run.seed, factor=run.factor)
+        if recipe is not None and type(recipe).model_validate(found.recipe) != recipe:
+            raise RecipeError(f"{folder} holds a result of another recipe: choose another --results")
+        return found
+
+    def _perform(self, runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, Result]]:
+        missing = [run for run in runs if self.result(run) is None]
+        spawned = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=spawned, max_tasks_per_child=1) as pool:
+            calls = {pool.submit(_perform_alone, self.study, run, self.out, self.results): run for run in missing}
+            for call in as_completed(calls):
+                call.result()
+                yield calls[call], read_result(self.results / calls[call].key)
+
+
+def _perform_alone(study: Study, run: Run, out: Path, results: Path) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    perform(study, run, out, results)
