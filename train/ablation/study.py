@@ -86,6 +86,10 @@ class Study(Part):
         update = type(grpo.update).model_validate(grpo.update.model_dump() | {"learning_rate": points})
         return grpo.model_copy(update={"update": update})
 
+    def variant(self, change: Mapping[str, Any], *, seed: int) -> GRPORecipe:
+        """The study's recipe of GRPO with changes."""
+        return GRPORecipe.model_validate(merged(self.grpo, change) | {"seed": seed})
+
 
 def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A table with another's values laid over it, table by table."""
