@@ -102,6 +102,7 @@ class Gradients:
             Alignments by arm.
         """
         directions = torch.stack([self._true_gradient(chunk, true_pairs // _CHUNKS) for chunk in range(_CHUNKS)])
+        directions = directions.double()  # products of long vectors lose digits in float32
         file = self._folder / "alignments.jsonl"
         done = len(_whole_lines(file))
         with open(file, "a") as opened:
@@ -137,7 +138,7 @@ class Gradients:
         rows = {}
         for arm, recipe in self._recipes.items():
             gradient = self._gradient(recipe, samples(recipe.judge.reward))
-            rows[arm] = [*(directions @ gradient).tolist(), float(gradient.square().sum())]
+            rows[arm] = [*(directions @ gradient.double()).tolist(), float(gradient.square().sum())]
         return rows
 
     def _samples(self, reward: str, number: int) -> Samples:
