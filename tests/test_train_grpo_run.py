@@ -27,6 +27,7 @@ from train.data.pairs import WorldPairs
 from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.samples import load_attempts
+from train.grpo.sheets import credit_overlay
 from train.grpo.trainer import Trainer
 from train.ranks import ALONE, Ranks
 
@@ -305,3 +306,20 @@ def test_a_checkpoint_is_refused_where_one_is(finished: Path, small_folder: Path
     made = trainer(small_folder, finished, recipe())
     with pytest.raises(CheckpointError, match="exists"):
         made._folder.save(3, made._janus, {})
+
+
+def test_credit_is_drawn_where_it_went(small_folder: Path, tmp_path: Path) -> None:
+    """A token without weight stays grey, one with four times the mean is red; the mean over each picture is 1."""
+    picture = Image.new("RGB", (8, 8), (100, 100, 100))
+    overlay = np.asarray(credit_overlay(picture, torch.tensor([[0.0, 4.0], [2.0, 9.0]])))
+    assert overlay[0, 0].tolist() == [100, 100, 100]
+    assert overlay[3, 4].tolist() == overlay[7, 7].tolist() == [255, 30, 30]
+    assert overlay[4, 3].tolist() == [178, 65, 65]  # half way
+    output = {"save_every": 1, "grid_every": 2}
+    made = trainer(small_folder, tmp_path, recipe(steps=3, credit={"method": "pair"}, output=output))
+    made.run()
+    names = [path.name for path in sorted((tmp_path / "grids").glob("credit*"))]
+    assert names == ["credit-000002.png", "credit-000003.png"]
+    weights = torch.stack(list(made._objective.credit.values()))
+    assert weights.mean(1).tolist() == pytest.approx([1.0] * len(weights), rel=1e-4)
+    assert weights.std() > 0.1

@@ -60,6 +60,10 @@ class RunFolder:
         """Contact sheet drawn after `step` steps."""
         return self.folder / "grids" / f"{step:0{_DIGITS}d}.png"
 
+    def credit(self, step: int) -> Path:
+        """Sheet of the credit weights in step `step`, counted from 1."""
+        return self.folder / "grids" / f"credit-{step:0{_DIGITS}d}.png"
+
     def recover(self) -> int:
         """Clear away what a kill left half done; returns the step to go on from."""
 

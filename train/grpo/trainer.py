@@ -28,7 +28,7 @@ from train.grpo.recipe import GRPORecipe
 from train.grpo.remedies import remedy
 from train.grpo.rollout.rollout import Rollout
 from train.grpo.rollout.samples import Samples
-from train.grpo.sheets import prompt_sheet
+from train.grpo.sheets import credit_sheet, prompt_sheet
 from train.grpo.step_samples import StepSamples, advantages_of
 from train.grpo.stopwatch import Stopwatch
 from train.ranks import ALONE, Ranks
@@ -116,7 +116,7 @@ class Trainer:
                 last = step + 1 == self._recipe.steps
                 if last or (step + 1) % output.save_every == 0:
                     self._save(step + 1)
-                if output.grid_every and (last or (step + 1) % output.grid_every == 0):
+                if self._sheet_due(step):
                     self._ranks.at_first(partial(self._draw_sheet, step + 1))
                 if self._board is not None:
                     self._board.values(row)
@@ -136,6 +136,7 @@ class Trainer:
             advantages = advantages_of(samples, self._recipe)
         with watch.part("update"):
             values = self._update(step, samples, advantages)
+            self._draw_credit(step, samples, advantages)
         with watch.part("refresh"):
             self._refresh()
         values = sample_metrics(samples, advantages) | values | watch.seconds
@@ -212,6 +213,20 @@ class Trainer:
         assert self._board is not None
         self._board.picture("pictures", sheet, step)
         self._curve.draw()
+
+    def _draw_credit(self, step: int, samples: Samples, advantages: Advantages) -> None:
+        """Draw where the credit of the step's samples went, if a sheet is due and there is anything to see."""
+        credit = self._objective.credit
+        if self._board is None or not credit or self._recipe.credit.method == "uniform" or not self._sheet_due(step):
+            return
+        sheet = credit_sheet(self._engine, samples, advantages.values, credit)
+        file = self._folder.credit(step + 1)
+        write_atomically(file, lambda partial: sheet.save(partial, format="PNG"))
+        self._board.picture("credit", sheet, step + 1)
+
+    def _sheet_due(self, step: int) -> bool:
+        every = self._recipe.output.grid_every
+        return every > 0 and (step + 1 == self._recipe.steps or (step + 1) % every == 0)
 
     def _save(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and the curve."""

@@ -23,6 +23,8 @@ from train.weights.weights import Weights
 class Objective:
     """The objective of a step (paper, equation 3) and its gradient.
 
+    credit: credit weights [tokens] of the samples of the latest `backward`, by number; in this process, of its share.
+
     Args:
         janus: encodes prompts.
         weights: of the policy.
@@ -37,6 +39,7 @@ class Objective:
         self._janus, self._weights, self._recipe = janus, weights, recipe
         self._reference, self._ranks = reference, ranks
         self._credit = CreditAllocator(janus, weights, recipe.credit)
+        self.credit: dict[int, Tensor] = {}
 
     def old_policy(self, samples: Samples) -> OldPolicy:
         """Make the old policy, which the first `backward` fills in.
@@ -58,6 +61,7 @@ class Objective:
         but count as tokens; with `dead_groups = "keep"`, they are trained on the KL term.
         """
         recipe = self._recipe
+        self.credit = {}
         chosen = advantages.values != 0
         if self._reference is not None and recipe.advantage.dead_groups == "keep":
             chosen = advantages.scored
@@ -79,11 +83,13 @@ class Objective:
         inside = before.isfinite() & scores.logprobs.isfinite() & batch.counted
         logprobs, before = scores.logprobs.masked_fill(~inside, 0.0), before.masked_fill(~inside, 0.0)
         rollout = inside & batch.is_rollout
+        credit = self._credit(batch, scores)
+        self.credit |= dict(zip(batch.numbers, credit.cpu(), strict=True))
         losses = policy_loss(
             logprobs,
             before,
             advantages=batch.advantages,
-            credit=self._credit(batch, scores),
+            credit=credit,
             clip_low=recipe.clip_low,
             clip_high=recipe.clip_high,
         )
