@@ -49,6 +49,7 @@ def test_api_routes_need_a_key_but_health_metrics_and_docs_do_not(
         ("POST", "/v1/judgements"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/small"),
+        ("GET", "/v1/training"),
     ):
         answer = client.request(method, path, json={"prompt": "a"})
         assert answer.status_code == 401, path

@@ -24,6 +24,19 @@ class Model:
     sampling: Mapping[str, float]
 
 
+class NotFollowed(ApiFailure):
+    """The server has nothing under this path."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of a training run: for each name, one for each step; None where a step has none."""
+
+    run: str
+    steps: Sequence[int]
+    values: Mapping[str, Sequence[float | None]]
+
+
 @dataclass(frozen=True)
 class Api:
     """Client of one server; `key` is the API key, if it needs one."""
@@ -74,6 +87,18 @@ class Api:
             return []
         return [[one["yes"] for one in row] for row in answer["images"]]
 
+    async def training(self) -> Curve | None:
+        """Values of the training run that the server follows; None if it follows none.
+
+        Raises:
+            ApiFailure: the server does not answer, or needs a key.
+        """
+        try:
+            answer = await self._json("GET", "/v1/training")
+        except NotFollowed:
+            return None
+        return Curve(answer["run"], answer["steps"], answer["values"])
+
     async def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             async with httpx.AsyncClient(timeout=_SECONDS) as client:
@@ -99,4 +124,5 @@ def _refusal(status: int, content: bytes) -> ApiFailure:
     except (ValueError, KeyError, TypeError):
         message = f"the server answered with status {status}"
     hints = {401: " Put a key into the settings.", 429: ""}
-    return ApiFailure(f"{message[:1].upper()}{message[1:]}.{hints.get(status, '')}")
+    kind = NotFollowed if status == 404 else ApiFailure
+    return kind(f"{message[:1].upper()}{message[1:]}.{hints.get(status, '')}")

@@ -19,6 +19,7 @@ from ui.download import save_grid, save_json
 from ui.examples import FIRST, examples
 from ui.paircomp import build_paircomp
 from ui.settings import MAX_IMAGES, Comparison, SettingError
+from ui.training import build_training
 from ui.votes import Votes
 from ui.words import contrast, marked
 
@@ -61,6 +62,7 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
         status = gr.HTML(elem_id="status")
         overlay = gr.Checkbox(label="Show which codes differ", elem_id="overlay")
         board = board_view("board")
+        training = gr.Column()
         with gr.Accordion("Settings (empty: the model's own)", open=False, elem_id="settings"):
             with gr.Row():
                 count = gr.Slider(1, MAX_IMAGES, value=2, step=1, label="Pictures of each prompt", elem_id="count")
@@ -76,6 +78,8 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
                 ]
             negative = gr.Textbox("", label="Guide away from", elem_id="negative")
             key = gr.Textbox(label="API key", type="password", elem_id="key")
+        with training:
+            build_training(url, key)
         if cases:
             build_paircomp(cases, first, second)
         pairs = examples()

@@ -33,6 +33,7 @@ from serve.http.routes.judgements import judgements_router
 from serve.http.routes.models import admin_router, models_router
 from serve.http.routes.operation import operation_router
 from serve.http.routes.pairs import pairs_router
+from serve.http.routes.training import training_router
 from serve.http.service import Service, keys_of
 from serve.http.store import Store
 
@@ -65,6 +66,7 @@ def create_app(
         upscale=settings.upscale is not None,
         public_url=str(settings.public_url) if settings.public_url else None,
         log_prompts=settings.log_prompts,
+        watch=settings.watch,
     )
 
     @asynccontextmanager
@@ -84,9 +86,8 @@ def create_app(
         # traces go to OTEL_EXPORTER_OTLP_ENDPOINT, if set; metrics and logs are exported separately
         telemetry={"auto_configure": True, "metrics": False, "logs": False, "exclude": _is_probe},
     )
-    routers = [
-        make(service) for make in (images_router, pairs_router, judgements_router, models_router, operation_router)
-    ]
+    makers = (images_router, pairs_router, judgements_router, models_router, training_router, operation_router)
+    routers = [make(service) for make in makers]
     if service.admin.needed:
         routers.append(admin_router(service))
     for router in routers:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -43,6 +44,7 @@ class Service:
 
     judge_name: name of the judge in answers.
     request_seconds: time limit of a request.
+    watch: folder of the training run that is followed.
     """
 
     registry: Registry
@@ -57,6 +59,7 @@ class Service:
     upscale: bool = False
     public_url: str | None = None
     log_prompts: bool = False
+    watch: Path | None = None
 
     @property
     def deadline(self) -> float:
