@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
+from train.ablation.gradient_report import relative_quality
+from train.ablation.gradients import Alignments
 from train.ablation.scores import CaseScores
 from train.ablation.statistics import Difference, difference, holm
 from train.grpo.recipe import GRPORecipe
@@ -78,3 +80,19 @@ def test_ground_truth_with_a_fixed_advantage_is_in_no_group() -> None:
     assert found.values.tolist() == pytest.approx([-0.5, 0.5, 0.0, 0.0, 0.7, 0.7])
     assert found.live.tolist() == [True, False]
     assert found.scored.all()
+
+
+def test_a_gradient_with_twice_the_signal_has_twice_the_quality() -> None:
+    """Products and squares of made-up gradients in 50 dimensions; one arm has twice the other's signal, same noise."""
+    rng = np.random.default_rng(3)
+    true, directions = np.eye(50)[0], np.eye(50)[0] + rng.normal(0, 0.3, (8, 50))
+
+    def arm(signal: float, scale: float) -> Alignments:
+        gradients = scale * (signal * true + np.random.default_rng(4).normal(0, 1, (400, 50)))
+        return Alignments(gradients @ directions.T, (gradients**2).sum(1))
+
+    value, (low, high) = relative_quality(arm(1.0, 7.0), arm(0.5, 1.0))
+    assert value == pytest.approx(2.0, rel=0.1)  # whatever the scale
+    assert low < value < high
+    same, interval = relative_quality(arm(0.5, 3.0), arm(0.5, 1.0))
+    assert (same, *interval) == pytest.approx((1.0, 1.0, 1.0))

@@ -89,6 +89,15 @@ def main() -> None:
     ablation.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default: 1)")
     ablation.add_argument("--out", type=Path, required=True, help="folder of the runs, which resume there")
     ablation.add_argument("--results", type=Path, help="folder of the small files that are kept (default: OUT/results)")
+    ablation.add_argument(
+        "--report", action="store_true", help="run nothing; print tables of the results that are there, as Markdown"
+    )
+    ablation.add_argument(
+        "--gradients",
+        type=int,
+        metavar="PAIRS",
+        help="train nothing; compare the arms' gradients at the start on so many pairs of prompts, and print a table",
+    )
     ablation.set_defaults(run=run_ablation)
 
     arguments = parser.parse_args()
@@ -228,7 +237,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
 
 
 def run_ablation(arguments: argparse.Namespace) -> None:
-    """Run what is not finished, a line for each run."""
+    """Run what is not finished, a line for each run; or print the report, or compare gradients."""
     from train.ablation.study import load_study, select
 
     if arguments.jobs < 1:
@@ -238,11 +247,28 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     arms = select(arguments.arms, study.arms, option="--arms")
     seeds = select(arguments.seeds, study.seeds, option="--seeds")
 
+    if arguments.gradients is not None:
+        from train.ablation.gradient_report import gradient_lines
+        from train.ablation.gradients import compare_gradients
+
+        if arguments.gradients < 2:
+            raise ValueError(f"--gradients must be at least 2, not {arguments.gradients}")
+        for line in gradient_lines(
+            compare_gradients(study, start, arguments.out, pairs=arguments.gradients), "vanilla"
+        ):
+            print(line)
+        return
     from train.ablation.ablation import Ablation
     from train.ablation.run import PRIMARY
 
     results = arguments.results or arguments.out / "results"
     ablation = Ablation(study, start, arms, seeds, arguments.out, results)
+    if arguments.report:
+        from train.ablation.report import Report
+
+        for line in Report(study, ablation.finished).lines():
+            print(line)
+        return
     for run, result in ablation.perform(jobs=arguments.jobs):
         score, minutes = result.s_g(PRIMARY).mean(), result.cost.core_minutes
         print(f"{run.key}: rate factor {run.factor:g}, s_g {score:.3f}, {minutes:.1f} core-minutes", flush=True)

@@ -66,6 +66,23 @@ class Ablation:
         gains = {run.factor: float(read_result(self.results / run.key).s_g(PRIMARY).mean()) for run in trials}
         return max(gains, key=gains.__getitem__)
 
+    @property
+    def finished(self) -> dict[str, list[Result]]:
+        """Results of the runs that are finished, by arm, in order of the seeds.
+
+        Raises:
+            RecipeError: a result is of another recipe.
+        """
+        found: dict[str, list[Result]] = {arm: [] for arm in self.arms}
+        for arm in self.arms:
+            try:
+                factor = self.study.starts[self.start] * self.chosen_factor(arm)
+            except RecipeError:
+                continue  # its trials are not finished
+            runs = [Run(self.start, arm, seed, factor, "test") for seed in self.seeds]
+            found[arm] = [result for run in runs if (result := self.result(run)) is not None]
+        return found
+
     def result(self, run: Run) -> Result | None:
         """Result of a run; None if it is not finished.
 

@@ -157,6 +157,15 @@ class Gradients:
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
 
+def compare_gradients(study: Study, start: str, out: Path, *, pairs: int) -> dict[str, Alignments]:
+    """Compare the arms on `pairs` pairs, with the true gradient of twice as many; in the folder "gradients" of `out`."""
+    gradients = Gradients(study, start, out / "gradients" / Path(start).name)
+    try:
+        return gradients.compare(true_pairs=2 * pairs // _CHUNKS * _CHUNKS, pairs=pairs)
+    finally:
+        gradients.close()
+
+
 def part_of(full: Samples, recipe: GRPORecipe) -> Samples:
     """The samples of one pair that a recipe would have, out of those of one with all ground truth in a grown group."""
     (pair,) = full.plans

@@ -74,7 +74,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def ratio_interval(draws: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(draws: NDArray[np.float64]) -> tuple[float, float]:
     """95 % interval of a bootstrap distribution, by its percentiles."""
     low, high = np.percentile(draws, [100 * (1 - _LEVEL) / 2, 100 * (1 + _LEVEL) / 2])
     return float(low), float(high)
