@@ -37,7 +37,8 @@ from train.weights.shared import SharedWeights
 _SEED = 200  # of pairs and pictures; no run of a study has it
 _CHUNKS = 8
 _TRUE = {"ground_truth": {"use": "none"}, "advantage": {"scope": "prompt", "normalise": "none"}}
-_ALL = {"ground_truth": {"use": "both", "group": "grown"}}  # every sample that any arm uses
+_ALWAYS = [{"at": 0.0, "value": 1.0}]
+_ALL = {"ground_truth": {"use": "both", "group": "grown", "probability": _ALWAYS}}  # every sample that any arm uses
 
 
 @dataclass(frozen=True)
