@@ -160,7 +160,7 @@ def test_gradients_are_those_of_the_arms_and_a_killed_call_goes_on(tmp_path: Pat
     )
     kept = {name: made.arms[name] for name in ("frozen", "plain", "pair_grpo", "guidance_3")}
     gradients = Gradients(made.model_copy(update={"arms": kept}), "tiny-base", tmp_path)
-    samples = gradients._samples("score", 3)
+    samples = gradients._samples("score", 503)  # beyond the study's steps, where p has fallen to 0
     positives = part_of(samples, made.variant({"ground_truth": {"use": "positive", "group": "fixed"}}, seed=0))
     assert positives.places.picture.tolist() == [-1, -1, -1, -1, 0, 1]
     assert positives.rewards.tolist() == samples.rewards[[0, 1, 3, 4, 6, 9]].tolist()

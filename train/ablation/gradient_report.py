@@ -31,7 +31,8 @@ def relative_quality(own: Alignments, base: Alignments, *, seed: int = 0) -> tup
     def ratio(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> float:
         return _quality(own, rows, columns) / _quality(base, rows, columns)
 
-    draws = [ratio(rng.integers(pairs, size=pairs), rng.integers(chunks, size=chunks)) for _ in range(_RESAMPLES)]
+    rows, columns = (rng.integers(size, size=(_RESAMPLES, size)) for size in (pairs, chunks))
+    draws = [ratio(*resampled) for resampled in zip(rows, columns, strict=True)]
     return ratio(np.arange(pairs), np.arange(chunks)), percentile_interval(np.array(draws))
 
 
