@@ -40,7 +40,7 @@ class ImageTokenizer:
         self._janus = janus
         self._vq = janus.network.model.vqmodel
         library = _library(janus.device, janus.dtype) if native else None
-        self._chunk_size = _chunk_size(janus.image_size, janus.device, in_c=library is not None)
+        self._chunk_size = pictures_at_once(janus.image_size, janus.device, in_c=library is not None)
         self._native = NativePixelDecoder(library, self._vq, pictures=self._chunk_size) if library else None
 
     def load_weights(self) -> None:
@@ -102,7 +102,7 @@ def planned_table_bytes(vq: JanusVQVAE, device: torch.device, dtype: torch.dtype
     if _library(device, dtype) is None:
         return 0
     size = vq.config.num_patches * 2 ** (len(vq.config.channel_multiplier) - 1)
-    return planned_bytes(vq, pictures=_chunk_size(size, device, in_c=True))
+    return planned_bytes(vq, pictures=pictures_at_once(size, device, in_c=True))
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
@@ -115,6 +115,7 @@ def _library(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
     return native_library() if device.type == "cpu" and dtype == torch.float32 else None
 
 
-def _chunk_size(image_size: int, device: torch.device, *, in_c: bool) -> int:
+def pictures_at_once(image_size: int, device: torch.device, *, in_c: bool = False) -> int:
+    """How many pictures are decoded together, by PyTorch or in C."""
     on_cpu = _PIXELS_AT_ONCE_IN_C if in_c else _PIXELS_AT_ONCE_ON_CPU
     return max(1, (on_cpu if device.type == "cpu" else _PIXELS_AT_ONCE) // image_size**2)

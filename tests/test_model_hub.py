@@ -143,6 +143,24 @@ def test_an_unknown_repository_or_revision_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_configuration_is_found_without_downloading_weights(hub: str, tmp_path: Path) -> None:
+    """What `focusdiff-train grpo --plan` reads."""
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from model.checkpoints.hub import find_folder; print(find_folder({REPOSITORY!r}, None, weights=False)[1])",
+        ],
+        env={**os.environ, "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [path.name for path in Path(found.stdout.strip()).iterdir()]
+    assert "config.json" in names
+    assert all(name.endswith(".json") for name in names)
+
+
 @pytest.mark.long
 def test_a_full_disk_is_one_line_and_the_next_download_succeeds(hub: str, tmp_path: Path) -> None:
     """A file size limit simulates a full disk: the write fails in the middle of a file."""

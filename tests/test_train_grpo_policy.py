@@ -19,7 +19,8 @@ from train.grpo.metrics import Means
 from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.attention_map import attention_map, content_tokens
 from train.grpo.objective.objective import Objective
-from train.grpo.objective.policy import PromptTable, score
+from train.grpo.objective.old_policy import OldPolicy
+from train.grpo.objective.policy import PromptTable, Scores, score
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.plan import GroundTruth, PairPlan
 from train.grpo.rollout.samples import Samples
@@ -360,3 +361,18 @@ def test_two_pictures_of_a_pair_are_told_apart_by_the_words_that_differ(janus: J
 def _eval_mode(janus: Janus) -> Iterator[None]:
     yield
     assert not janus.network.training
+
+
+def test_the_old_policy_is_the_one_before_the_first_update() -> None:
+    """Samples that were stored once keep their log-probabilities; those that were not are stored beside them."""
+
+    def scores(value: float) -> Scores:
+        nothing = torch.zeros(2, 3, 5)
+        return Scores(torch.full((2, 3), value), nothing, nothing, nothing)
+
+    old = OldPolicy(torch.zeros(3, 3, dtype=torch.int64), filtered=False)
+    old.remember([0, 1], scores(-1.0))
+    old.remember([0, 1], scores(-2.0))
+    assert torch.equal(old.gather(ALONE)[:2], torch.full((2, 3), -1.0))
+    old.remember([2, 0], scores(-1.0))  # a sample that another process has too, to fill up a micro-batch
+    assert torch.equal(old.gather(ALONE), torch.full((3, 3), -1.0))

@@ -126,6 +126,14 @@ def test_activation_checkpointing_changes_no_gradient(small_folder: Path, tmp_pa
         assert (plain[name] - checkpointed[name]).norm() < 1e-5 * norm, name
 
 
+def test_copied_weights_share_with_the_engine_what_draws_no_pictures(janus: Janus) -> None:
+    weights = CopiedWeights(janus, ALONE, WeightsRecipe(precision="bfloat16"))
+    served = dict(janus.network.named_parameters())
+    shared = {name for name, p in weights.network.named_parameters() if p.data_ptr() == served[name].data_ptr()}
+    assert shared == served.keys() - weights.parameters.keys()
+    assert "lm_head.weight" in shared
+
+
 def test_weights_are_shared_with_the_engine_only_if_they_can_be_trained_as_they_are(small_folder: Path) -> None:
     janus = load(small_folder, device="cpu")
     assert isinstance(open_weights(janus, ALONE, WeightsRecipe()), SharedWeights)

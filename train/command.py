@@ -41,7 +41,8 @@ def main() -> None:
     grpo.add_argument("--judge-key", default="none", help="API key for the judge's endpoint")
     grpo.add_argument("--slots", type=int, default=64, help="pictures drawn at once, in each process (default: 64)")
     _add_process_arguments(grpo)
-    grpo.add_argument("--out", type=Path, required=True, help="folder of the run")
+    _add_plan_arguments(grpo)
+    grpo.add_argument("--out", type=Path, help="folder of the run; needed without --plan")
     grpo.set_defaults(run=train_grpo)
 
     sft = stages.add_parser("sft", help="supervised fine-tuning on pictures and their prompts")
@@ -53,7 +54,8 @@ def main() -> None:
     sft.add_argument("--seed", type=int, help="in place of the recipe's")
     sft.add_argument("--steps", type=int, help="in place of the recipe's")
     _add_process_arguments(sft)
-    sft.add_argument("--out", type=Path, required=True, help="folder of the run")
+    _add_plan_arguments(sft)
+    sft.add_argument("--out", type=Path, help="folder of the run; needed without --plan")
     sft.set_defaults(run=train_sft)
 
     construct = stages.add_parser(
@@ -114,6 +116,20 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, metavar="N", help="refuse to train in any other number of processes")
 
 
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("plan")
+    group.add_argument(
+        "--plan",
+        action="store_true",
+        help="print the memory that each GPU needs, by part, and train nothing; of MODEL only config.json is read; "
+        "exit code 1 if it is more than --gpu-memory",
+    )
+    group.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of a GPU (default: 80)")
+    group.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help="longest prompt with its frame (default: the model's limit)"
+    )
+
+
 def _add_data_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     known = "a .json list, a .txt file of prompts, a .parquet file or a folder of them"
     if default:
@@ -137,6 +153,8 @@ def _check_and_run(arguments: argparse.Namespace) -> None:
     for package in ("matplotlib", "tensorboard"):
         if find_spec(package) is None:
             raise ValueError(f"training needs {package}: run pip install 'focusdiff[train]', or make train")
+    if arguments.stage in ("grpo", "sft") and not arguments.plan and arguments.out is None:
+        raise ValueError("--out is missing: name a folder for the run, or give --plan")
     arguments.run(arguments)
 
 
@@ -160,10 +178,16 @@ def _data_settings(arguments: argparse.Namespace) -> "DataSettings":
 
 
 def train_sft(arguments: argparse.Namespace) -> None:
-    """Check the recipe, then load the model and train it."""
+    """Check the recipe, then load the model and train it, or print what memory that needs."""
     from train.sft.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, seed=arguments.seed, steps=arguments.steps)
+    if arguments.plan:
+        from train.memory.report import report
+        from train.memory.sft import plan_sft
+
+        report(arguments, lambda janus, ranks, device: plan_sft(janus, recipe, ranks=ranks, device=device))
+        return
 
     from model.checkpoints.load import load_from
     from train.ranks import join, leave
@@ -210,10 +234,19 @@ def construct_pairs(arguments: argparse.Namespace) -> None:
 
 
 def train_grpo(arguments: argparse.Namespace) -> None:
-    """Check the recipe, then load the model and train it."""
+    """Check the recipe, then load the model and train it, or print what memory that needs."""
     from train.grpo.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, seed=arguments.seed, steps=arguments.steps)
+    if arguments.plan:
+        from train.memory.grpo import plan_grpo
+        from train.memory.report import report
+
+        slots = arguments.slots
+        report(
+            arguments, lambda janus, ranks, device: plan_grpo(janus, recipe, slots=slots, ranks=ranks, device=device)
+        )
+        return
 
     from model.checkpoints.load import load_from
     from train.grpo.run import train

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from transformers import JanusForConditionalGeneration, JanusVQVAEConfig, LlamaConfig
+from transformers import JanusConfig, JanusForConditionalGeneration, JanusVQVAEConfig, LlamaConfig
 
 from model.architecture import build_config, smallest_vision
 from model.image_tokenizer import use_fast_memory_format
@@ -30,8 +30,8 @@ GEOMETRIES = {
 }
 
 
-def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: int = 0) -> Janus:
-    """Build a model with random weights on a device. It has no tokenizer: prompts are token ids.
+def geometry_config(name: str) -> JanusConfig:
+    """Configuration of a geometry, with the smallest understanding tower.
 
     Raises:
         ValueError: no such geometry.
@@ -61,7 +61,16 @@ def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: i
         projection_dim=geometry.hidden,
         image_token_embed_dim=geometry.hidden,
     )
-    config = build_config(text, vision, vq)
+    return build_config(text, vision, vq)
+
+
+def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: int = 0) -> Janus:
+    """Build a model with random weights on a device. It has no tokenizer: prompts are token ids.
+
+    Raises:
+        ValueError: no such geometry.
+    """
+    config = geometry_config(name)
     config.dtype = dtype
     before = torch.get_default_dtype()
     torch.manual_seed(seed)

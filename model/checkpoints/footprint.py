@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers import JanusConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from model.architecture import parameter_shapes
@@ -37,8 +38,12 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
         CheckpointError: there is no such checkpoint, or its configuration is invalid.
     """
     config = read_config(find_folder(path_or_name, revision)[1])
-    chosen = choose_dtype(dtype, device, torch.bfloat16)
-    size = chosen.itemsize
+    return footprint(config, choose_dtype(dtype, device, torch.bfloat16), device)
+
+
+def footprint(config: JanusConfig, dtype: torch.dtype, device: torch.device) -> Footprint:
+    """Compute the footprint of a configuration in a dtype on a device, which need not be there."""
+    size = dtype.itemsize
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
     text = config.text_config
     head = text.head_dim or text.hidden_size // text.num_attention_heads
@@ -48,7 +53,7 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
     row = 2 * text.num_hidden_layers * text.num_key_value_heads * head * tokens
     with torch.device("meta"):
         image_tokenizer = JanusVQVAE(config.vq_config)
-    tables += planned_table_bytes(image_tokenizer, device, chosen)
+    tables += planned_table_bytes(image_tokenizer, device, dtype)
     return Footprint(numbers * size + tables, 2 * row * size)
 
 

@@ -5,11 +5,17 @@ from pathlib import Path
 from model.checkpoints.shipped import SHIPPED, shipped_names
 from model.errors import CheckpointError, first_line
 
-_HUB_PATTERNS = ["*.json", "*.safetensors", "*.bin", "tokenizer*"]
+_SMALL_PATTERNS = ["*.json", "tokenizer*"]
+_WEIGHT_PATTERNS = ["*.safetensors", "*.bin"]
 
 
-def find_folder(name: str, revision: str | None) -> tuple[str, Path]:
+def find_folder(name: str, revision: str | None, *, weights: bool = True) -> tuple[str, Path]:
     """Resolve a shipped name, folder or hub id to the model's name and folder; hub repositories are downloaded.
+
+    Args:
+        name: shipped name, folder or hub id.
+        revision: of the hub repository.
+        weights: whether they are downloaded, too.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be downloaded.
@@ -20,7 +26,7 @@ def find_folder(name: str, revision: str | None) -> tuple[str, Path]:
     if path.is_dir():
         return path.resolve().name, path
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
-        return name, _download(name, revision)
+        return name, _download(name, revision, _SMALL_PATTERNS + _WEIGHT_PATTERNS * weights)
     if path.exists():
         raise CheckpointError(
             f"{name} is a file: give the checkpoint's folder (a .pt state dict is given with --weights)"
@@ -32,7 +38,7 @@ def _shipped() -> str:
     return "".join(f", or {known}" for known in shipped_names()) or " (make a small one: make train)"
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -44,7 +50,7 @@ def _download(name: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_PATTERNS))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise CheckpointError(f"{name}: no such folder, and not available from the hub ({first_line(error)})") from None
     except GatedRepoError:

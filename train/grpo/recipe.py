@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from model.params import SamplingParams
 from pairs.scene import Category
+from train.errors import TrainingError
 from train.recipe import RECIPES, Part, override, read_recipe
 from train.schedule import Point
 from train.weights.recipe import WeightsRecipe
@@ -197,6 +198,11 @@ class GRPORecipe(Part):
     remedies: RemedyRecipe = RemedyRecipe()
     judge: JudgeRecipe = JudgeRecipe()
     output: OutputRecipe = OutputRecipe()
+
+    def check_processes(self, count: int) -> None:
+        """Raise TrainingError if a step has too few pairs for so many processes."""
+        if self.rollout.pairs < count:
+            raise TrainingError(f"rollout.pairs is {self.rollout.pairs}: too few for {count} processes")
 
 
 def load_recipe(name: str, *, seed: int | None = None, steps: int | None = None) -> GRPORecipe:

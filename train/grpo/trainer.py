@@ -20,7 +20,6 @@ from train.curve import Curve
 from train.data.codes import CodeCache
 from train.data.order import shuffled
 from train.data.pairs import PairSource
-from train.errors import TrainingError
 from train.grpo.metrics import Means, policy_metrics, sample_metrics
 from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.objective import Objective
@@ -73,8 +72,7 @@ class Trainer:
         slots: int = 64,
         ranks: Ranks = ALONE,
     ) -> None:
-        if recipe.rollout.pairs < ranks.count:
-            raise TrainingError(f"rollout.pairs is {recipe.rollout.pairs}: too few for {ranks.count} processes")
+        recipe.check_processes(ranks.count)
         self._janus, self._source, self._recipe, self._ranks = janus, source, recipe, ranks
         self._weights = open_weights(janus, ranks, recipe.weights)
         self._engine = Engine(janus, slots=slots, logprobs=True)

@@ -32,6 +32,9 @@ from train.weights.weights import Weights, restore
 class SFT:
     """Supervised fine-tuning of weights, step by step.
 
+    optimizers: with their peak learning rates.
+    average: of the weights; None if the recipe saves the weights themselves.
+
     Args:
         weights: trained in place.
         batches: by step number.
@@ -50,14 +53,14 @@ class SFT:
         if weights.sharded and recipe.average:
             raise TrainingError("average must be false with --parallel fsdp")
         self._weights, self._batches, self._recipe, self._ranks = weights, batches, recipe, ranks
-        self._optimizers = make_optimizers(weights.parameters, recipe)
-        self._average = Average(weights.parameters) if recipe.average else None
+        self.optimizers = make_optimizers(weights.parameters, recipe)
+        self.average = Average(weights.parameters) if recipe.average else None
 
     def step(self, step: int) -> dict[str, float]:
         """Train on one batch; returns the loss in nats per code, and the gradient's norm."""
         recipe = self._recipe
         pace = warmup_cosine(step, total=recipe.steps, warmup=recipe.warmup, peak=1.0, floor=recipe.final_rate)
-        for optimizer, rate in self._optimizers:
+        for optimizer, rate in self.optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
                 group["lr"] = pace * rate
@@ -73,16 +76,16 @@ class SFT:
         norm = float(whole(nn.utils.clip_grad_norm_(self._weights.parameters.values(), 1.0)))
         if norm != norm or norm == float("inf"):
             raise TrainingError(f"stopped at step {step + 1}: the gradient's norm is {norm}")
-        for optimizer, _ in self._optimizers:
+        for optimizer, _ in self.optimizers:
             optimizer.step()
-        if self._average is not None:
-            self._average.update()
+        if self.average is not None:
+            self.average.update()
         return {"loss": sum(self._ranks.gather(total)) / self._ranks.count, "gradient norm": norm}
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The weights to be saved, by name: their average, or themselves."""
-        return self._average.tensors if self._average is not None else _data(self._weights.parameters)
+        return self.average.tensors if self.average is not None else _data(self._weights.parameters)
 
     @contextmanager
     def published(self) -> Iterator[None]:
@@ -101,20 +104,20 @@ class SFT:
     def state_dict(self) -> dict[str, Any]:
         return {
             "weights": _data(self._weights.parameters),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self._optimizers],
-            "average": self._average.state_dict() if self._average is not None else None,
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "average": self.average.state_dict() if self.average is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         restore(self._weights.parameters, state["weights"])
-        for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
+        for (optimizer, _), saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def shards(self) -> dict[str, Any]:
         """The state of which this process has a part: weights and optimizer."""
-        (optimizer, _), *_ = self._optimizers
+        (optimizer, _), *_ = self.optimizers
         return {
             "weights": self._weights.state_dict(),
             "optimizer": get_optimizer_state_dict(self._weights.logits, optimizer),
@@ -122,7 +125,7 @@ class SFT:
 
     def load_shards(self, shards: Mapping[str, Any]) -> None:
         """Restore `shards`, whose tensors hold saved values."""
-        (optimizer, _), *_ = self._optimizers
+        (optimizer, _), *_ = self.optimizers
         restore(self._weights.parameters, shards["weights"])
         set_optimizer_state_dict(self._weights.logits, optimizer, shards["optimizer"])
 

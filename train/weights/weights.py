@@ -47,7 +47,8 @@ class Weights(Protocol):
 
 def copy_of(network: JanusForConditionalGeneration, dtype: torch.dtype) -> JanusForConditionalGeneration:
     """Copy of what draws pictures, in another dtype; everything else is shared with the network."""
-    shared: list[nn.Module] = [network.model.vqmodel, network.model.vision_model, network.model.aligner]
+    model = network.model
+    shared: list[nn.Module] = [model.vqmodel, model.vision_model, model.aligner, network.lm_head]
     copied = copy.deepcopy(network, {id(module): module for module in shared})
     for parameter in decoder_parameters(copied).values():
         parameter.data = parameter.data.to(dtype)

@@ -69,12 +69,12 @@ class Objective:
         batches = micro_batches(samples, advantages, chosen, size, self._janus, ranks)
         for number, batch in enumerate(batches, start=1):
             with self._weights.backward(last=number == len(batches)):
-                losses = self._losses(batch, old, means)
+                losses = self.losses(batch, old, means)
                 # gradients are averaged over processes, but the objective is a sum over all samples
                 torch.autograd.backward(ranks.count * losses.sum() / samples.codes.numel())
 
-    def _losses(self, batch: MicroBatch, old: OldPolicy, means: Means) -> Tensor:
-        """Loss of each token, [B, tokens]."""
+    def losses(self, batch: MicroBatch, old: OldPolicy, means: Means) -> Tensor:
+        """Loss of each token of a micro-batch, float32 [B, tokens]; `old` and `means` collect its scores."""
         recipe = self._recipe.loss
         scores = self._score(batch, old.kept(batch.numbers))
         old.remember(batch.numbers, scores)

@@ -21,14 +21,16 @@ class OldPolicy:
     def __init__(self, codes: Tensor, *, filtered: bool) -> None:
         self.logprobs = torch.full(codes.shape, torch.nan)
         self._first = torch.full(codes.shape, torch.nan)  # before the first update
+        self._stored: set[int] = set()
         self._filtered = filtered
         self._kept: dict[int, Tensor] = {}
         self._vocabulary = 0
 
     def remember(self, numbers: list[int], scores: Scores) -> None:
         """Store the scores of samples, unless they were stored before."""
-        if not self._first[numbers].isnan().all():
+        if self._stored.issuperset(numbers):
             return
+        self._stored.update(numbers)
         self._first[numbers] = scores.logprobs.detach().cpu()
         self.logprobs[numbers] = torch.where(
             self.logprobs[numbers].isnan(), self._first[numbers], self.logprobs[numbers]
