@@ -1,5 +1,8 @@
 """Training in two processes: the same samples and gradients as in one; sharded runs resume and are served."""
 
+import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +79,34 @@ def test_a_sharded_run_that_was_stopped_equals_one_that_was_not(together: Path) 
         assert torch.equal(weight, resumed[name]), name
 
 
+def test_another_number_of_processes_goes_on_from_the_shards(
+    together: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    """One process makes the third step of two: weights, moments and reference are whole again."""
+    shutil.copytree(together / "undisturbed", tmp_path / "undisturbed", symlinks=True)
+    shutil.rmtree(tmp_path / "undisturbed" / "checkpoints" / f"undisturbed-{STEPS:06d}")
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.two_processes import *
+ranks = join("fsdp", processes=1)
+janus = load({str(small_folder)!r}, device="cpu")
+Refreshed(janus, PAIRS, Brightness(), chosen(), Path({str(tmp_path)!r}) / "undisturbed", ranks=ranks).run()
+leave()
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | alone, timeout=200)
+    start = load_file(small_folder / "model.safetensors")
+    two, one = (load_file(folder / "undisturbed" / "latest" / "model.safetensors") for folder in (together, tmp_path))
+    moved = torch.stack([(weight - start[name]).norm() for name, weight in two.items()]).norm()
+    apart = torch.stack([(weight - one[name]).norm() for name, weight in two.items()]).norm()
+    assert (tmp_path / "undisturbed" / "latest").resolve().name.endswith(f"-{STEPS:06d}")
+    assert apart < 1e-3 * moved
+
+
 def test_what_a_sharded_run_saves_is_served(together: Path, small_folder: Path) -> None:
     latest = together / "fsdp" / "latest"
     trained, first = load(latest, device="cpu"), load(small_folder, device="cpu")
@@ -92,7 +123,8 @@ def test_sft_in_two_processes_has_the_losses_of_one_and_resumes(
     assert len(alone) == 4
     for kind in ("ddp", "fsdp"):
         for mine, other in zip(rows(together / f"sft-{kind}"), alone, strict=True):
-            assert mine == pytest.approx(other, rel=1e-4)
+            for name in ("loss", "gradient norm"):
+                assert mine[name] == pytest.approx(other[name], rel=1e-4)
     whole, resumed = (load_file(together / run / "latest" / "model.safetensors") for run in ("sft-fsdp", "sft-resumed"))
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
     start = load_file(small_folder / "model.safetensors")
