@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pairs.vlm_judge import VlmJudge, yes_probability
+from pairs.judges.vlm.endpoint import VlmJudge, yes_probability
 from tests.json_server import JsonHandler, start
 
 

@@ -17,7 +17,7 @@ from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.prompt import encode_prompt
-from pairs.exact_judge import ExactJudge
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.scores import mean
 from pairs.world import World
 from train.tiny.recipe import load_recipe

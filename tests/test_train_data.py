@@ -16,7 +16,7 @@ from PIL import Image
 from model.checkpoints.load import load
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from pairs.judge import Judgement
+from pairs.judges.judge import Judgement
 from tests.ended import Ended
 from train.command import main
 from train.data.codes import square

@@ -17,7 +17,7 @@ from transformers import JanusForConditionalGeneration
 from model.checkpoints.load import load
 from model.errors import CheckpointError
 from model.generate import generate
-from pairs.judge import Judge, Judgement
+from pairs.judges.judge import Judge, Judgement
 from pairs.world import World
 from serve.backends.watch import newest_checkpoint
 from serve.engine.engine import Engine

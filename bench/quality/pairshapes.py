@@ -19,8 +19,8 @@ from tqdm import tqdm
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
 from pairs.caption import Wording, describe
-from pairs.exact_judge import ExactJudge
 from pairs.files import write_atomically
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.scene import CATEGORIES, Category, Scene
 from pairs.scores import Mean, mean
 from pairs.world import World

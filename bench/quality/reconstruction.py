@@ -10,7 +10,7 @@ from PIL import Image
 from bench.quality.pairshapes import UnseenPrompt
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from pairs.exact_judge import ExactJudge
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.render import render
 
 

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Scope
 
-from pairs.exact_judge import ExactJudge
-from pairs.judge import Judge
-from pairs.vlm_judge import VlmJudge
+from pairs.judges.exact.exact_judge import ExactJudge
+from pairs.judges.judge import Judge
+from pairs.judges.vlm.endpoint import VlmJudge
 from serve.backends.registry import Registry
 from serve.config import Settings
 from serve.http.connection import ClientGone

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from pairs.judge import Judge
+from pairs.judges.judge import Judge
 from serve.backends.errors import NoModel, NotRunning, QueueFull, UnknownModel
 from serve.backends.generation import Generation
 from serve.backends.protocol import Backend

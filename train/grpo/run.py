@@ -6,9 +6,9 @@ from tqdm import tqdm
 
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
-from pairs.exact_judge import ExactJudge
-from pairs.judge import Judge
-from pairs.vlm_judge import VlmJudge
+from pairs.judges.exact.exact_judge import ExactJudge
+from pairs.judges.judge import Judge
+from pairs.judges.vlm.endpoint import VlmJudge
 from train.data.opening import DataSettings, open_source
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from model.janus import Janus
 from pairs.files import write_atomically
-from pairs.judge import Judge
+from pairs.judges.judge import Judge
 from serve.engine.engine import Engine
 from train.curve import Curve
 from train.data.codes import CodeCache

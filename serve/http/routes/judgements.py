@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from PIL import Image
 
-from pairs.judge import Judge
+from pairs.judges.judge import Judge
 from pairs.scores import arithmetic_mean, geometric_mean
 from serve.http.errors import InvalidRequest
 from serve.http.guards.keys import Caller

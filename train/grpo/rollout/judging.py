@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pairs.judge import Judge, Judgement
+from pairs.judges.judge import Judge, Judgement
 
 _AT_ONCE = 8  # pictures per call; judges behind an endpoint ask about as many at the same time
 

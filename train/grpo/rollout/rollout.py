@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.params import SamplingParams
-from pairs.judge import Judge
+from pairs.judges.judge import Judge
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Failed, Finished

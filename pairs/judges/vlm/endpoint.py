@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 from PIL import Image
 
-from pairs.judge import Judgement
+from pairs.judges.judge import Judgement
 
 logger = logging.getLogger("focusdiff")
 
