@@ -67,7 +67,7 @@ def test_tiny_follows_unseen_prompts_better_than_tiny_base(tiny: Janus) -> None:
 
 
 def test_reconstructed_pictures_keep_their_judge_scores(tiny: Janus) -> None:
-    assert mean(reconstruction_scores(tiny, PROMPTS)).value >= 0.95
+    assert mean(reconstruction_scores(tiny, PROMPTS, ExactJudge())).value >= 0.95
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-base"])

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from model.janus import Janus
 from pairs.files import write_atomically
 from pairs.judges.judge import Judge
+from pairs.judges.settings import AT_ONCE
 from serve.engine.engine import Engine
 from train.curve import Curve
 from train.data.codes import CodeCache
@@ -57,6 +58,7 @@ class Trainer:
         slots: pictures drawn at once.
         ranks: the processes of the run. Each draws and judges its share of the pairs, and trains on its share of the
             samples; the first one writes files.
+        judged_at_once: pictures per call of the judge.
 
     Raises:
         TrainingError: there are more processes than pairs in a step.
@@ -72,6 +74,7 @@ class Trainer:
         *,
         slots: int = 64,
         ranks: Ranks = ALONE,
+        judged_at_once: int = AT_ONCE,
     ) -> None:
         if recipe.rollout.pairs < ranks.count:
             raise TrainingError(f"rollout.pairs is {recipe.rollout.pairs}: too few for {ranks.count} processes")
@@ -80,7 +83,7 @@ class Trainer:
         self._engine = Engine(janus, slots=slots, logprobs=True)
         self._folder = RunFolder(out, keep=recipe.output.keep, ranks=ranks)
         self._codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
-        self._rollout = Rollout(self._engine, source, self._codes, judge, recipe)
+        self._rollout = Rollout(self._engine, source, self._codes, judge, recipe, judged_at_once=judged_at_once)
         self._samples = StepSamples(self._rollout, source, recipe, self._folder, ranks)
         self._reference = self._weights.reference() if recipe.loss.beta else None
         self._objective = Objective(janus, self._weights, recipe, self._reference, ranks)
