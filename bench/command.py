@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from model.cli import add_model_arguments, run_command
+from pairs.judges.settings import add_judge_arguments, judge_settings
+
+_JUDGED_BY = ("judge model", "judge weights", "judge questions")
 
 
 def main() -> None:
@@ -15,6 +18,7 @@ def main() -> None:
 
     scores = benches.add_parser("pairshapes", help="judge pictures of unseen prompts, by category and guidance scale")
     add_model_arguments(scores)
+    add_judge_arguments(scores)
     scores.add_argument("--recipe", default="tiny", help="recipe that lists the held-out combinations (default: tiny)")
     scores.add_argument("--per-category", type=int, default=100, help="prompts per category (default: 100)")
     scores.add_argument("--seeds", type=int, default=4, help="pictures per prompt (default: 4)")
@@ -105,11 +109,14 @@ def main() -> None:
 
 def pairshapes(arguments: argparse.Namespace) -> None:
     """Print the score table of one checkpoint."""
+    settings = judge_settings(arguments)
+
     from bench.quality.likelihood import surprise
     from bench.quality.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.quality.reconstruction import reconstruction_scores
     from model.checkpoints.load import load_from
     from model.provenance import provenance
+    from pairs.judges.opening import open_judge
     from pairs.scores import mean
     from pairs.world import World
     from train.tiny.recipe import load_recipe
@@ -119,6 +126,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--guidance must be from 1 to 20, not {scale:g}")
     janus = load_from(arguments)
     janus = replace(janus, sampling=janus.sampling.override(top_p=arguments.top_p))
+    judge = open_judge(settings, device=str(janus.device), cache=arguments.out / "judgements.sqlite")
     place = provenance(device=janus.device, dtype=janus.dtype)
     world = World(load_recipe(arguments.recipe).held_out)
     prompts = unseen_prompts(world, arguments.per_category, arguments.prompts)
@@ -127,20 +135,19 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     if arguments.int8:
         janus = replace(janus, name=f"{janus.name}-int8")
     results = arguments.out / f"{janus.name}.jsonl"
-    made = judge_pictures(janus, pictures, results, slots=arguments.batch, int8=arguments.int8)
+    made = judge_pictures(janus, pictures, results, judge=judge, slots=arguments.batch, int8=arguments.int8)
     held_out = sum(prompt.held_out for prompt in prompts)
     sampling = ", ".join(
         f"{name} {value:g}" for name, value in janus.sampling.as_dict().items() if name != "guidance_scale"
     )
-    print(f"{janus.name}, {', '.join(f'{k} {v}' for k, v in place.items())}")
+    print(f"{janus.name}, judge {judge.name}, {', '.join(f'{k} {v}' for k, v in place.items())}")
     print(
         f"{len(prompts)} unseen prompts of the {arguments.prompts} set ({held_out} with held-out combinations), "
         f"{len(seeds)} seeds each, {sampling}"
     )
     print(table(prompts, made, arguments.guidance, seeds))
-    print(
-        f"reconstructions of {len(prompts)} scenes by the image tokenizer: {mean(reconstruction_scores(janus, prompts))}"
-    )
+    reconstructions = mean(reconstruction_scores(janus, prompts, judge.judge))
+    print(f"reconstructions of {len(prompts)} scenes by the image tokenizer: {reconstructions}")
     given_prompt, unconditional = surprise(janus, prompts)
     print(
         f"negative log-likelihood of fresh pictures: {given_prompt:.4f} given the prompt, {unconditional:.4f} without, nats"
@@ -148,7 +155,8 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     overall = {
         f"{g:g}": mean(made[(p.caption, g, s)].score for p in prompts for s in seeds).value for g in arguments.guidance
     }
-    print(json.dumps({"model": janus.name, **place, "prompts": len(prompts), "seeds": len(seeds), "overall": overall}))
+    sizes = {"prompts": len(prompts), "seeds": len(seeds)}
+    print(json.dumps({"model": janus.name, **judge.identity, **place, **sizes, "overall": overall}))
 
 
 def compare_results(arguments: argparse.Namespace) -> None:
@@ -157,6 +165,8 @@ def compare_results(arguments: argparse.Namespace) -> None:
     from bench.quality.pairshapes import read_results
 
     (before, first), (after, second) = (read_results(file) for file in (arguments.before, arguments.after))
+    if [before.get(name) for name in _JUDGED_BY] != [after.get(name) for name in _JUDGED_BY]:
+        raise ValueError(f"{arguments.before} and {arguments.after} were judged by different judges")
     print(f"{before['model']} → {after['model']}")
     for line in compare(first, second):
         print(line)

@@ -22,6 +22,17 @@ from pydantic_settings import (
 )
 
 from pairs.files import user_file
+from pairs.judges.settings import (
+    AT_ONCE,
+    AT_ONCE_HELP,
+    KEY_HELP,
+    MODEL_HELP,
+    QUESTIONS_HELP,
+    SECONDS,
+    SECONDS_HELP,
+    SOURCE_HELP,
+    JudgeSettings,
+)
 
 MAX_IMAGES = 10  # per request; the queue must hold two such requests
 _PREFIX = "FOCUSDIFF_"
@@ -133,13 +144,12 @@ class Settings(BaseSettings):
     upscale: Literal["lanczos"] | None = Field(
         default=None, description="enlarge pictures to requested sizes above the model's own"
     )
-    judge: str | None = Field(
-        default=None,
-        description="judge of pictures: exact, for models of the procedural world, or the URL of an "
-        "OpenAI-compatible endpoint of a vision-language model (http://127.0.0.1:8001/v1)",
-    )
-    judge_model: str = Field(default="default", description="model name at the judge's endpoint")
-    judge_key: SecretStr = Field(default=SecretStr("none"), description="API key for the judge's endpoint")
+    judge: str | None = Field(default=None, description=f"judge of pictures: {SOURCE_HELP}")
+    judge_model: str | None = Field(default=None, description=MODEL_HELP)
+    judge_key: SecretStr = Field(default=SecretStr("none"), description=KEY_HELP)
+    judge_questions: Path | None = Field(default=None, description=QUESTIONS_HELP)
+    judge_at_once: int = Field(default=AT_ONCE, description=AT_ONCE_HELP)
+    judge_seconds: float = Field(default=SECONDS, description=SECONDS_HELP)
 
     ui: bool = Field(default=True, description="serve the demo page at /")
     votes: Path = Field(default=user_file("votes.sqlite"), description="SQLite file for the demo's votes")
@@ -169,13 +179,6 @@ class Settings(BaseSettings):
             return given
         return [ModelSource.parse(one) if isinstance(one, str) else one for one in given]
 
-    @field_validator("judge")
-    @classmethod
-    def _judge(cls, value: str | None) -> str | None:
-        if value not in (None, "exact") and not re.match(r"https?://", value):
-            raise ValueError("must be exact, or the URL of an endpoint (http://127.0.0.1:8001/v1)")
-        return value
-
     @field_validator("rate_limit")
     @classmethod
     def _rate(cls, value: str | None) -> str | None:
@@ -194,6 +197,25 @@ class Settings(BaseSettings):
             if name not in names:
                 raise ValueError(f"alias {alias!r} stands for {name!r}, which is not served")
         return self
+
+    @model_validator(mode="after")
+    def _judge_can_be_opened(self) -> Self:
+        _ = self.judge_settings
+        return self
+
+    @property
+    def judge_settings(self) -> JudgeSettings | None:
+        """Settings of the judge, if there is one; raises JudgeError if one is invalid."""
+        if self.judge is None:
+            return None
+        return JudgeSettings(
+            source=self.judge,
+            model=self.judge_model,
+            key=self.judge_key.get_secret_value(),
+            questions=self.judge_questions,
+            at_once=self.judge_at_once,
+            seconds=self.judge_seconds,
+        )
 
     @property
     def sources(self) -> tuple[ModelSource, ...]:

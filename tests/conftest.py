@@ -37,6 +37,7 @@ from serve.http.metrics import Metrics
 from serve.http.store import Store
 from tests.ended import Ended
 from tests.thread_backend import ThreadBackend
+from tests.vlm_endpoint import VlmEndpoint
 from train.data.scenes import SceneSource
 from train.tiny.network import build_network
 from train.tiny.recipe import TinyRecipe, load_recipe
@@ -171,6 +172,14 @@ def _forked_engines() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("serve.backends.process._PROCESSES", multiprocessing.get_context("forkserver"))
         yield
+
+
+@pytest.fixture
+def endpoint() -> Iterator[VlmEndpoint]:
+    """A vision-language model behind an endpoint on this machine."""
+    endpoint = VlmEndpoint()
+    yield endpoint
+    endpoint.close()
 
 
 class Served:

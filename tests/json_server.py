@@ -15,7 +15,11 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def send(self, status: int, body: dict[str, Any]) -> None:
         """Answer; after an error, `openai` clients repeat the request at once."""
-        content = json.dumps(body).encode()
+        self.send_text(status, json.dumps(body))
+
+    def send_text(self, status: int, body: str) -> None:
+        """Answer with a body that need not be JSON."""
+        content = body.encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
@@ -29,5 +33,5 @@ class JsonHandler(BaseHTTPRequestHandler):
 def start(handler: type[JsonHandler]) -> ThreadingHTTPServer:
     """Serve in a thread on a free port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds until it sees its end
     return server

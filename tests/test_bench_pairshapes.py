@@ -1,10 +1,13 @@
 """The score table: its prompts, resuming, refusing another checkpoint's results, and its statistics."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.command import main
 from bench.quality.comparison import compare
 from bench.quality.likelihood import surprise
 from bench.quality.pairshapes import (
@@ -20,10 +23,15 @@ from bench.quality.pairshapes import (
 )
 from model.checkpoints.load import load
 from model.generate import generate
+from pairs.judges.opening import open_judge
+from pairs.judges.settings import JudgeSettings
 from pairs.scene import CATEGORIES
 from pairs.world import World
+from tests.ended import Ended
+from tests.vlm_endpoint import VlmEndpoint
 from train.tiny.recipe import load_recipe
 
+EXACT = open_judge(JudgeSettings())
 WORLD = World(load_recipe("tiny").held_out)
 
 
@@ -44,19 +52,19 @@ def test_results_resume_and_belong_to_one_checkpoint(tmp_path: Path, small_folde
     prompts = unseen_prompts(WORLD, 1)
     pictures = [Picture(prompt, scale, seed) for scale in (1.0, 2.0) for prompt in prompts for seed in range(2)]
     results = tmp_path / "tiny.jsonl"
-    whole = judge_pictures(janus, pictures, results, slots=8)
+    whole = judge_pictures(janus, pictures, results, judge=EXACT, slots=8)
     lines = results.read_text().splitlines()
     assert len(lines) == 1 + len(pictures)
     # a killed run leaves whole lines and a cut one, or only a cut first line, or an empty file
     for left in ("\n".join(lines[:9]) + "\n" + lines[9][:17], lines[0][:30], ""):
         results.write_text(left)
-        assert judge_pictures(janus, pictures, results, slots=5) == whole
+        assert judge_pictures(janus, pictures, results, judge=EXACT, slots=5) == whole
     more = [Picture(prompt, 1.0, 0) for prompt in unseen_prompts(WORLD, 2)]  # the same prompts have other indices here
-    again = judge_pictures(janus, more, results, slots=8)
-    assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", slots=8) | whole
+    again = judge_pictures(janus, more, results, judge=EXACT, slots=8)
+    assert again == judge_pictures(janus, more, tmp_path / "fresh.jsonl", judge=EXACT, slots=8) | whole
     assert "overall" in table(prompts, whole, [1.0, 2.0], range(2))
     with pytest.raises(ValueError, match="another checkpoint"):
-        judge_pictures(replace(janus, name="other"), pictures, results, slots=8)
+        judge_pictures(replace(janus, name="other"), pictures, results, judge=EXACT, slots=8)
 
 
 def test_table_of_known_results() -> None:
@@ -91,10 +99,43 @@ def test_gain_by_guidance_is_paired_by_prompt() -> None:
     assert line[24:].split() == ["0.000", "±", "0.000", "0.100", "±", "0.000"]
 
 
+def test_a_failed_judgement_is_asked_for_again(tmp_path: Path, small_folder: Path, endpoint: VlmEndpoint) -> None:
+    """It is missing in the results, never 0; what was judged is not drawn again. Another judge is refused."""
+    janus = load(small_folder, device="cpu")
+    first, second = unseen_prompts(WORLD, 1)[:2]
+    pictures = [Picture(prompt, 1.0, seed) for prompt in (first, second) for seed in range(2)]
+    judge = open_judge(JudgeSettings(endpoint.url, model="vlm", at_once=3))
+    endpoint.faults[first.caption] = [400, 400]
+    results = tmp_path / "small.jsonl"
+    made = judge_pictures(janus, pictures, results, judge=judge, slots=8)
+    assert [made[picture.key].score is None for picture in pictures] == [True, True, False, False]
+    assert endpoint.questions.total() == 4
+    whole = judge_pictures(janus, pictures, results, judge=judge, slots=8)
+    assert endpoint.questions.total() == 6
+    assert read_results(results)[1] == whole
+    assert all(result.score is not None for result in whole.values())
+    assert all(whole[picture.key] == made[picture.key] for picture in pictures[2:])
+    with pytest.raises(ValueError, match="another checkpoint, judge"):
+        judge_pictures(janus, pictures, results, judge=EXACT, slots=8)
+
+
+def test_results_of_different_judges_are_not_compared(tmp_path: Path, command: Callable[..., Ended]) -> None:
+    row = json.dumps({"prompt": "a", "guidance_scale": 1.0, "seed": 0, "score": 0.5, "codes": pack_codes([1])})
+    files = []
+    for name, judge in (("old", {}), ("exact", dict(EXACT.identity)), ("vlm", {"judge model": "vlm"})):
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text(json.dumps({"model": name} | judge) + "\n" + row + "\n")
+    old, exact, vlm = files
+    assert command(main, "compare", old, exact).code == 0
+    ended = command(main, "compare", exact, vlm)
+    assert ended.code == 2
+    assert "different judges" in ended.err
+
+
 def test_codes_come_back_from_a_results_file(tmp_path: Path, small_folder: Path) -> None:
     janus = load(small_folder, device="cpu")
     pictures = [Picture(unseen_prompts(WORLD, 1)[0], 1.0, seed) for seed in range(2)]
-    made = judge_pictures(janus, pictures, tmp_path / "small.jsonl", slots=8)
+    made = judge_pictures(janus, pictures, tmp_path / "small.jsonl", judge=EXACT, slots=8)
     identity, results = read_results(tmp_path / "small.jsonl")
     assert results == made
     assert identity["model"] == "small"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -20,9 +21,12 @@ from model.checkpoints.load import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
+from pairs.judges.opening import open_judge
+from pairs.judges.settings import JudgeSettings
 from pairs.render import render
 from pairs.scene import Group, Scene
 from tests.thread_backend import ThreadBackend
+from tests.tiny_vlm import save_tiny_vlm
 
 PROMPTS = ["three red circles", "four red circles"]
 
@@ -177,6 +181,27 @@ def test_a_failed_judgement_is_null_not_zero(client: TestClient) -> None:
     answer = client.post("/v1/judgements", json=body).json()
     assert [row[0]["yes"] for row in answer["images"]] == [[None, 1.0]] * 2
     assert answer["s_a"] is answer["s_g"] is None
+
+
+def test_pictures_are_judged_by_a_model_of_the_server_itself(
+    backends: tuple[ThreadBackend, ThreadBackend], make_app: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Every picture with every prompt, at its place."""
+    folder = tmp_path / "tiny-vlm"
+    save_tiny_vlm(folder)
+    served = TestClient(make_app(*backends, judge=str(folder), judge_at_once=3)[0])
+    scenes = [Scene((Group(count, "red", "circle"),)) for count in (3, 4, 5)]
+    pictures = [Image.fromarray(render(scene, 1)) for scene in scenes]
+    files = [png(scene, 1) for scene in scenes]
+    body = {"prompts": PROMPTS, "images": [files[:2], files[2:]]}
+    answer = served.post("/v1/judgements", json=body).json()
+    judge = open_judge(JudgeSettings(str(folder))).judge
+    expected = [[one.score for one in judge([picture] * 2, PROMPTS) if one] for picture in pictures]
+    assert answer["judge"] == "tiny-vlm"
+    assert [one["yes"] for row in answer["images"] for one in row] == [pytest.approx(one, abs=1e-5) for one in expected]
+    assert [len(row) for row in answer["images"]] == [2, 1]
+    own = [expected[0][0], expected[1][0], expected[2][1]]
+    assert answer["s_a"] == pytest.approx(np.mean(own), abs=1e-5)
 
 
 def png_header(side: int) -> bytes:

@@ -17,7 +17,7 @@ from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.prompt import encode_prompt
-from pairs.exact_judge import ExactJudge
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.scores import mean
 from pairs.world import World
 from train.tiny.recipe import load_recipe
@@ -67,7 +67,7 @@ def test_tiny_follows_unseen_prompts_better_than_tiny_base(tiny: Janus) -> None:
 
 
 def test_reconstructed_pictures_keep_their_judge_scores(tiny: Janus) -> None:
-    assert mean(reconstruction_scores(tiny, PROMPTS)).value >= 0.95
+    assert mean(reconstruction_scores(tiny, PROMPTS, ExactJudge())).value >= 0.95
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-base"])

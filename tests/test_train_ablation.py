@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.checkpoints.load import load
 from model.generate import generate
-from pairs.exact_judge import ExactJudge
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.miniature import miniature_cases
 from pairs.paircomp import Case
 from serve.engine.engine import Engine

@@ -3,7 +3,7 @@
 import io
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from PIL import Image
 from model.checkpoints.load import load
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from pairs.judge import Judgement
 from tests.ended import Ended
+from tests.vlm_endpoint import VlmEndpoint
 from train.command import main
 from train.data.codes import square
 from train.data.listed import open_pairs
@@ -199,16 +199,10 @@ def test_an_unusable_file_is_one_line_and_exit_code_2(
 
 
 def test_a_run_trains_on_pairs_from_a_file(
-    tmp_path: Path, small_folder: Path, janus: Janus, pictures: list[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, small_folder: Path, janus: Janus, pictures: list[str], endpoint: VlmEndpoint,
     command: Callable[..., Ended],
 ) -> None:  # fmt: skip
     """Ground truth is the codes of the file's pictures; other data in the same folder is refused."""
-
-    class Reddish:
-        def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
-            return [Judgement(float(np.asarray(image)[..., 0].mean()) / 255) for image in images]
-
-    monkeypatch.setattr("train.grpo.run.ExactJudge", Reddish)
     file = json_list(tmp_path, [pair("a red star", "a blue star", *pictures[:2]), {"prompt": "no", "image": "no.png"}])
     toml = tmp_path / "short.toml"
     toml.write_text(
@@ -216,6 +210,7 @@ def test_a_run_trains_on_pairs_from_a_file(
         "[update]\nlearning_rate = [{ at = 0.0, value = 1e-3 }]\n[output]\ngrid_every = 0\n"
     )
     call = ("grpo", "--model", small_folder, "--recipe", toml, "--data", file, "--out", tmp_path / "run")
+    call = (*call, "--judge", endpoint.url, "--judge-model", "vlm")  # type: ignore[assignment]
     ended = command(main, *call)
     assert ended.code == 0, ended.err
     assert "1 pairs and 0 single prompts are valid" in ended.out

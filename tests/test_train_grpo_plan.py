@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.checkpoints.load import load
 from model.image_tokenizer import ImageTokenizer
-from pairs.exact_judge import ExactJudge
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.scene import Split
 from pairs.world import World
 from serve.engine.engine import Engine

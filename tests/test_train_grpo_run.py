@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +18,13 @@ from transformers import JanusForConditionalGeneration
 from model.checkpoints.load import load
 from model.errors import CheckpointError
 from model.generate import generate
-from pairs.judge import Judge, Judgement
+from pairs.judges.judge import Judge, Judgement
+from pairs.judges.vlm.questions import Questions
 from pairs.world import World
 from serve.backends.watch import newest_checkpoint
 from serve.engine.engine import Engine
 from tests.ended import Ended
+from tests.vlm_endpoint import VlmEndpoint
 from train.command import main
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
@@ -286,7 +289,7 @@ def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path, com
     assert "all 4 rewards are 0: the judge may be broken" in stopped.err.splitlines()[-1]
     refused = {
         "seed differs": (*small, "--seed", "5"),
-        "this run has judge 'exact', not 'other'": (
+        "this run has judge 'exact', not 'endpoint'": (
             *small,
             "--judge",
             "http://127.0.0.1:9/v1",
@@ -300,6 +303,39 @@ def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path, com
         assert reason in ended.err.splitlines()[-1]
     toml.write_text(toml.read_text().replace("samples = 2", "samples = 0"))
     assert "rollout.samples: Input should be greater than 0" in call(*small).err
+
+
+def test_the_manifest_names_the_judge_and_its_questions(
+    small_folder: Path, tmp_path: Path, command: Callable[..., Ended], endpoint: VlmEndpoint
+) -> None:
+    """A run judged at an endpoint; other questions or another model there are refused. Pictures are asked about once."""
+    toml, questions = tmp_path / "short.toml", tmp_path / "questions.json"
+    toml.write_text(
+        "steps = 1\n[rollout]\npairs = 1\nsamples = 2\nguidance_scale = 2.0\n[output]\ngrid_every = 0\n"
+        "[update]\nlearning_rate = [{ at = 0.0, value = 1e-3 }]\n"
+    )
+    questions.write_text('{"a long prompt": ["Is it long?"]}')
+    call = ("grpo", "--model", small_folder, "--recipe", toml, "--out", tmp_path / "run", "--judge", endpoint.url)
+    judge = ("--judge-model", "vlm", "--judge-questions", questions)
+    ended = command(main, *call, *judge)
+    assert ended.code == 0, ended.err
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    digest = Questions.read(questions).digest
+    assert {name: value for name, value in manifest.items() if "judge" in name} == {
+        "judge": "endpoint",
+        "judge model": "vlm",
+        "judge weights": None,
+        "judge questions": digest,
+    }
+    (row,) = rows(tmp_path / "run")
+    assert row["failed judgements"] == 0
+    assert endpoint.questions.total() == 4
+    assert "this run has judge model 'vlm', not 'other'" in command(main, *call, "--judge-model", "other").err
+    assert f"this run has judge questions {digest!r}, not None" in command(main, *call, "--judge-model", "vlm").err
+    shutil.rmtree(tmp_path / "run" / "samples")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert command(main, *call, *judge).code == 0
+    assert endpoint.questions.total() == 4
 
 
 def test_a_checkpoint_is_refused_where_one_is(finished: Path, small_folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.checkpoints.load import load
 from model.generate import generate
-from pairs.judge import Judgement
+from pairs.judges.judge import Judgement
 from tests.stopping import Killed
 from tests.test_train_grpo_run import Brightness, recipe, rows, trainer
 from train.grpo.metrics import Means

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.cli import add_model_arguments, run_command
+from pairs.judges.settings import add_judge_arguments, judge_settings
 
 if TYPE_CHECKING:
     from train.data.opening import DataSettings
@@ -34,11 +35,7 @@ def main() -> None:
     _add_data_arguments(grpo, default="world")
     grpo.add_argument("--seed", type=int, help="in place of the recipe's")
     grpo.add_argument("--steps", type=int, help="in place of the recipe's")
-    grpo.add_argument(
-        "--judge", default="exact", metavar="URL", help="exact (the procedural world's), or an OpenAI-compatible URL"
-    )
-    grpo.add_argument("--judge-model", default="default", help="model name at the judge's endpoint")
-    grpo.add_argument("--judge-key", default="none", help="API key for the judge's endpoint")
+    add_judge_arguments(grpo)
     grpo.add_argument("--slots", type=int, default=64, help="pictures drawn at once, in each process (default: 64)")
     _add_process_arguments(grpo)
     _add_plan_arguments(grpo)
@@ -70,13 +67,19 @@ def main() -> None:
     construct.add_argument("--writer-model", required=True, metavar="NAME", help="filters and captions")
     construct.add_argument("--verifier", metavar="URL", help="endpoint of the verifying model (default: the writer's)")
     construct.add_argument("--verifier-model", required=True, metavar="NAME", help="checks the captions; another model")
-    construct.add_argument("--key", default="none", help="API key of both endpoints")
-    construct.add_argument("--concurrency", type=int, default=8, help="edits worked on at once (default: 8)")
-    construct.add_argument(
-        "--prices", type=float, nargs=2, default=(0.0, 0.0), metavar="USD", help="of a million prompt and answer tokens"
-    )
+    _add_asking_arguments(construct, "edits")
     construct.add_argument("--out", type=Path, required=True, help="folder of the data set")
     construct.set_defaults(run=construct_pairs)
+
+    questions = stages.add_parser(
+        "questions", help="decompose long prompts into yes/no questions, for a judge that is a vision-language model"
+    )
+    _add_data_arguments(questions)
+    questions.add_argument("--writer", required=True, metavar="URL", help="OpenAI-compatible endpoint of a model")
+    questions.add_argument("--writer-model", required=True, metavar="NAME", help="writes the questions")
+    _add_asking_arguments(questions, "prompts")
+    questions.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file of the questions")
+    questions.set_defaults(run=write_questions)
 
     data = stages.add_parser("data", help="check a data set: which rows can be trained on, and why the others cannot")
     add_model_arguments(data, device="cpu")
@@ -127,6 +130,14 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of a GPU (default: 80)")
     group.add_argument(
         "--prompt-tokens", type=int, metavar="N", help="longest prompt with its frame (default: the model's limit)"
+    )
+
+
+def _add_asking_arguments(parser: argparse.ArgumentParser, items: str) -> None:
+    parser.add_argument("--key", default="none", help="API key of the models' endpoints")
+    parser.add_argument("--concurrency", type=int, default=8, help=f"{items} worked on at once (default: 8)")
+    parser.add_argument(
+        "--prices", type=float, nargs=2, default=(0.0, 0.0), metavar="USD", help="of a million prompt and answer tokens"
     )
 
 
@@ -217,9 +228,9 @@ def check_data(arguments: argparse.Namespace) -> None:
 
 def construct_pairs(arguments: argparse.Namespace) -> None:
     """Construct the data set, then print the report, also if edits are left."""
-    if arguments.concurrency < 1:
-        raise ValueError(f"--concurrency must be at least 1, not {arguments.concurrency}")
-    from train.data.construction.construction import Construction, Prices
+    _check_concurrency(arguments)
+    from train.data.construction.construction import Construction
+    from train.data.construction.prices import Prices
     from train.data.construction.triples import read_triples
     from train.data.construction.vision_model import VisionModel
 
@@ -231,6 +242,31 @@ def construct_pairs(arguments: argparse.Namespace) -> None:
         construction.run(concurrency=arguments.concurrency)
     finally:
         print(construction.report(Prices(*arguments.prices)))
+
+
+def write_questions(arguments: argparse.Namespace) -> None:
+    """Write the questions, then print the report, also if prompts are left."""
+    _check_concurrency(arguments)
+    from train.data.construction.prices import Prices
+    from train.data.construction.questions import QuestionFile
+    from train.data.construction.vision_model import VisionModel
+    from train.data.listed import read_rows
+
+    rows, _ = read_rows(
+        Path(arguments.data), prompt_columns=arguments.prompt_columns, image_columns=arguments.image_columns
+    )
+    prompts = [prompt for row in rows for prompt in row.prompts if isinstance(prompt, str)]
+    writer = VisionModel(arguments.writer, arguments.writer_model, key=arguments.key)
+    file = QuestionFile(arguments.out)
+    try:
+        file.write(prompts, writer, concurrency=arguments.concurrency)
+    finally:
+        print(file.report(writer, Prices(*arguments.prices)))
+
+
+def _check_concurrency(arguments: argparse.Namespace) -> None:
+    if arguments.concurrency < 1:
+        raise ValueError(f"--concurrency must be at least 1, not {arguments.concurrency}")
 
 
 def train_grpo(arguments: argparse.Namespace) -> None:
@@ -247,6 +283,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
             arguments, lambda janus, ranks, device: plan_grpo(janus, recipe, slots=slots, ranks=ranks, device=device)
         )
         return
+    judge = judge_settings(arguments)
 
     from model.checkpoints.load import load_from
     from train.grpo.run import train
@@ -258,9 +295,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
         recipe,
         arguments.out,
         data=_data_settings(arguments),
-        judge=arguments.judge,
-        judge_model=arguments.judge_model,
-        judge_key=arguments.judge_key,
+        judge=judge,
         slots=arguments.slots,
         ranks=ranks,
     )

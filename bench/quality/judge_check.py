@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pairs.exact_judge import ExactJudge
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.layout import arrange
 from pairs.render import render, render_layout
 from pairs.scene import CATEGORIES, MAX_OBJECTS, TEST_ONE_IN, Group

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
 from pairs.caption import Wording, describe
-from pairs.exact_judge import ExactJudge
 from pairs.files import write_atomically
+from pairs.judges.opening import OpenedJudge
 from pairs.scene import CATEGORIES, Category, Scene
 from pairs.scores import Mean, mean
 from pairs.world import World
@@ -63,7 +63,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """Score of a picture (None if its prompt cannot be judged) and its codes, as `pack_codes` writes them."""
+    """Score of a picture (None if the judgement failed) and its codes, as `pack_codes` writes them."""
 
     score: float | None
     codes: str
@@ -91,14 +91,21 @@ def unseen_prompts(world: World, per_category: int, prompt_set: PromptSet = "tes
 
 
 def judge_pictures(
-    janus: Janus, pictures: Sequence[Picture], results: Path, *, slots: int, int8: bool = False
+    janus: Janus,
+    pictures: Sequence[Picture],
+    results: Path,
+    *,
+    judge: OpenedJudge,
+    slots: int,
+    int8: bool = False,
 ) -> dict[Key, Result]:
-    """Draw and judge pictures, except those already in `results`.
+    """Draw and judge pictures, except those already judged in `results`; one whose judgement failed is drawn again.
 
     Args:
         janus: the model.
         pictures: pictures to judge.
-        results: JSON lines file; each picture is appended as soon as it is judged.
+        results: JSON lines file; pictures are appended as soon as they are judged.
+        judge: scores the pictures.
         slots: guided pictures drawn at once.
         int8: see `serve.engine.engine.Engine`.
 
@@ -106,24 +113,36 @@ def judge_pictures(
         Results by key.
 
     Raises:
-        ValueError: the file belongs to another checkpoint, or a picture cannot be drawn.
+        ValueError: the file belongs to another checkpoint or judge, or a picture cannot be drawn.
     """
-    done = _resume(results, {"model": janus.name, "weights": fingerprint(janus), "sampling": janus.sampling.as_dict()})
-    judge, engine = ExactJudge(), Engine(janus, slots=slots, int8=int8)
+    identity: dict[str, Any] = {
+        "model": janus.name,
+        "weights": fingerprint(janus),
+        "sampling": janus.sampling.as_dict(),
+    }
+    earlier = _resume(results, identity | dict(judge.identity))
+    done = {key: result for key, result in earlier.items() if result.score is not None}
+    engine = Engine(janus, slots=slots, int8=int8)
     missing = {_job(picture, janus): picture for picture in pictures if picture.key not in done}
+    drawn: list[tuple[Picture, Finished]] = []
     with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
-        for job, event in draw(engine, missing):
+        for number, (job, event) in enumerate(draw(engine, missing), start=1):
             picture = missing[job]
             if not isinstance(event, Finished):
                 raise ValueError(f"{janus.name} cannot draw {picture.prompt.caption!r}, seed {picture.seed}: {event}")
-            (judgement,) = judge([event.picture], [picture.prompt.caption])
-            codes = pack_codes(event.codes)
-            done[picture.key] = result = Result(None if judgement is None else judgement.score, codes)
-            factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
-            key = dict(zip(("prompt", "guidance_scale", "seed"), picture.key, strict=True))
-            file.write(json.dumps(key | asdict(result) | {"factors": factors}) + "\n")
+            drawn.append((picture, event))
+            if len(drawn) < judge.at_once and number < len(missing):
+                continue
+            judgements = judge.judge([one.picture for _, one in drawn], [one.prompt.caption for one, _ in drawn])
+            for (one, finished), judgement in zip(drawn, judgements, strict=True):
+                codes = pack_codes(finished.codes)
+                done[one.key] = result = Result(None if judgement is None else judgement.score, codes)
+                factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
+                key = dict(zip(("prompt", "guidance_scale", "seed"), one.key, strict=True))
+                file.write(json.dumps(key | asdict(result) | {"factors": factors}) + "\n")
             file.flush()
-            bar.update()
+            bar.update(len(drawn))
+            drawn = []
     return done
 
 
@@ -136,11 +155,11 @@ def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
     """Read a results file, and create it or drop its incomplete last line, so that it can be appended to.
 
     Raises:
-        ValueError: the file belongs to another checkpoint or other settings.
+        ValueError: the file belongs to another checkpoint, judge or other settings.
     """
     lines = _whole_lines(results) or [json.dumps(identity)]
     if lines[0] != json.dumps(identity):
-        raise ValueError(f"{results} belongs to another checkpoint or other settings; choose another --out")
+        raise ValueError(f"{results} belongs to another checkpoint, judge or other settings; choose another --out")
     results.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(results, lambda partial: partial.write_text("".join(line + "\n" for line in lines)))
     return read_results(results)[1]

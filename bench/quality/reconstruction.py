@@ -10,7 +10,7 @@ from PIL import Image
 from bench.quality.pairshapes import UnseenPrompt
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from pairs.exact_judge import ExactJudge
+from pairs.judges.judge import Judge
 from pairs.render import render
 
 
@@ -23,8 +23,8 @@ def reconstruct(janus: Janus, pictures: NDArray[np.uint8], *, batch: int = 64) -
     return images
 
 
-def reconstruction_scores(janus: Janus, prompts: Sequence[UnseenPrompt]) -> list[float | None]:
-    """Score the reconstruction of one rendered picture per prompt; None if its prompt cannot be judged."""
+def reconstruction_scores(janus: Janus, prompts: Sequence[UnseenPrompt], judge: Judge) -> list[float | None]:
+    """Score the reconstruction of one rendered picture per prompt; None where the judgement failed."""
     pictures = np.stack([render(prompt.scene, 1_000_000 + prompt.index, janus.image_size) for prompt in prompts])
-    judgements = ExactJudge()(reconstruct(janus, pictures), [prompt.caption for prompt in prompts])
+    judgements = judge(reconstruct(janus, pictures), [prompt.caption for prompt in prompts])
     return [None if judgement is None else judgement.score for judgement in judgements]

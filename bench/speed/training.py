@@ -16,8 +16,8 @@ from bench.speed.baselines import with_a_growing_cache
 from bench.speed.engine import Workload, time_engine, time_loop
 from bench.speed.memory import peak_bytes
 from model.janus import Janus
-from pairs.exact_judge import ExactJudge
-from pairs.judge import Judgement
+from pairs.judges.exact.exact_judge import ExactJudge
+from pairs.judges.judge import Judgement
 from serve.engine.engine import Engine
 from train.data.opening import DataSettings, open_source
 from train.grpo.objective.policy import PromptTable, score

@@ -15,9 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Scope
 
-from pairs.exact_judge import ExactJudge
-from pairs.judge import Judge
-from pairs.vlm_judge import VlmJudge
+from pairs.judges.opening import open_judge
 from serve.backends.registry import Registry
 from serve.config import Settings
 from serve.http.connection import ClientGone
@@ -52,7 +50,11 @@ def create_app(
         store: pictures that answers link to.
         metrics: counters of requests and events.
         background: coroutine functions that run from start to stop.
+
+    Raises:
+        JudgeError: the judge cannot be opened.
     """
+    judge = settings.judge_settings
     service = Service(
         registry=registry,
         metrics=metrics,
@@ -60,8 +62,7 @@ def create_app(
         admin=keys_of(settings.admin_key),
         limiter=Limiter(settings.rate_limit),
         store=store,
-        judge=_judge(settings),
-        judge_name="exact" if settings.judge == "exact" else settings.judge_model,
+        judge=None if judge is None else open_judge(judge),
         request_seconds=settings.request_seconds,
         upscale=settings.upscale is not None,
         public_url=str(settings.public_url) if settings.public_url else None,
@@ -109,12 +110,6 @@ def create_app(
     app.add_middleware(RequestContext, metrics=metrics)
     _answer_errors(app)
     return app
-
-
-def _judge(settings: Settings) -> Judge | None:
-    if settings.judge is None or settings.judge == "exact":
-        return ExactJudge() if settings.judge else None
-    return VlmJudge(settings.judge, settings.judge_model, key=settings.judge_key.get_secret_value())
 
 
 def _is_probe(scope: Scope) -> bool:

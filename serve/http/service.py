@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from pairs.judge import Judge
+from pairs.judges.opening import OpenedJudge
 from serve.backends.errors import NoModel, NotRunning, QueueFull, UnknownModel
 from serve.backends.generation import Generation
 from serve.backends.protocol import Backend
@@ -42,7 +42,6 @@ _READING_SECONDS = 60.0  # to read the rest of a stream after the request's time
 class Service:
     """Everything the routes use; built once by `serve.http.app.create_app`.
 
-    judge_name: name of the judge in answers.
     request_seconds: time limit of a request.
     watch: folder of the training run that is followed.
     """
@@ -53,8 +52,7 @@ class Service:
     admin: Keys
     limiter: Limiter
     store: Store
-    judge: Judge | None = None
-    judge_name: str = ""
+    judge: OpenedJudge | None = None
     request_seconds: float = 600.0
     upscale: bool = False
     public_url: str | None = None

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.checkpoints.load import load
-from pairs.exact_judge import ExactJudge
 from pairs.files import write_atomically
+from pairs.judges.exact.exact_judge import ExactJudge
 from serve.engine.engine import Engine
 from train.ablation.study import Study
 from train.data.codes import CodeCache

@@ -15,6 +15,7 @@ from model.params import SamplingParams
 from model.provenance import provenance
 from pairs.contact_sheet import contact_sheet
 from pairs.files import write_atomically
+from pairs.judges.settings import JudgeSettings
 from pairs.miniature import CaseSet, miniature_cases
 from serve.engine.engine import Engine
 from train.ablation.likelihood import drift, surprise
@@ -100,17 +101,7 @@ def _train(janus: Janus, recipe: Part, folder: Path) -> None:
         train_sft(janus, recipe, folder, data=world, ranks=ALONE)
         return
     assert isinstance(recipe, GRPORecipe)
-    train_grpo(
-        janus,
-        recipe,
-        folder,
-        data=world,
-        judge="exact",
-        judge_model="",
-        judge_key="",
-        slots=_SLOTS,
-        ranks=ALONE,
-    )
+    train_grpo(janus, recipe, folder, data=world, judge=JudgeSettings(), slots=_SLOTS, ranks=ALONE)
 
 
 def _cost(recipe: Part | None, janus: Janus, rows: list[dict[str, str]]) -> Cost:

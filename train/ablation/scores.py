@@ -10,9 +10,9 @@ from PIL import Image
 
 from model.params import SamplingParams
 from pairs.caption import parse
-from pairs.exact_judge import compare
+from pairs.judges.exact.exact_judge import compare
+from pairs.judges.exact.reading import read
 from pairs.paircomp import Case
-from pairs.reading import read
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished

@@ -58,7 +58,7 @@ def open_pairs(
     prompt_columns: Sequence[str] = (),
     image_columns: Sequence[str] = (),
 ) -> tuple[ListedPairs, Report]:
-    """Read and validate pairs: a .json list, a .txt file of prompts, a .parquet file or a folder of them.
+    """Read and validate pairs (`read_rows`).
 
     Args:
         path: file or folder.
@@ -70,6 +70,24 @@ def open_pairs(
 
     Raises:
         DataError: there is no such file, it is of no known kind, or no row is valid.
+    """
+    rows, source = read_rows(path, prompt_columns=prompt_columns, image_columns=image_columns)
+    valid, report = validate(rows, janus, source=source)
+    if not valid:
+        raise DataError(f"no row can be trained on: {report}")
+    return ListedPairs(valid), report
+
+
+def read_rows(
+    path: Path, *, prompt_columns: Sequence[str] = (), image_columns: Sequence[str] = ()
+) -> tuple[list[Row], str]:
+    """Read a .json list, a .txt file of prompts, a .parquet file or a folder of them; nothing is validated.
+
+    Returns:
+        The rows, and what they were read from: the path, and the columns of Parquet files.
+
+    Raises:
+        DataError: there is no such file, it is of no known kind, or it cannot be read.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -91,7 +109,4 @@ def open_pairs(
         rows = read_prompt_file(path)
     else:
         raise DataError(f"{path}: must be a .json or .txt file, a .parquet file or a folder of them")
-    valid, report = validate(rows, janus, source=source)
-    if not valid:
-        raise DataError(f"no row can be trained on: {report}")
-    return ListedPairs(valid), report
+    return rows, source

@@ -6,9 +6,8 @@ from tqdm import tqdm
 
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
-from pairs.exact_judge import ExactJudge
-from pairs.judge import Judge
-from pairs.vlm_judge import VlmJudge
+from pairs.judges.opening import open_judge
+from pairs.judges.settings import JudgeSettings
 from train.data.opening import DataSettings, open_source
 from train.grpo.recipe import GRPORecipe
 from train.grpo.trainer import Trainer
@@ -22,9 +21,7 @@ def train(
     out: Path,
     *,
     data: DataSettings,
-    judge: str,
-    judge_model: str,
-    judge_key: str,
+    judge: JudgeSettings,
     slots: int,
     ranks: Ranks,
 ) -> None:
@@ -35,25 +32,33 @@ def train(
         recipe: decides the run.
         out: folder of the run.
         data: pairs or single prompts.
-        judge: "exact", or the base URL of an OpenAI-compatible endpoint.
-        judge_model, judge_key: at that endpoint.
+        judge: gives the rewards.
         slots: pictures drawn at once, in each process.
         ranks: the processes of the run.
 
     Raises:
         RecipeError: `out` holds a run of another recipe, model, judge or data.
         DataError: the data cannot be used.
+        JudgeError: the judge cannot be opened.
         TrainingError: training cannot go on.
     """
     ranks.at_first(lambda: claim_folder(out, recipe))
     opened = open_source(data, janus, seed=recipe.seed, category_weights=recipe.category_weights)
     if opened.report is not None and ranks.first:
         print(opened.report)
-    judge_name = judge if judge == "exact" else judge_model
-    start = {"model": janus.name, "weights": fingerprint(janus), "judge": judge_name, "data": opened.key}
+    opened_judge = open_judge(judge, device=str(janus.device), cache=out / "judgements.sqlite")
+    start = {"model": janus.name, "weights": fingerprint(janus), **opened_judge.identity, "data": opened.key}
     ranks.at_first(lambda: claim_manifest(out / "manifest.json", start))
-    scorer: Judge = ExactJudge() if judge == "exact" else VlmJudge(judge, judge_model, key=judge_key)
-    trainer = Trainer(janus, opened.source, scorer, recipe, out, slots=slots, ranks=ranks)
+    trainer = Trainer(
+        janus,
+        opened.source,
+        opened_judge.judge,
+        recipe,
+        out,
+        slots=slots,
+        ranks=ranks,
+        judged_at_once=opened_judge.at_once,
+    )
     with tqdm(total=recipe.steps, desc="steps", mininterval=1, disable=not ranks.first) as bar:
 
         def show(step: int, row: dict[str, float]) -> None:

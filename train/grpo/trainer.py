@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from model.janus import Janus
 from pairs.files import write_atomically
-from pairs.judge import Judge
+from pairs.judges.judge import Judge
+from pairs.judges.settings import AT_ONCE
 from serve.engine.engine import Engine
 from train.curve import Curve
 from train.data.codes import CodeCache
@@ -56,6 +57,7 @@ class Trainer:
         slots: pictures drawn at once.
         ranks: the processes of the run. Each draws and judges its share of the pairs, and trains on its share of the
             samples; the first one writes files.
+        judged_at_once: pictures per call of the judge.
 
     Raises:
         TrainingError: there are more processes than pairs in a step.
@@ -71,6 +73,7 @@ class Trainer:
         *,
         slots: int = 64,
         ranks: Ranks = ALONE,
+        judged_at_once: int = AT_ONCE,
     ) -> None:
         recipe.check_processes(ranks.count)
         self._janus, self._source, self._recipe, self._ranks = janus, source, recipe, ranks
@@ -78,7 +81,7 @@ class Trainer:
         self._engine = Engine(janus, slots=slots, logprobs=True)
         self._folder = RunFolder(out, keep=recipe.output.keep, ranks=ranks)
         self._codes = CodeCache(out / "codes.sqlite", janus, self._engine.image_tokenizer)
-        self._rollout = Rollout(self._engine, source, self._codes, judge, recipe)
+        self._rollout = Rollout(self._engine, source, self._codes, judge, recipe, judged_at_once=judged_at_once)
         self._samples = StepSamples(self._rollout, source, recipe, self._folder, ranks)
         self._reference = self._weights.reference() if recipe.loss.beta else None
         self._objective = Objective(janus, self._weights, recipe, self._reference, ranks)

@@ -4,12 +4,13 @@ import asyncio
 import base64
 import binascii
 import io
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from PIL import Image
 
-from pairs.judge import Judge
+from pairs.judges.opening import OpenedJudge
 from pairs.scores import arithmetic_mean, geometric_mean
 from serve.http.errors import InvalidRequest
 from serve.http.guards.keys import Caller
@@ -41,31 +42,30 @@ def judgements_router(service: Service) -> APIRouter:
         service.limiter.check(caller, sum(map(len, request.images)))
         service.limiter.spend(caller, sum(map(len, request.images)))
         async with one_at_a_time:  # engines need the CPU cores as well
-            return await asyncio.to_thread(judged, service.judge, service.judge_name, request)
+            return await asyncio.to_thread(judged, service.judge, request)
 
     return router
 
 
-def judged(judge: Judge, name: str, request: JudgementRequest) -> JudgementResponse:
+def judged(opened: OpenedJudge, request: JudgementRequest) -> JudgementResponse:
     """Judge all pictures of a request.
 
     Raises:
         InvalidRequest: a file is not a picture; the message says which.
     """
-    images, own = [], []
-    for place, files in enumerate(request.images):
-        row = []
-        for number, file in enumerate(files):
-            image = open_image(file, f"images[{place}][{number}]")
-            found = judge([image] * len(request.prompts), request.prompts)
-            yes = [None if one is None else one.score for one in found]
-            row.append(JudgedImage(yes=yes))
-            own.append(yes[place])
-        images.append(row)
+    files = [(place, number, file) for place, row in enumerate(request.images) for number, file in enumerate(row)]
+    pictures = [open_image(file, f"images[{place}][{number}]") for place, number, file in files]
+    found = iter(opened.judge([one for one in pictures for _ in request.prompts], request.prompts * len(pictures)))
+    images: list[list[JudgedImage]] = [[] for _ in request.images]
+    own = []
+    for place, _, _ in files:
+        yes = [None if one is None else one.score for one in islice(found, len(request.prompts))]
+        images[place].append(JudgedImage(yes=yes))
+        own.append(yes[place])
     known = [score for score in own if score is not None]
     whole = len(known) == len(own) > 0
     return JudgementResponse(
-        judge=name,
+        judge=opened.name,
         images=images,
         s_a=arithmetic_mean(known) if whole else None,
         s_g=geometric_mean(known) if whole else None,

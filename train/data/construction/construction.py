@@ -2,34 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from pairs.files import write_atomically
+from train.data.construction.asking import ask_all
+from train.data.construction.prices import Prices, total
 from train.data.construction.stages import Captions, Result, construct
 from train.data.construction.triples import Triple
-from train.data.construction.vision_model import NoAnswer, Usage, VisionModel
+from train.data.construction.vision_model import Usage, VisionModel
 from train.errors import DataError
-
-_MOST_FAILURES = 20  # calls without an answer, one after another, after which an endpoint counts as gone
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Dollars per million tokens."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def cost(self, usage: Usage) -> float:
-        """Dollars."""
-        return (self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens) / 1e6
 
 
 @dataclass(frozen=True)
@@ -72,21 +58,14 @@ class Construction:
             DataError: an endpoint is gone, or edits are left because it failed now and then; the same call goes on.
         """
         missing = [number for number in range(len(self._triples)) if number not in self.finished]
-        failures, last = 0, ""
-        with self._log.open("a", encoding="utf-8") as log, ThreadPoolExecutor(concurrency) as pool:
-            calls = {pool.submit(self._one, number): number for number in missing}
-            for call in tqdm(as_completed(calls), total=len(calls), desc="edits", mininterval=1, disable=None):
-                try:
-                    self.finished[calls[call]] = call.result()
-                except NoAnswer as error:
-                    failures, last = failures + 1, str(error)
-                    if failures == _MOST_FAILURES:
-                        pool.shutdown(wait=True, cancel_futures=True)
-                        break
-                    continue
-                failures = 0
-                log.write(json.dumps({"edit": calls[call]} | _as_dict(self.finished[calls[call]])) + "\n")
+        with self._log.open("a", encoding="utf-8") as log:
+
+            def keep(number: int, finished: Finished) -> None:
+                self.finished[number] = finished
+                log.write(json.dumps({"edit": number} | _as_dict(finished)) + "\n")
                 log.flush()
+
+            last = ask_all(self._one, missing, keep, name="edits", concurrency=concurrency)
         left = len(self._triples) - len(self.finished)
         self._write_pairs()
         if left:
@@ -104,11 +83,8 @@ class Construction:
         lines += [f"  {count:,} {name} ({count / done:.0%})" for name, count in outcomes.most_common()]
         lines.append(f"  {again:,} of the kept ones had their captions written twice")
         for name, model in (("writer", self._writer), ("verifier", self._verifier)):
-            usage = _total(getattr(one, name) for one in self.finished.values())
-            lines.append(
-                f"{name} {model.model}: {usage.calls:,} calls, {usage.prompt_tokens:,} + {usage.completion_tokens:,} "
-                f"tokens, ${prices.cost(usage):.2f}"
-            )
+            usage = total(getattr(one, name) for one in self.finished.values())
+            lines.append(f"{name} {model.model}: {prices.report(usage)}")
         return "\n".join(lines)
 
     def _one(self, number: int) -> Finished:
@@ -169,12 +145,3 @@ def _as_dict(finished: Finished) -> dict[str, object]:
     result, captions = finished.result, finished.result.captions
     told = {"outcome": result.outcome, "captions": captions and captions.model_dump(), "attempts": result.attempts}
     return told | {"writer": asdict(finished.writer), "verifier": asdict(finished.verifier)}
-
-
-def _total(usages: Iterable[Usage]) -> Usage:
-    total = Usage()
-    for one in usages:
-        total.calls += one.calls
-        total.prompt_tokens += one.prompt_tokens
-        total.completion_tokens += one.completion_tokens
-    return total

@@ -1,8 +1,6 @@
 """A vision-language model behind an OpenAI-compatible endpoint, asked for yes or no, or for JSON."""
 
-import base64
 import copy
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -12,6 +10,8 @@ from typing import Any, TypeVar
 import openai
 from PIL import Image
 from pydantic import BaseModel, ValidationError
+
+from pairs.judges.vlm.endpoint import data_url
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -86,9 +86,7 @@ class VisionModel:
             raise UnusableAnswer(f"not the JSON asked for: {answer[:80]!r}") from None
 
     def _ask(self, pictures: Sequence[Image.Image], text: str, *, tokens: int) -> str:
-        content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _data_url(one)}} for one in pictures
-        ]
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(one)}} for one in pictures]
         content.append({"type": "text", "text": text})
         try:
             answer = self._client.chat.completions.create(
@@ -107,9 +105,3 @@ class VisionModel:
         if not said:
             raise UnusableAnswer("an empty answer")
         return said
-
-
-def _data_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -7,9 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pairs.judge import Judge, Judgement
-
-_AT_ONCE = 8  # pictures per call; judges behind an endpoint ask about as many at the same time
+from pairs.judges.judge import Judge, Judgement
 
 
 class Judging:
@@ -19,17 +17,18 @@ class Judging:
         judge: called in the thread.
         thread: judges the pictures of several steps in the order in which they were submitted.
         reward: the judge's score, or the mean of its factors where it gives any.
+        at_once: pictures per call.
     """
 
-    def __init__(self, judge: Judge, thread: Executor, *, reward: Literal["score", "factors"]) -> None:
-        self._judge, self._thread, self._reward = judge, thread, reward
+    def __init__(self, judge: Judge, thread: Executor, *, reward: Literal["score", "factors"], at_once: int) -> None:
+        self._judge, self._thread, self._reward, self._at_once = judge, thread, reward, at_once
         self._waiting: list[tuple[int, Image.Image, str]] = []
         self._calls: list[tuple[list[int], Future[list[Judgement | None]]]] = []
 
     def submit(self, place: int, picture: Image.Image, prompt: str) -> None:
         """Judge a picture; its reward will be at `place`."""
         self._waiting.append((place, picture, prompt))
-        if len(self._waiting) == _AT_ONCE:
+        if len(self._waiting) == self._at_once:
             self.flush()
 
     def flush(self) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from model.params import SamplingParams
-from pairs.judge import Judge
+from pairs.judges.judge import Judge
+from pairs.judges.settings import AT_ONCE
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Failed, Finished
@@ -58,12 +59,22 @@ class Rollout:
         codes: of the ground-truth pictures.
         judge: called in a thread of its own, until `close`.
         recipe: sampling settings and the reward.
+        judged_at_once: pictures per call of the judge.
     """
 
-    def __init__(self, engine: Engine, source: PairSource, codes: CodeCache, judge: Judge, recipe: GRPORecipe) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        source: PairSource,
+        codes: CodeCache,
+        judge: Judge,
+        recipe: GRPORecipe,
+        *,
+        judged_at_once: int = AT_ONCE,
+    ) -> None:
         self._engine, self._source, self._codes, self._judge = engine, source, codes, judge
         self._params: SamplingParams = recipe.rollout.params
-        self._reward = recipe.judge.reward
+        self._reward, self._judged_at_once = recipe.judge.reward, judged_at_once
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judge")
 
     def close(self) -> None:
@@ -81,7 +92,7 @@ class Rollout:
         codes = torch.zeros(count, janus.image_tokens, dtype=torch.int64)
         logprobs = torch.zeros(count, janus.image_tokens, dtype=torch.float32)
         prompts = [plans[pair].prompts[own] for pair, own in zip(places.pair, places.prompt, strict=True)]
-        judging = Judging(self._judge, self._thread, reward=self._reward)
+        judging = Judging(self._judge, self._thread, reward=self._reward, at_once=self._judged_at_once)
         try:
             for place in (~places.is_rollout).nonzero()[:, 0].tolist():
                 pair = plans[int(places.pair[place])]

@@ -7,9 +7,9 @@ from math import prod
 from PIL import Image
 
 from pairs.caption import CaptionError, Statement, parse
-from pairs.judge import Judgement
-from pairs.pixels import ramp
-from pairs.reading import ObjectReading, Reading, read
+from pairs.judges.exact.pixels import ramp
+from pairs.judges.exact.reading import ObjectReading, Reading, read
+from pairs.judges.judge import Judgement
 from pairs.scene import Group, Relation
 
 

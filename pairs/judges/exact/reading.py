@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pairs.pixels import SIZE, Mask, chroma, hue_scores, ramp, to_array
+from pairs.judges.exact.pixels import SIZE, Mask, chroma, hue_scores, ramp, to_array
+from pairs.judges.exact.sign_reading import POST, BoardReading, read_board
 from pairs.render import INK, OUTLINE, Array, background, coverage, grid, shape_distance
 from pairs.scene import SHAPES, Colour, Fill, Shape, Tone
-from pairs.sign_reading import POST, BoardReading, read_board
 
 _FOREGROUND = 55.0  # chroma distance from the background above which a pixel is foreground
 _SMALLEST = 24  # minimum pixels of an object; the smallest that the world draws has about 60

@@ -8,8 +8,8 @@ from PIL import Image
 
 from bench.quality.judge_check import DAMAGES, check, sample_pairs
 from pairs.caption import parse
-from pairs.exact_judge import ExactJudge, compare
-from pairs.reading import ObjectReading, Reading
+from pairs.judges.exact.exact_judge import ExactJudge, compare
+from pairs.judges.exact.reading import ObjectReading, Reading
 from pairs.render import render
 from pairs.scene import CATEGORIES, COLOURS, SHAPES, TONES, Group, Scene
 from pairs.scores import arithmetic_mean, geometric_mean, mean

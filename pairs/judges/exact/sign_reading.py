@@ -7,8 +7,8 @@ import numpy as np
 from scipy import ndimage
 
 from pairs.glyphs import GLYPHS, segments
+from pairs.judges.exact.pixels import SIZE, Mask, chroma, hue_scores, ramp
 from pairs.layout import BOARD_HALF_HEIGHT, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, GLYPH_PITCH
-from pairs.pixels import SIZE, Mask, chroma, hue_scores, ramp
 from pairs.render import PALETTE, STROKE, Array, letter_colour
 from pairs.scene import Colour
 

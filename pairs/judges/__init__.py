@@ -1,0 +1,1 @@
+"""Judges: scores of pictures against prompts."""

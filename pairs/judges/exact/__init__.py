@@ -1,0 +1,1 @@
+"""The exact judge of the procedural world, which reads pictures without a model."""

@@ -1,0 +1,102 @@
+"""Settings of a judge, and their arguments on command lines. Imports no torch."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pairs.judges.errors import JudgeError
+
+Kind = Literal["exact", "endpoint", "local"]
+AT_ONCE = 8
+SECONDS = 60.0
+SOURCE_HELP = (
+    "exact, for the procedural world; the URL of an OpenAI-compatible endpoint (http://127.0.0.1:8001/v1); or a folder "
+    "or hub id of a vision-language model in transformers' layout"
+)
+MODEL_HELP = "model name at the judge's endpoint"
+KEY_HELP = "API key for the judge's endpoint"
+QUESTIONS_HELP = "JSON file of long prompts' questions, as focusdiff-train questions writes it"
+AT_ONCE_HELP = "questions asked at once: of an endpoint, or in a batch of a local model"
+SECONDS_HELP = "time limit of a request to the judge's endpoint"
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Which judge to open.
+
+    source: "exact", the base URL of an endpoint with /v1, or a folder or hub id of a vision-language model.
+    model, key: at an endpoint.
+    questions: file of long prompts' questions (`pairs.judges.vlm.questions`).
+    at_once: questions asked at once.
+    seconds: time limit of a request to an endpoint.
+
+    Raises:
+        JudgeError: a setting is invalid, missing or of another kind of judge.
+    """
+
+    source: str = "exact"
+    model: str | None = None
+    key: str = field(default="none", repr=False)
+    questions: Path | None = None
+    at_once: int = AT_ONCE
+    seconds: float = SECONDS
+
+    def __post_init__(self) -> None:
+        if self.at_once < 1:
+            raise JudgeError(f"--judge-at-once must be at least 1, not {self.at_once}")
+        if not self.seconds > 0:
+            raise JudgeError(f"--judge-seconds must be above 0, not {self.seconds:g}")
+        if self.kind == "endpoint" and not self.model:
+            raise JudgeError(f"--judge-model must name the model at {self.source}")
+        if self.kind != "endpoint" and self.model:
+            raise JudgeError(f"--judge-model names a model at an endpoint, but --judge is {self.source}")
+        if self.kind == "exact" and self.questions:
+            raise JudgeError("--judge-questions are asked of a vision-language model, but --judge is exact")
+        if self.kind == "local" and not self._is_folder and not self._may_be_hub_id:
+            raise JudgeError(f"--judge: no folder {self.source!r}; it must be {SOURCE_HELP}")
+
+    @property
+    def kind(self) -> Kind:
+        if self.source == "exact":
+            return "exact"
+        return "endpoint" if self.source.startswith(("http://", "https://")) else "local"
+
+    @property
+    def _is_folder(self) -> bool:
+        return Path(self.source).expanduser().is_dir()
+
+    @property
+    def _may_be_hub_id(self) -> bool:
+        return self.source.count("/") == 1 and not self.source.startswith((".", "/", "~"))
+
+
+def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `judge_settings` reads."""
+    group = parser.add_argument_group("judge")
+    group.add_argument("--judge", default="exact", metavar="JUDGE", help=f"{SOURCE_HELP} (default: exact)")
+    group.add_argument("--judge-model", metavar="NAME", help=MODEL_HELP)
+    group.add_argument("--judge-key", default="none", metavar="KEY", help=KEY_HELP)
+    group.add_argument("--judge-questions", type=Path, metavar="FILE", help=QUESTIONS_HELP)
+    group.add_argument(
+        "--judge-at-once", type=int, default=AT_ONCE, metavar="N", help=f"{AT_ONCE_HELP} (default: %(default)s)"
+    )
+    group.add_argument(
+        "--judge-seconds", type=float, default=SECONDS, metavar="S", help=f"{SECONDS_HELP} (default: %(default)g)"
+    )
+
+
+def judge_settings(arguments: argparse.Namespace) -> JudgeSettings:
+    """Settings from parsed arguments.
+
+    Raises:
+        JudgeError: one is invalid.
+    """
+    return JudgeSettings(
+        source=arguments.judge,
+        model=arguments.judge_model,
+        key=arguments.judge_key,
+        questions=arguments.judge_questions,
+        at_once=arguments.judge_at_once,
+        seconds=arguments.judge_seconds,
+    )
