@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from pairs.smoothing import running_mean
 from serve.backends.registry import Registry
 from tests.thread_backend import ThreadBackend
 from train.curve import Curve
@@ -43,6 +45,11 @@ def test_a_plot_spans_its_values() -> None:
     assert points([(10, 1.0), (20, 2.0), (30, 5.0)], 1.0, 5.0) == "0.0,72.0 120.0,54.0 240.0,0.0"
     assert points([(1, 3.0), (2, 3.0)], 3.0, 3.0) == "0.0,72.0 240.0,72.0"
     assert points([(5, 3.0)], 3.0, 3.0) == "0.0,72.0"
+
+
+def test_a_running_mean_by_hand() -> None:
+    assert running_mean([0.0, 3.0, 6.0, 1.0], reach=1) == pytest.approx([1.5, 3.0, 10 / 3, 3.5])
+    assert running_mean([2.0]) == [2.0]
 
 
 def test_only_known_values_are_drawn() -> None:

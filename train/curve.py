@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pairs.files import write_atomically
+from pairs.smoothing import running_mean
 
 Row = dict[str, float]
 _COLUMNS = 4  # of plots
@@ -14,7 +15,7 @@ _COLUMNS = 4  # of plots
 class Curve:
     """Rows of values by step; the key `step` is in every row.
 
-    Written as `curve.csv`, and drawn as `curve.png`.
+    Written as `curve.csv`, and drawn as `curve.png`, each with its running mean.
 
     Args:
         folder: of both files.
@@ -72,7 +73,9 @@ class Curve:
         for place, name in enumerate(names):
             axis = figure.add_subplot(lines, columns, place + 1)
             rows = [row for row in self.rows if name in row]
-            axis.plot([row["step"] for row in rows], [row[name] for row in rows])
+            steps, values = [row["step"] for row in rows], [row[name] for row in rows]
+            axis.plot(steps, values, alpha=0.3, linewidth=1)
+            axis.plot(steps, running_mean(values), color="C0")
             axis.set(title=name, xlabel="step")
             axis.grid(alpha=0.3)
         figure.savefig(path, format="png", dpi=100)

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from html import escape
-from statistics import mean
 
 import gradio as gr
 
+from pairs.smoothing import running_mean
 from ui.api import Api, ApiFailure, Curve
 
 _SECONDS = 5  # between updates; a run writes its values with each checkpoint
 _SHOWN = ("reward", "s_a", "s_g", "loss", "live samples", "kl", "entropy", "gradient norm", "ground truth logprob")
 _WIDTH, _HEIGHT = 240, 72  # of a plot, in its own units
-_SMOOTHED = 10  # steps on either side that the strong line averages
 
 
 def build_training(url: str, key: gr.Textbox) -> None:
@@ -45,7 +44,7 @@ def _plot(name: str, steps: Sequence[int], values: Sequence[float | None]) -> st
     known = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
     numbers = [value for _, value in known]
     low, high = min(numbers), max(numbers)
-    averages = [mean(numbers[max(0, i - _SMOOTHED) : i + _SMOOTHED + 1]) for i in range(len(numbers))]
+    averages = running_mean(numbers)
     smooth = [(step, average) for (step, _), average in zip(known, averages, strict=True)]
     return (
         f"<figure><figcaption>{escape(name)} <b>{averages[-1]:.3g}</b></figcaption>"
