@@ -138,7 +138,8 @@ def _measure(run: Run, recipe: Part | None, trained: Janus, start: Janus, cost: 
         given_prompt,
         unconditional,
         drift(trained, start, cases, first, SETTINGS[PRIMARY]),
-        provenance(device="cpu", dtype=trained.dtype),
+        # results are published, and the command names the user's folders
+        {name: value for name, value in provenance(device="cpu", dtype=trained.dtype).items() if name != "command"},
         {name: (one.own, one.noticed) for name, one in scores.items()},
     )
 
