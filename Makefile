@@ -14,7 +14,7 @@ serve: $(VENV)/.serve
 
 # Two workers with a thread each: threads that wait for each other take the cores from other tests.
 test: $(VENV)/.dev
-	@echo "every test, on the CPU: 12 minutes on two cores"
+	@echo "every test, on the CPU: 7 to 12 minutes on two cores"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.dev

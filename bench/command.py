@@ -115,10 +115,10 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     from bench.quality.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.quality.reconstruction import reconstruction_scores
     from model.checkpoints.load import load_from
-    from model.provenance import provenance
     from pairs.judges.opening import open_judge
     from pairs.scores import mean
     from pairs.world import World
+    from train.provenance import provenance
     from train.tiny.recipe import load_recipe
 
     for scale in arguments.guidance:
@@ -175,8 +175,8 @@ def compare_results(arguments: argparse.Namespace) -> None:
 def judge_check(arguments: argparse.Namespace) -> None:
     """Print the exact judge's scores for right, wrong and damaged scenes."""
     from bench.quality.judge_check import check, sample_pairs, table
-    from model.provenance import provenance
     from pairs.world import World
+    from train.provenance import provenance
 
     place = provenance(device="cpu", dtype="uint8")
     print(f"exact judge, commit {place['commit']}, {place['command']}")

@@ -116,6 +116,6 @@ def _library(device: torch.device, dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def pictures_at_once(image_size: int, device: torch.device, *, in_c: bool = False) -> int:
-    """How many pictures are decoded together, by PyTorch or in C."""
+    """Number of pictures that are decoded in one call, by PyTorch or by the C functions."""
     on_cpu = _PIXELS_AT_ONCE_IN_C if in_c else _PIXELS_AT_ONCE_ON_CPU
     return max(1, (on_cpu if device.type == "cpu" else _PIXELS_AT_ONCE) // image_size**2)

@@ -144,7 +144,7 @@ def test_an_unknown_repository_or_revision_is_one_line(
 
 
 def test_a_configuration_is_found_without_downloading_weights(hub: str, tmp_path: Path) -> None:
-    """What `focusdiff-train grpo --plan` reads."""
+    """`--plan` needs config.json only, and must not download gigabytes for it."""
     found = subprocess.run(
         [
             sys.executable,

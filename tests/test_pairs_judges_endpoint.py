@@ -22,7 +22,7 @@ def test_probabilities_of_all_spellings_are_added() -> None:
 
 
 def test_a_missing_word_has_the_bound_of_its_probability() -> None:
-    """That of the least probable token, or what the tokens leave: some servers list few."""
+    """A missing word has at most the probability of the least likely token, and at most what all tokens leave."""
     told = [("No", math.log(0.9)), ("a", math.log(0.01)), ("b", math.log(0.001))]
     assert yes_probability(told) == pytest.approx(0.001 / 0.901)
     assert yes_probability([("Yes", math.log(0.9))]) == pytest.approx(0.9 / 1.0)

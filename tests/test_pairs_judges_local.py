@@ -33,7 +33,7 @@ def vlm(folder: Path) -> LocalVlm:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    """Of one tile, four and more, so that rows have different lengths."""
+    """Pictures of one, four and more tiles, so that the rows of a batch differ in length."""
     noise = np.random.default_rng(0)
     sizes = [(28, 28), (56, 56), (100, 28), (28, 28)]
     return [Image.fromarray(noise.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]

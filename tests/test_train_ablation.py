@@ -97,8 +97,8 @@ def short(small_folder: Path) -> Study:
     """A study of four steps at most, from the small model, on three cases."""
     return study(
         seeds=[0, 1],
-        starts={str(small_folder): 1.0},
-        tuning={"factors": [1.0, 100.0]},
+        starts={str(small_folder): 0.5},
+        tuning={"factors": [2.0, 200.0]},
         grpo={"steps": 2, "rollout": {"pairs": 1, "samples": 2}, "output": {"save_every": 1}},
         sft={"steps": 3, "batch_size": 4, "warmup": 1},
     )
@@ -133,6 +133,10 @@ def test_runs_are_kept_resumed_and_not_repeated(
     results = dict(made.perform(jobs=1))
     assert performed == ["sft/rate-1", "sft/rate-100", "frozen/seed-0", "sft/seed-0", "sft/seed-1"]
     assert dict(made.perform(jobs=1)) == {}
+    trials, runs = ([run for run in results if run.case_set == case_set] for case_set in ("validation", "test"))
+    assert [run.factor for run in trials] == [1.0, 100.0]  # twice the start's factor, and 200 times
+    best = max(trials, key=lambda run: results[run].s_g("guidance 2").mean())
+    assert {run.factor for run in runs if run.arm == "sft"} == {best.factor}
     by_key = {str(run.key.relative_to(small_folder.name)): result for run, result in results.items()}
     frozen, trained = by_key["frozen/seed-0"], by_key["sft/seed-0"]
     assert frozen.drift == pytest.approx(0, abs=1e-6)

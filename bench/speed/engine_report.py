@@ -9,7 +9,7 @@ from bench.speed.engine import Timing, Workload, poisson, preview_cost, profile,
 from bench.speed.geometry import random_janus
 from model.checkpoints.load import load
 from model.device import choose_device
-from model.provenance import provenance
+from train.provenance import provenance
 
 
 def report(

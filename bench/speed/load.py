@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from bench.speed.clients import PROMPT, TIMEOUT_SECONDS, Answer, arrive, saturate
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.server_process import ServerProcess, free_port, running, serve_command
-from model.provenance import provenance
 from pairs.scores import mean
+from train.provenance import provenance
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from bench.speed.server_process import free_port, running, serve_command
-from model.provenance import provenance
+from train.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 
 from bench.speed.training import time_passes, time_rollouts, time_steps
 from model.checkpoints.load import load
-from model.provenance import provenance
 from train.grpo.recipe import load_recipe
+from train.provenance import provenance
 
 
 def report(*, model: str, recipe: str, device: str, threads: int, steps: int, rounds: int) -> Iterator[str]:

@@ -23,7 +23,7 @@ SECONDS_HELP = "time limit of a request to the judge's endpoint"
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Which judge to open.
+    """Settings that decide which judge is opened.
 
     source: "exact", the base URL of an endpoint with /v1, or a folder or hub id of a vision-language model.
     model, key: at an endpoint.

@@ -42,17 +42,18 @@ class Ablation:
 
     @property
     def trials(self) -> list[Run]:
-        """Trials of all rate factors of all arms that train."""
+        """Trials of all arms that train, with the study's rate factors times the start's."""
         tuning = self.study.tuning
         trained = [arm for arm in self.arms if self.study.arms[arm].method != "none"]
-        return [Run(self.start, arm, tuning.seed, one, "validation") for arm in trained for one in tuning.factors]
+        factors = [self.study.starts[self.start] * one for one in tuning.factors]
+        return [Run(self.start, arm, tuning.seed, factor, "validation") for arm in trained for factor in factors]
 
     @property
     def runs(self) -> list[Run]:
         """Runs of all arms with all seeds, one seed after the other; the trials must be finished."""
         factors = {arm: self.chosen_factor(arm) for arm in self.arms}
         return [
-            Run(self.start, arm, seed, self.study.starts[self.start] * factors[arm], "test")
+            Run(self.start, arm, seed, factors[arm], "test")
             for seed in self.seeds
             for arm in self.arms
             if self.study.arms[arm].method != "none" or seed == self.seeds[0]
@@ -76,7 +77,7 @@ class Ablation:
         found: dict[str, list[Result]] = {arm: [] for arm in self.arms}
         for arm in self.arms:
             try:
-                factor = self.study.starts[self.start] * self.chosen_factor(arm)
+                factor = self.chosen_factor(arm)
             except RecipeError:
                 continue  # its trials are not finished
             runs = [Run(self.start, arm, seed, factor, "test") for seed in self.seeds]

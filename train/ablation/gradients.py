@@ -134,7 +134,7 @@ class Gradients:
         return gradient
 
     def _alignments(self, number: int, directions: Tensor) -> dict[str, list[float]]:
-        """Of a pair, by arm: products with all directions, and the square."""
+        """By arm: products of a pair's gradient with all chunks' true gradients, then its square."""
         samples = cache(lambda reward: self._samples(reward, number))
         rows = {}
         for arm, recipe in self._recipes.items():

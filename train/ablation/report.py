@@ -33,7 +33,7 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """Which arm is better, if that can be told."""
+        """`after` is "better" or "worse" than `before`, or the difference is "not resolved"."""
         if self.adjusted >= _LEVEL:
             return "not resolved"
         return "better" if self.gain.value > 0 else "worse"

@@ -28,10 +28,10 @@ _OWN = ("first_0", "first_1", "second_0", "second_1")  # prompt and picture
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took.
+    """Cost of a run.
 
-    core_minutes: computed by its process in all steps, without loading and measuring.
-    updates: of the weights.
+    core_minutes: processor time of all training steps; loading and evaluation are not included.
+    updates: updates of the weights.
     pictures: ground-truth pictures trained on.
     rollouts: pictures drawn.
     judge_calls: pictures judged.
@@ -46,7 +46,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run.
+    """Measures of a finished run, and what identifies it.
 
     diversity: by sampling settings, see `CaseScores.diversity`.
     given_prompt, unconditional: negative log-likelihood of fresh pictures, in nats per code.

@@ -12,7 +12,6 @@ import torch
 from model.checkpoints.load import load
 from model.janus import Janus
 from model.params import SamplingParams
-from model.provenance import provenance
 from pairs.contact_sheet import contact_sheet
 from pairs.files import write_atomically
 from pairs.judges.settings import JudgeSettings
@@ -26,6 +25,7 @@ from train.data.opening import DataSettings, open_source
 from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.plan import plan
 from train.grpo.run import train as train_grpo
+from train.provenance import provenance
 from train.ranks import ALONE
 from train.recipe import Part
 from train.sft.recipe import SFTRecipe

@@ -26,10 +26,10 @@ class Arm(Part):
 
 
 class Tuning(Part):
-    """How each arm's learning rates are chosen.
+    """Trials that choose the learning rates of each arm.
 
-    factors: of all rates of the arm; each is tried once.
-    seed: of the trials.
+    factors: the arm's rates are multiplied by each of these once.
+    seed: of all trials.
     """
 
     factors: tuple[float, ...]

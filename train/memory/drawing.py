@@ -17,7 +17,7 @@ from train.memory.weightless import WeightlessJanus
 def drawing_parts(
     janus: WeightlessJanus, device: torch.device, params: SamplingParams, *, prompts: int, at_once: int
 ) -> Iterator[Part]:
-    """What the engine takes to read the prompts of a step, keeps of them, and takes to decode pictures.
+    """Memory for reading the prompts of a step, for what is kept of them, and for decoding pictures.
 
     Args:
         janus: the model.
@@ -51,7 +51,7 @@ def drawing_parts(
 
 
 def encoding_part(janus: WeightlessJanus) -> Part:
-    """What the image tokenizer takes to encode a picture of the data."""
+    """Memory for encoding one picture of the data."""
     with janus.mode, Ledger(lambda _: "pictures") as ledger:
         ImageTokenizer(janus, native=False).encode(torch.zeros(1, 3, janus.image_size, janus.image_size))
     return Part("drawing", "pictures", ledger.peak["pictures"], "1 is encoded at once")

@@ -17,7 +17,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def counted(numbers: int) -> str:
-    """How many numbers there are, in thousands, millions or billions."""
+    """A count as text, in thousands, millions or billions."""
     size, unit = next(
         (size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if numbers >= size or unit == "k"
     )

@@ -1,4 +1,4 @@
-"""What `--plan` prints."""
+"""The report of `--plan`."""
 
 import argparse
 import sys

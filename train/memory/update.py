@@ -14,7 +14,7 @@ from train.weights.weights import Weights
 def update_parts(
     janus: WeightlessJanus, weights: Weights, loss: Callable[[], Tensor], *, pictures: int, rows: int
 ) -> Iterator[Part]:
-    """What is held at the largest moment of a forward and backward pass.
+    """Peak memory of a forward and backward pass, by part.
 
     Gradients are added to those of earlier micro-batches and freed, as they are in all but a step's first pass.
 

@@ -43,7 +43,7 @@ class VlmJudge:
         return () if self._questions is None else self._questions.of(prompt)
 
     def _texts(self, prompt: str) -> tuple[str, ...]:
-        """What the model is asked about a prompt; nothing if it cannot be judged."""
+        """Questions for a prompt, as the model gets them; none for a long prompt that the file lacks."""
         if own := self._own(prompt):
             return tuple(OWN_QUESTION.format(question=question) for question in own)
         if self._questions is not None and is_long(prompt):

@@ -89,7 +89,7 @@ class QuestionFile:
             )
 
     def report(self, writer: VisionModel, prices: Prices) -> str:
-        """What the file has, and what the latest call of `write` cost."""
+        """Numbers of prompts and questions in the file, and the cost of the latest `write`."""
         count = sum(map(len, self.by_prompt.values()))
         lines = [f"{self._file}: {len(self.by_prompt):,} prompts, {count:,} questions"]
         if self._unusable:
