@@ -4,12 +4,13 @@ import signal
 import sys
 
 from model.cli import run_command
-from serve.config import Settings, read_settings
+from serve.settings.reading import read_settings
+from serve.settings.server import Settings
 
 
 def main() -> None:
     """Entry point of the console script."""
-    run_command(lambda: serve(read_settings(sys.argv[1:])))
+    run_command(lambda: serve(read_settings(Settings, sys.argv[1:])))
 
 
 def serve(settings: Settings) -> None:

@@ -11,10 +11,10 @@ import uvicorn
 
 from serve.backends.registry import Registry
 from serve.backends.watch import follow
-from serve.config import Settings
 from serve.http.app import create_app
 from serve.http.metrics import Metrics
 from serve.http.store import Store
+from serve.settings.server import Settings
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05

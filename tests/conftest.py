@@ -31,10 +31,11 @@ from model.vector_math import warm_up_vector_math
 from pairs.world import World
 from serve.backends.loader import ProcessLoader
 from serve.backends.registry import Registry
-from serve.config import ModelSource, Settings
 from serve.http.app import create_app
 from serve.http.metrics import Metrics
 from serve.http.store import Store
+from serve.settings.model_source import ModelSource
+from serve.settings.server import Settings
 from tests.ended import Ended
 from tests.thread_backend import ThreadBackend
 from tests.vlm_endpoint import VlmEndpoint

@@ -18,9 +18,10 @@ from serve.backends.errors import NotRunning, QueueFull
 from serve.backends.generation import Generation
 from serve.backends.loader import ProcessLoader
 from serve.backends.protocol import Backend
-from serve.config import ModelSource, Settings
 from serve.engine.events import Ended, Event, Finished, Preview, Queued, Started
 from serve.engine.job import Job
+from serve.settings.model_source import ModelSource
+from serve.settings.server import Settings
 from tests.thread_backend import ThreadBackend
 
 PARAMS = SamplingParams(guidance_scale=3, temperature=1, top_k=0)

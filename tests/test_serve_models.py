@@ -30,7 +30,8 @@ from serve.backends.engine_backend import EngineBackend
 from serve.backends.loader import ProcessLoader
 from serve.backends.registry import Registry
 from serve.backends.watch import follow, newest_checkpoint
-from serve.config import ModelSource, Settings
+from serve.settings.model_source import ModelSource
+from serve.settings.server import Settings
 from tests.thread_backend import ThreadBackend
 from tests.tools import needs_compiler
 

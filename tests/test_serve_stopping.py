@@ -21,9 +21,10 @@ from torch import Tensor
 from model.checkpoints.load import load
 from model.janus import Janus
 from serve.backends.registry import Registry
-from serve.config import ModelSource, Settings
 from serve.http.store import Store
 from serve.server import Server, listen
+from serve.settings.model_source import ModelSource
+from serve.settings.server import Settings
 from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"

@@ -7,7 +7,8 @@ from model.errors import CheckpointError
 from serve.backends.engine_backend import EngineBackend
 from serve.backends.messages import LoadModel
 from serve.backends.process import EngineProcess
-from serve.config import ModelSource, Settings
+from serve.settings.engine import EngineSettings
+from serve.settings.model_source import ModelSource
 
 
 class ProcessLoader:
@@ -18,7 +19,7 @@ class ProcessLoader:
         on_death: called once an engine has died.
     """
 
-    def __init__(self, settings: Settings, *, on_death: Callable[[], None]) -> None:
+    def __init__(self, settings: EngineSettings, *, on_death: Callable[[], None]) -> None:
         self._settings = settings
         self._on_death = on_death
         self._open: set[EngineBackend] = set()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from serve.backends.model_info import ModelInfo
-from serve.config import ModelSource
 from serve.engine.events import Event
 from serve.engine.job import Job
+from serve.settings.model_source import ModelSource
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from serve.backends.errors import LastModel, NameTaken, NoModel, UnknownModel
 from serve.backends.protocol import Backend
-from serve.config import ModelSource
+from serve.settings.model_source import ModelSource
 
 logger = logging.getLogger("focusdiff")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import NoRoom
 from serve.backends.errors import BackendError
 from serve.backends.registry import Registry
-from serve.config import ModelSource
+from serve.settings.model_source import ModelSource
 
 logger = logging.getLogger("focusdiff")
 _LONGEST_PAUSE = 60.0  # seconds between attempts to load a checkpoint that does not fit into memory

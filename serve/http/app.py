@@ -17,7 +17,6 @@ from starlette.types import Scope
 
 from pairs.judges.opening import open_judge
 from serve.backends.registry import Registry
-from serve.config import Settings
 from serve.http.connection import ClientGone
 from serve.http.errors import ApiError, InvalidRequest, NotFound, TooLarge
 from serve.http.guards.body_limit import BodyLimit
@@ -34,6 +33,7 @@ from serve.http.routes.pairs import pairs_router
 from serve.http.routes.training import training_router
 from serve.http.service import Service, keys_of
 from serve.http.store import Store
+from serve.settings.server import Settings
 
 logger = logging.getLogger("focusdiff")
 Task = Callable[[], Coroutine[Any, Any, None]]

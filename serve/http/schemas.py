@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool
 
 from model.params import MAX_SEED, MIN_TEMPERATURE
-from serve.config import MAX_IMAGES
+from serve.settings.engine import MAX_IMAGES
 
 MAX_PROMPT_CHARACTERS = 4000
 

@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from serve.backends.errors import LastModel, NameTaken, UnknownModel
 from serve.backends.registry import Served
-from serve.config import ModelSource
 from serve.http.errors import Conflict, InvalidRequest, ModelNotFound
 from serve.http.guards.keys import Caller
 from serve.http.schemas import ModelEntry, ModelList
 from serve.http.service import ERRORS, Service, caller_of
+from serve.settings.model_source import ModelSource
 
 
 class LoadRequest(BaseModel):
-    """`POST /admin/models`: fields of `serve.config.ModelSource`; `replace` replaces the model of that name."""
+    """`POST /admin/models`: fields of `serve.settings.model_source.ModelSource`; `replace` replaces the model of that name."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"source": "run/tiny/tiny", "replace": True}]}

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from serve.config import ConfigError, ModelSource, Settings, read_settings
+from serve.settings.model_source import ModelSource
+from serve.settings.reading import ConfigError, read_settings
+from serve.settings.server import Settings
 
 
 def test_flags_override_the_environment_which_overrides_the_file(
@@ -19,23 +21,23 @@ def test_flags_override_the_environment_which_overrides_the_file(
     file.write_text('port = 1\nslots = 1\nqueue = 21\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("FOCUSDIFF_SLOTS", "2")
     monkeypatch.setenv("FOCUSDIFF_QUEUE", "22")
-    settings = read_settings(["--config", str(file), "--queue", "23"])
+    settings = read_settings(Settings, ["--config", str(file), "--queue", "23"])
     assert (settings.port, settings.slots, settings.queue, settings.host) == (1, 2, 23, "0.0.0.0")
     monkeypatch.setenv("FOCUSDIFF_CONFIG", str(file))
-    assert read_settings([]).port == 1
+    assert read_settings(Settings, []).port == 1
 
 
 def test_models_by_flag_environment_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, base = ModelSource(name="tiny", source="tiny"), ModelSource(name="base", source="tiny-base")
-    assert read_settings([]).models == (tiny,)
-    assert read_settings(["--model", "tiny", "--model", "base=tiny-base"]).models == (tiny, base)
-    assert read_settings(["--model", "tiny,base=tiny-base"]).models == (tiny, base)
+    assert read_settings(Settings, []).models == (tiny,)
+    assert read_settings(Settings, ["--model", "tiny", "--model", "base=tiny-base"]).models == (tiny, base)
+    assert read_settings(Settings, ["--model", "tiny,base=tiny-base"]).models == (tiny, base)
     monkeypatch.setenv("FOCUSDIFF_MODELS", "base=tiny-base")
-    assert read_settings([]).models == (base,)
+    assert read_settings(Settings, []).models == (base,)
     monkeypatch.delenv("FOCUSDIFF_MODELS")
     file = tmp_path / "serve.toml"
     file.write_text('[[models]]\nname = "focus"\nsource = "owner/name"\nweights = "focus.pt"\n')
-    (one,) = read_settings(["--config", str(file)]).models
+    (one,) = read_settings(Settings, ["--config", str(file)]).models
     assert (one.name, one.source, one.weights) == ("focus", "owner/name", Path("focus.pt"))
 
 
@@ -49,7 +51,7 @@ def test_common_settings_fill_in_what_a_model_leaves_out(tmp_path: Path) -> None
     file.write_text(
         'tokenizer = "a"\n[[models]]\nname = "x"\nsource = "x"\n[[models]]\nname="y"\nsource="y"\ntokenizer="b"'
     )
-    assert [one.tokenizer for one in read_settings(["--config", str(file)]).sources] == ["a", "b"]
+    assert [one.tokenizer for one in read_settings(Settings, ["--config", str(file)]).sources] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_common_settings_fill_in_what_a_model_leaves_out(tmp_path: Path) -> None
 )
 def test_an_unusable_value_is_a_one_line_error_that_names_the_setting(arguments: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as error:
-        read_settings(arguments)
+        read_settings(Settings, arguments)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -78,16 +80,18 @@ def test_a_broken_file_and_an_unknown_setting_are_named(tmp_path: Path) -> None:
     file = tmp_path / "serve.toml"
     file.write_text("slotts = 3\n")
     with pytest.raises(ConfigError, match="slotts"):
-        read_settings(["--config", str(file)])
+        read_settings(Settings, ["--config", str(file)])
     file.write_text("slots = = 3\n")
     with pytest.raises(ConfigError, match=r"serve\.toml"):
-        read_settings(["--config", str(file)])
+        read_settings(Settings, ["--config", str(file)])
 
 
 def test_keys_come_from_settings_and_file_and_are_never_shown(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# of the team\nsecret-b\n\nsecret-c\n")
-    settings = read_settings(["--api-keys", "secret-a", "--api-keys-file", str(file), "--admin-key", "secret-d"])
+    settings = read_settings(
+        Settings, ["--api-keys", "secret-a", "--api-keys-file", str(file), "--admin-key", "secret-d"]
+    )
     assert [key.get_secret_value() for key in settings.keys] == ["secret-a", "secret-b", "secret-c"]
     assert "secret" not in settings.model_dump_json() + repr(settings)
     file.write_text("# none yet\n")

@@ -1,0 +1,1 @@
+"""Settings of the commands that serve; no module here imports torch."""

@@ -1,0 +1,150 @@
+"""Settings of `focusdiff-serve`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AnyUrl, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pairs.files import user_file
+from pairs.judges.settings import (
+    AT_ONCE,
+    AT_ONCE_HELP,
+    KEY_HELP,
+    MODEL_HELP,
+    QUESTIONS_HELP,
+    SECONDS,
+    SECONDS_HELP,
+    SOURCE_HELP,
+    JudgeSettings,
+)
+from serve.settings.engine import EngineSettings, split
+from serve.settings.reading import PREFIX, ConfigError
+
+
+class Settings(EngineSettings, BaseSettings):
+    """Frozen settings of `focusdiff-serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="focusdiff-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_shortcuts={"models": "model"},
+        env_ignore_empty=True,
+    )
+
+    aliases: dict[str, str] = Field(
+        default={}, description="other names of served models, as ALIAS=NAME (gpt-image-1=tiny)"
+    )
+    watch: Path | None = Field(
+        default=None, description="folder of a training run; its newest complete checkpoint is also served"
+    )
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    public_url: AnyUrl | None = Field(
+        default=None, description="URL of the server for clients, used for links in answers"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins of web pages that may call the API (https://example.org)"
+    )
+    max_body_mib: float = Field(default=32, gt=0, description="largest request body in MiB")
+
+    request_seconds: float = Field(default=600, gt=0, description="time limit of a request in seconds")
+    drain_seconds: float = Field(
+        default=60, ge=0, description="time in seconds to finish accepted requests when stopping"
+    )
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="keys accepted from clients; safer in the environment or a file than as a flag"
+    )
+    api_keys_file: Path | None = Field(default=None, description="file with more API keys, one per line")
+    admin_key: SecretStr | None = Field(default=None, description="key for the /admin routes, which are off without it")
+    rate_limit: str | None = Field(default=None, description="limit on images per API key: 60/minute, 1000/hour")
+
+    store: str | None = Field(
+        default=None,
+        description="folder or fsspec URL for pictures of response_format url (default: a temporary folder)",
+    )
+    store_seconds: float = Field(default=3600, gt=0, description="seconds for which stored pictures are kept")
+    store_mib: float = Field(default=1024, gt=0, description="MiB of stored pictures; the oldest are removed first")
+    upscale: Literal["lanczos"] | None = Field(
+        default=None, description="enlarge pictures to requested sizes above the model's own"
+    )
+    judge: str | None = Field(default=None, description=f"judge of pictures: {SOURCE_HELP}")
+    judge_model: str | None = Field(default=None, description=MODEL_HELP)
+    judge_key: SecretStr = Field(default=SecretStr("none"), description=KEY_HELP)
+    judge_questions: Path | None = Field(default=None, description=QUESTIONS_HELP)
+    judge_at_once: int = Field(default=AT_ONCE, description=AT_ONCE_HELP)
+    judge_seconds: float = Field(default=SECONDS, description=SECONDS_HELP)
+
+    ui: bool = Field(default=True, description="serve the demo page at /")
+    votes: Path = Field(default=user_file("votes.sqlite"), description="SQLite file for the demo's votes")
+    paircomp: Path | None = Field(default=None, description="PairComp.json, to choose pairs from on the demo page")
+    log_prompts: bool = Field(default=False, description="write prompts to the log")
+
+    config: Path | None = Field(default=None, description="TOML file with any of these settings")
+    print_config: bool = Field(default=False, description="print the settings as JSON and exit")
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split(value)
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d* ?/ ?(second|minute|hour|day)", value):
+            raise ValueError("must be a number of images a second, minute, hour or day: 60/minute")
+        return value
+
+    @model_validator(mode="after")
+    def _aliases_fit(self) -> Self:
+        names = [model.name for model in self.models]
+        for alias, name in self.aliases.items():
+            if name not in names:
+                raise ValueError(f"alias {alias!r} stands for {name!r}, which is not served")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_can_be_opened(self) -> Self:
+        _ = self.judge_settings
+        return self
+
+    @property
+    def judge_settings(self) -> JudgeSettings | None:
+        """Settings of the judge, if there is one; raises JudgeError if one is invalid."""
+        if self.judge is None:
+            return None
+        return JudgeSettings(
+            source=self.judge,
+            model=self.judge_model,
+            key=self.judge_key.get_secret_value(),
+            questions=self.judge_questions,
+            at_once=self.judge_at_once,
+            seconds=self.judge_seconds,
+        )
+
+    @property
+    def keys(self) -> tuple[SecretStr, ...]:
+        """Client keys, including those of `api_keys_file`.
+
+        Raises:
+            ConfigError: the file cannot be read or holds no key.
+        """
+        if self.api_keys_file is None:
+            return self.api_keys
+        try:
+            lines = [line.strip() for line in self.api_keys_file.read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"api_keys_file: {error}") from None
+        keys = [SecretStr(line) for line in lines if line and not line.startswith("#")]
+        if not keys:
+            raise ConfigError(f"api_keys_file: {self.api_keys_file} holds no key")
+        return (*self.api_keys, *keys)
