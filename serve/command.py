@@ -2,10 +2,16 @@
 
 import signal
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from model.cli import run_command
-from serve.settings.reading import read_settings
+from serve.settings.reading import ConfigError, read_settings
 from serve.settings.server import Settings
+
+if TYPE_CHECKING:
+    from serve.backends.loader import ProcessLoader
+    from serve.backends.triton.loader import TritonLoader
 
 
 def main() -> None:
@@ -22,10 +28,7 @@ def serve(settings: Settings) -> None:
     # end the process like SIGTERM until the server handles SIGINT: an import may swallow a KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    from serve.backends.loader import ProcessLoader
-
-    loader = ProcessLoader(settings, on_death=lambda: server.die())
-    loader.start_ahead(len(settings.sources))  # they import while this process imports
+    loader = _loader(settings, on_death=lambda: server.die())
 
     import tempfile
 
@@ -44,6 +47,21 @@ def serve(settings: Settings) -> None:
         raise server.failure
     if server.died:
         sys.exit(1)  # so that a supervisor restarts the server
+
+
+def _loader(settings: Settings, *, on_death: Callable[[], None]) -> "ProcessLoader | TritonLoader":
+    if settings.backend == "triton":
+        try:
+            from serve.backends.triton.loader import TritonLoader
+        except ImportError as error:
+            raise ConfigError(f"--backend triton needs pip install 'focusdiff[triton]' ({error})") from None
+        return TritonLoader(settings)
+
+    from serve.backends.loader import ProcessLoader
+
+    loader = ProcessLoader(settings, on_death=on_death)
+    loader.start_ahead(len(settings.sources))  # they import while this process imports
+    return loader
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
+from transformers import PreTrainedTokenizerBase
+
 from model.errors import PromptError
 from model.prompt import encode_prompt
 from serve.backends.errors import NotRunning, QueueFull
@@ -73,15 +75,15 @@ class EngineBackend:
         on_death: Callable[[], None] = lambda: None,
         on_close: Callable[[], object] = lambda: None,
     ) -> None:
-        self._loaded = loaded
+        self.loaded = loaded
         self._link = link
-        self._queue_limit = queue_limit
+        self.queue_limit = queue_limit
         self._on_death = on_death
         self._on_close = on_close
         self._numbers = count()
         self._lock = threading.Lock()
         self._accepted: dict[int, _Accepted] = {}
-        self._wait_seconds = 0.0  # of the latest report
+        self.wait_seconds = 0.0  # estimated wait of a job, in the latest report
         self._closing = False
         self._dead = False
         self._thread = threading.Thread(target=self._listen, name="reports", daemon=True)
@@ -89,12 +91,12 @@ class EngineBackend:
 
     @property
     def info(self) -> ModelInfo:
-        return self._loaded.info
+        return self.loaded.info
 
     @property
     def held_bytes(self) -> int:
         """Memory of weights, tables and KV cache, in bytes."""
-        return self._loaded.held_bytes
+        return self.loaded.held_bytes
 
     @property
     def state(self) -> BackendState:
@@ -106,17 +108,22 @@ class EngineBackend:
     def stats(self) -> Stats:
         """Counts of accepted jobs, as of their latest events."""
         with self._lock:
-            return Stats(sum(job.running for job in self._accepted.values()), self._waiting, self._loaded.slots)
+            return Stats(sum(job.running for job in self._accepted.values()), self._waiting, self.loaded.slots)
 
     @property
     def _waiting(self) -> int:
         return sum(job.waiting for job in self._accepted.values())
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the model; raises PromptError if it has none."""
+        if self.loaded.tokenizer is None:
+            raise PromptError(f"{self.info.name} has no tokenizer; name one with --tokenizer")
+        return self.loaded.tokenizer
+
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
-        if self._loaded.tokenizer is None:
-            raise PromptError(f"{name} is text, but {self.info.name} has no tokenizer; name one with --tokenizer")
-        return encode_prompt(self._loaded.tokenizer, prompt, name=name, limit=self._loaded.max_prompt_tokens)
+        return encode_prompt(self.tokenizer, prompt, name=name, limit=self.loaded.max_prompt_tokens)
 
     def submit(self, job: Job) -> Generation:
         """Accept a job: its generation gets every event up to `Ended`.
@@ -129,10 +136,10 @@ class EngineBackend:
             if self.state != "ready":
                 raise NotRunning(f"the engine is {self.state}")
             waiting = self._waiting
-            excess = waiting + job.images - self._queue_limit
+            excess = waiting + job.images - self.queue_limit
             if excess > 0:
                 # the queue empties evenly: there is room when this share of it is gone
-                raise QueueFull(waiting, self._wait_seconds * min(1.0, excess / max(1, waiting)))
+                raise QueueFull(waiting, self.wait_seconds * min(1.0, excess / max(1, waiting)))
             number = next(self._numbers)
             generation = Generation(job, self.info, cancel=lambda: self._cancel(number))
             self._accepted[number] = _Accepted(generation, job.images)
@@ -192,7 +199,7 @@ class EngineBackend:
     def _take(self, report: Report) -> None:
         """Count a report and hand its events on."""
         with self._lock:
-            self._wait_seconds = report.wait_seconds
+            self.wait_seconds = report.wait_seconds
             for number, event in report.events:
                 job = self._accepted.get(number)
                 if job is None:

@@ -7,7 +7,7 @@ from serve.backends.generation import Generation
 from serve.backends.model_info import ModelInfo
 from serve.engine.job import Job
 
-BackendState = Literal["ready", "draining", "dead"]
+BackendState = Literal["ready", "unreachable", "draining", "dead"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ class Backend(Protocol):
 
     @property
     def state(self) -> BackendState:
-        """Jobs are accepted while ready. A draining backend finishes those it has."""
+        """Jobs are accepted while ready. A draining backend finishes those it has.
+
+        Unreachable: what draws is elsewhere, and may come back. Dead: this process must be started again.
+        """
 
     @property
     def stats(self) -> Stats: ...

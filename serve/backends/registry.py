@@ -14,7 +14,7 @@ from serve.settings.model_source import ModelSource
 
 logger = logging.getLogger("focusdiff")
 
-ServerState = Literal["ready", "loading", "draining", "dead"]
+ServerState = Literal["ready", "loading", "unreachable", "draining", "dead"]
 Loader = Callable[[ModelSource], Backend]  # blocks; raises ValueError with a message for people
 
 
@@ -57,12 +57,15 @@ class Registry:
 
     @property
     def state(self) -> ServerState:
-        """Dead if any engine is: a supervisor must restart the process then."""
+        """Dead if any engine is: a supervisor must restart the process then. Unreachable if no model can be drawn."""
         if any(served.backend.state == "dead" for served in self.all):
             return "dead"
         if self._draining:
             return "draining"
-        return "ready" if self._served and not self.loading else "loading"
+        if not self._served or self.loading:
+            return "loading"
+        unreachable = all(served.backend.state == "unreachable" for served in self._served.values())
+        return "unreachable" if unreachable else "ready"
 
     @property
     def served(self) -> Mapping[str, Served]:

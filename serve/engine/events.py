@@ -58,7 +58,7 @@ class Failed:
     reason: str
 
 
-Cause = Literal["deadline", "engine died", "stopping"]
+Cause = Literal["deadline", "queue full", "engine died", "stopping"]
 
 
 @dataclass(frozen=True)

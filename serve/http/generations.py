@@ -7,7 +7,7 @@ from opentelemetry import trace
 from serve.backends.generation import Generation
 from serve.engine.events import Ended, Event, Failed, Finished, Preview
 from serve.engine.job import Job
-from serve.http.errors import ApiError, DeadlinePassed, GenerationFailed, Unavailable
+from serve.http.errors import ApiError, Busy, DeadlinePassed, GenerationFailed, Unavailable
 from serve.http.metrics import Metrics
 
 
@@ -42,6 +42,8 @@ def _error(event: Event, job: Job) -> ApiError | None:
             return GenerationFailed(f"image {index} (seed {job.seeds[index]}): {reason}")
         case Ended("deadline", reason):
             return DeadlinePassed(reason)
+        case Ended("queue full", reason):
+            return Busy(f"{reason}; try again later", code="queue_full", retry_after=1)
         case Ended("engine died" | "stopping", reason):
             return Unavailable(reason)
     return None

@@ -204,7 +204,7 @@ class ModelList(BaseModel):
 class Health(BaseModel):
     """State of the server; `/health` and `/health/ready` answer 503 unless it is ready."""
 
-    status: Literal["ready", "loading", "draining", "dead"]
+    status: Literal["ready", "loading", "unreachable", "draining", "dead"]
     models: list[str]
 
 

@@ -22,6 +22,8 @@ from pairs.judges.settings import (
 from serve.settings.engine import EngineSettings, split
 from serve.settings.reading import PREFIX, ConfigError
 
+_OF_ENGINES = {"watch", *EngineSettings.model_fields} - {"models", "log_level", "log_format"}
+
 
 class Settings(EngineSettings, BaseSettings):
     """Frozen settings of `focusdiff-serve`."""
@@ -55,6 +57,16 @@ class Settings(EngineSettings, BaseSettings):
         default=(), description="origins of web pages that may call the API (https://example.org)"
     )
     max_body_mib: float = Field(default=32, gt=0, description="largest request body in MiB")
+
+    backend: Literal["engine", "triton"] = Field(
+        default="engine", description="what draws: engines of this server's own, or Triton servers"
+    )
+    triton_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="gRPC address of a Triton server, as host:8001; repeat for several"
+    )
+    triton_silence_seconds: float = Field(
+        default=10, gt=0, description="seconds without an answer after which a Triton server is given up"
+    )
 
     request_seconds: float = Field(default=600, gt=0, description="time limit of a request in seconds")
     drain_seconds: float = Field(
@@ -92,7 +104,7 @@ class Settings(EngineSettings, BaseSettings):
     config: Path | None = Field(default=None, description="TOML file with any of these settings")
     print_config: bool = Field(default=False, description="print the settings as JSON and exit")
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "cors_origins", "triton_url", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split(value)
@@ -110,6 +122,19 @@ class Settings(EngineSettings, BaseSettings):
         for alias, name in self.aliases.items():
             if name not in names:
                 raise ValueError(f"alias {alias!r} stands for {name!r}, which is not served")
+        return self
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> Self:
+        if self.backend == "engine" and self.triton_url:
+            raise ValueError("triton_url needs --backend triton")
+        if self.backend == "triton":
+            if not self.triton_url:
+                raise ValueError("--backend triton needs --triton-url host:8001")
+            if given := sorted(_OF_ENGINES & self.model_fields_set):
+                raise ValueError(
+                    f"{given[0]} is a setting of engines: give it to focusdiff-triton, not to a front of Triton"
+                )
         return self
 
     @model_validator(mode="after")

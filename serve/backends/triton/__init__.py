@@ -1,0 +1,1 @@
+"""Drawing by Triton servers, seen from the front: the client's side of `serve.triton`."""

@@ -1,0 +1,222 @@
+"""A model drawn by Triton servers, any of which may fail. Imports no torch."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from itertools import count
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from model.prompt import encode_prompt
+from serve.backends.errors import NotRunning, QueueFull
+from serve.backends.generation import Generation
+from serve.backends.model_info import ModelInfo
+from serve.backends.protocol import BackendState, Stats
+from serve.backends.triton.connection import Lost, Refused
+from serve.backends.triton.fleet import Fleet, NoServer
+from serve.backends.triton.loop_thread import LoopThread
+from serve.backends.triton.progress import Progress
+from serve.backends.triton.server import TritonServer
+from serve.backends.triton.wire import Description
+from serve.engine.events import Cause, Ended
+from serve.engine.job import Job
+
+logger = logging.getLogger("focusdiff")
+_RETURN_SECONDS = 30.0  # for which an accepted job waits until a server is ready
+_STARTS = 2  # a job that was being drawn on so many servers that failed may be what makes them fail
+_ATTEMPTS = 10  # at all, started or not
+
+
+class TritonBackend:
+    """One model on one or several Triton servers. Keeps nothing that would be lost if it were started anew.
+
+    A job goes to the ready server with the fewest unfinished images of ours. If that server fails, the unfinished
+    images are drawn on another: with the same seeds they are the same pictures.
+
+    Args:
+        name: public name of the model.
+        fleet: its servers; used by this backend only, and described.
+        thread: of the fleet's event loop.
+        on_close: called when all jobs have ended and the connections are closed.
+    """
+
+    def __init__(
+        self, name: str, fleet: Fleet, thread: LoopThread, *, on_close: Callable[[], object] = lambda: None
+    ) -> None:
+        assert fleet.description is not None
+        self._name = name
+        self._fleet = fleet
+        self._thread = thread
+        self._on_close = on_close
+        self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(fleet.description.tokenizer))
+        self._numbers = count()
+        self._lock = threading.Lock()
+        self._accepted: dict[int, Progress] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # used on the fleet's event loop
+        self._closing = False
+
+    @property
+    def info(self) -> ModelInfo:
+        return replace(self._description.info, name=self._name)
+
+    @property
+    def state(self) -> BackendState:
+        if self._closing:
+            return "draining"
+        return "ready" if self._fleet.ready else "unreachable"
+
+    @property
+    def stats(self) -> Stats:
+        """Counts of our accepted jobs, as of their latest events; slots of the servers that are ready."""
+        with self._lock:
+            running = sum(len(job.running) for job in self._accepted.values())
+            return Stats(running, self._waiting, sum(server.pulse.slots for server in self._fleet.ready))
+
+    def encode(self, prompt: str, *, name: str) -> list[int]:
+        """Token ids of a prompt; raises PromptError, which names the field."""
+        return encode_prompt(self._tokenizer, prompt, name=name, limit=self._description.max_prompt_tokens)
+
+    def submit(self, job: Job) -> Generation:
+        """Accept a job: its generation gets every event up to `Ended`.
+
+        Raises:
+            QueueFull: too many images wait, ours or all that the servers have.
+            NotRunning: no server is ready, or the backend is closing.
+        """
+        with self._lock:
+            if self._closing:
+                raise NotRunning("the server is draining")
+            ready = self._fleet.ready
+            if not ready:
+                raise NotRunning(f"no Triton server is ready: {self._fleet.trouble}")
+            waiting = max(self._waiting, sum(server.pulse.waiting for server in ready))
+            excess = waiting + job.images - self._description.queue * len(ready)
+            if excess > 0:
+                wait = min(server.pulse.wait_seconds for server in ready)
+                raise QueueFull(waiting, wait * min(1.0, excess / max(1, waiting)))
+            number = next(self._numbers)
+            generation = Generation(job, self.info, cancel=lambda: self._cancel(number))
+            self._accepted[number] = progress = Progress(generation)
+        self._thread.call(lambda: self._start(number, progress))
+        return generation
+
+    def abandon(self) -> None:
+        """End every accepted job with cause "stopping"."""
+        self._end_all("stopping", "the server is stopping")
+
+    def kill(self) -> None:
+        """End every accepted job with cause "engine died"."""
+        self._end_all("engine died", "the server was killed")
+
+    def close(self) -> None:
+        """Finish the accepted jobs, then close the connections. Blocks."""
+        with self._lock:
+            self._closing = True
+        self._thread.run(self._finish())
+        self._on_close()
+
+    @property
+    def _description(self) -> Description:
+        assert self._fleet.description is not None
+        return self._fleet.description
+
+    @property
+    def _waiting(self) -> int:
+        return sum(job.waiting for job in self._accepted.values())
+
+    def _cancel(self, number: int) -> None:
+        with self._lock:
+            self._accepted.pop(number, None)
+        self._thread.call(lambda: self._stop(number))
+
+    def _end_all(self, cause: Cause, reason: str) -> None:
+        with self._lock:
+            ended = dict(self._accepted)
+            self._accepted.clear()
+        for number, progress in ended.items():
+            self._thread.call(partial(self._stop, number))
+            progress.generation.put(Ended(cause, reason))
+
+    # what follows runs on the fleet's event loop
+
+    def _start(self, number: int, progress: Progress) -> None:
+        self._tasks[number] = asyncio.create_task(self._run(number, progress))
+
+    def _stop(self, number: int) -> None:
+        if number in self._tasks:
+            self._tasks[number].cancel()
+
+    async def _finish(self) -> None:
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._fleet.close()
+
+    async def _run(self, number: int, progress: Progress) -> None:
+        ended = Ended("engine died", "something broke here; the server's log says what")
+        try:
+            ended = await self._draw_in_time(progress)
+        except Exception:
+            logger.exception("a job broke")
+        finally:
+            del self._tasks[number]
+            with self._lock:
+                accepted = self._accepted.pop(number, None)
+            if accepted is not None:
+                progress.generation.put(ended)
+
+    async def _draw_in_time(self, progress: Progress) -> Ended:
+        deadline = progress.generation.job.deadline
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                return await self._draw(progress)
+        except TimeoutError:
+            return Ended("deadline", "the deadline passed")
+
+    async def _draw(self, progress: Progress) -> Ended:
+        """Draw a job to its end, on as many servers as it takes."""
+        refused: set[TritonServer] = set()
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                server = await self._fleet.choose(refused, seconds=_RETURN_SECONDS)
+            except NoServer as error:
+                return Ended("engine died", f"no Triton server is ready: {error}")
+            if server is None:
+                return Ended("queue full", reason)
+            try:
+                ended = await self._draw_on(server, progress)
+            except Refused as error:
+                reason = str(error)
+                if error.refusal.cause == "queue full":
+                    refused.add(server)
+                    continue
+                if error.refusal.cause == "invalid":
+                    logger.error("%s refuses a job of ours: %s", server.url, reason)
+                    return Ended("engine died", reason)
+            except Lost as error:
+                reason = str(error)
+            else:
+                if ended.cause in (None, "deadline"):
+                    return ended
+                reason = ended.reason
+            if not progress.unfinished:
+                return Ended()
+            server.suspect(reason)
+            if progress.starts >= _STARTS:
+                break
+            logger.warning("%s: %s; %d images are drawn elsewhere", server.url, reason, progress.unfinished)
+        return Ended("engine died", reason)
+
+    async def _draw_on(self, server: TritonServer, progress: Progress) -> Ended:
+        async with aclosing(server.draw(progress)) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    return event
+                with self._lock:
+                    progress.take(event)
+        raise Lost("the server ended its answers early")

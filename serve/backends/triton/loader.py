@@ -1,0 +1,79 @@
+"""Models on Triton servers into backends. Imports no torch."""
+
+import logging
+import time
+
+from model.errors import CheckpointError
+from serve.backends.triton.backend import TritonBackend
+from serve.backends.triton.fleet import Fleet
+from serve.backends.triton.loop_thread import LoopThread
+from serve.backends.triton.names import triton_name
+from serve.settings.model_source import ModelSource
+from serve.settings.server import Settings
+
+logger = logging.getLogger("focusdiff")
+_POLL_SECONDS = 0.1
+_LOG_SECONDS = 30.0
+
+
+class TritonLoader:
+    """Connects models to the servers that draw them; called from one thread at a time. `source` is the Triton name.
+
+    Args:
+        settings: servers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._thread: LoopThread | None = None
+        self._open: set[TritonBackend] = set()
+        self._stopped = False
+
+    def __call__(self, source: ModelSource) -> TritonBackend:
+        """Wait until a server is ready to draw a model, and return its backend.
+
+        Raises:
+            CheckpointError: no server has such a model, or the server is stopping.
+        """
+        if self._thread is None:
+            self._thread = LoopThread()
+        thread = self._thread
+        fleet = thread.run(self._connect(source))
+        try:
+            self._wait(fleet, source)
+        except BaseException:
+            thread.run(fleet.close())
+            self._close_thread()
+            raise
+        backend = TritonBackend(source.name, fleet, thread, on_close=lambda: self._closed(backend))
+        self._open.add(backend)
+        return backend
+
+    def stop(self) -> None:
+        """End a load that is under way, which then fails; from any thread."""
+        self._stopped = True
+
+    async def _connect(self, source: ModelSource) -> Fleet:
+        settings = self._settings
+        return Fleet(settings.triton_url, triton_name(source.source), silence_seconds=settings.triton_silence_seconds)
+
+    def _wait(self, fleet: Fleet, source: ModelSource) -> None:
+        logged = time.monotonic()
+        while not fleet.ready:
+            if self._stopped:
+                raise CheckpointError(f"{source.name} was not loaded: the server is stopping")
+            if fleet.unknown:
+                raise CheckpointError(f"no model {triton_name(source.source)!r} there: {fleet.trouble}")
+            if time.monotonic() - logged > _LOG_SECONDS:
+                logged = time.monotonic()
+                logger.warning("waiting for %s: %s", source.name, fleet.trouble)
+            time.sleep(_POLL_SECONDS)
+
+    def _closed(self, backend: TritonBackend) -> None:
+        self._open.discard(backend)
+        self._close_thread()
+
+    def _close_thread(self) -> None:
+        if not self._open and self._thread is not None:
+            self._thread.close()
+            self._thread = None

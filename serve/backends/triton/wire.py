@@ -1,0 +1,126 @@
+"""What a Triton server and its clients say to each other. Imports no torch.
+
+A request is one tensor, `request`: JSON as UINT8 [bytes]. Answers are streamed, and have up to three tensors:
+
+event     JSON as UINT8 [bytes], always
+picture   UINT8 [height, width, 3], with previews and finished images, if `format` is "raw"
+file      UINT8 [bytes], the same as PNG, JPEG or WebP, if `format` names one of these
+
+Draw      answered by a job's events (`serve.engine.events`), from "queued" to "ended"
+Beat      answered by one Pulse
+Describe  answered by one Description
+
+A request that cannot be carried out is answered by Triton's error, whose message is a Refusal.
+"""
+
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from model.params import MAX_SEED, SamplingParams
+from serve.backends.model_info import ModelInfo
+from serve.engine.events import Ended, Event, Failed, Finished, Preview, Queued, Started
+from serve.settings.engine import MAX_IMAGES
+
+_EVENTS: dict[str, type[Event]] = {
+    "queued": Queued,
+    "started": Started,
+    "preview": Preview,
+    "finished": Finished,
+    "failed": Failed,
+    "ended": Ended,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Draw(_Message):
+    """Draw one image for each seed. Sampling settings that are not given are the model's own.
+
+    prompt, negative_prompt: text, or token ids with the frame included. Without a negative prompt, guidance uses the
+        unconditional row.
+    preview_rows: after how many rows of codes a preview is wanted.
+    seconds: until the job fails; None is never. Not a moment, since clocks of two machines differ.
+    format: of the pictures.
+    """
+
+    kind: Literal["draw"] = "draw"
+    prompt: str | tuple[int, ...]
+    negative_prompt: str | tuple[int, ...] | None = None
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(min_length=1, max_length=MAX_IMAGES)
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    preview_rows: frozenset[int] = frozenset()
+    seconds: float | None = None
+    format: Literal["raw", "png", "jpeg", "webp"] = "raw"
+
+    def sampling(self, default: SamplingParams) -> SamplingParams:
+        """Sampling settings; raises ValueError if one is out of its range."""
+        return default.override(
+            guidance_scale=self.guidance_scale, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
+        )
+
+
+class Beat(_Message):
+    """Ask for the load."""
+
+    kind: Literal["beat"] = "beat"
+
+
+class Describe(_Message):
+    """Ask for everything that clients need to know of the model."""
+
+    kind: Literal["describe"] = "describe"
+
+
+Request = TypeAdapter[Draw | Beat | Describe](Annotated[Draw | Beat | Describe, Field(discriminator="kind")])
+
+
+class Pulse(_Message):
+    """Whether the engine draws, the images of all clients, and the estimated wait of a job submitted now."""
+
+    ready: bool
+    running: int = 0
+    waiting: int = 0
+    slots: int = 0
+    wait_seconds: float = 0.0
+
+
+class Description(_Message):
+    """A model: facts, limits, and its tokenizer as the `tokenizers` library writes it."""
+
+    info: ModelInfo
+    tokenizer: str
+    max_prompt_tokens: int
+    slots: int
+    queue: int
+
+
+class Refusal(_Message):
+    """Why a request is not carried out; `waiting` and `wait_seconds` describe a full queue."""
+
+    cause: Literal["invalid", "queue full", "not running"]
+    reason: str
+    waiting: int = 0
+    wait_seconds: float = 0.0
+
+
+def event_as_json(event: Event) -> dict[str, Any]:
+    """Plain values of an event, without its picture."""
+    plain = {field.name: getattr(event, field.name) for field in fields(event) if field.name != "picture"}
+    return {"type": _NAMES[type(event)], **plain}
+
+
+def event_of_json(plain: dict[str, Any], picture: Image.Image | None) -> Event:
+    """Event of `event_as_json`'s values and its picture."""
+    kind = _EVENTS[plain.pop("type")]
+    lists = {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
+    pictures = {} if picture is None else {"picture": picture}
+    return kind(**{**plain, **lists, **pictures})

@@ -1,0 +1,1 @@
+"""Our engine as a model of NVIDIA's Triton Inference Server; `serve.backends.triton` is its client."""

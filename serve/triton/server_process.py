@@ -1,0 +1,33 @@
+"""The end of Triton's process, of which this one is a part.
+
+A Triton server that is killed leaves the processes of its models running, and its shared memory allocated.
+"""
+
+import os
+import select
+import threading
+from pathlib import Path
+
+_SHARED = Path("/dev/shm")
+
+
+def end_with_server() -> None:
+    """End this process, at once, when the one that started it ends; then remove the memory that they shared.
+
+    Waits for the process, and not for the thread that started this one: Triton's loading thread ends earlier.
+    """
+    server = os.pidfd_open(os.getppid())
+    threading.Thread(target=_wait, args=(server,), name="server", daemon=True).start()
+
+
+def _wait(server: int) -> None:
+    select.select([server], [], [])  # a pidfd is readable when its process has ended
+    for region in _shared_regions():
+        region.unlink(missing_ok=True)
+    os._exit(1)
+
+
+def _shared_regions() -> set[Path]:
+    """Files of shared memory that this process has mapped."""
+    mapped = {Path(line.split()[5]) for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/" in line}
+    return {path for path in mapped if path.parent == _SHARED}
