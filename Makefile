@@ -7,6 +7,10 @@ MODEL ?= tiny
 SERVED = $(if $(filter file,$(origin MODEL)),tiny tiny-base,$(MODEL))
 PORT ?= 8000
 
+# A Triton server for the tests: one wheel, apart from the other packages. There is none but for Linux on x86-64.
+TRITON = [ "$$(uname -sm)" != "Linux x86_64" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --no-deps --upgrade --target $(VENV)/triton nvidia-pytriton==0.7.0
+
 .PHONY: serve test check bench train clean
 
 serve: $(VENV)/.serve
@@ -49,4 +53,5 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(TRITON)
 	touch $@ $(VENV)/.serve $(VENV)/.train

@@ -1,8 +1,8 @@
-"""The contract of every backend, tested with an engine in a thread and in a process."""
+"""The contract of every backend, tested with an engine in a thread, in a process, and behind a Triton server."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,14 +18,17 @@ from serve.backends.errors import NotRunning, QueueFull
 from serve.backends.generation import Generation
 from serve.backends.loader import ProcessLoader
 from serve.backends.protocol import Backend
+from serve.backends.triton.loader import TritonLoader
 from serve.engine.events import Ended, Event, Finished, Preview, Queued, Started
 from serve.engine.job import Job
 from serve.settings.model_source import ModelSource
 from serve.settings.server import Settings
 from tests.thread_backend import ThreadBackend
+from tests.tools import needs_triton
+from tests.triton_process import TritonProcess
 
 PARAMS = SamplingParams(guidance_scale=3, temperature=1, top_k=0)
-QUEUE_LIMIT = 6
+QUEUE_LIMIT = 20
 T = TypeVar("T")
 
 
@@ -34,22 +37,31 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-@pytest.fixture(scope="module", params=["thread", "process"])
-def backend(request: pytest.FixtureRequest, janus: Janus, small_folder: Path) -> Iterator[Backend]:
-    """A backend with two slots and a queue of six images; the last test closes it."""
-    makers: dict[str, Callable[[], Backend]] = {
-        "thread": lambda: ThreadBackend(janus, slots=2, queue_limit=QUEUE_LIMIT),
-        "process": lambda: ProcessLoader(settings(), on_death=lambda: None)(
-            ModelSource(name="small", source=str(small_folder))
-        ),
-    }
-    backend = makers[request.param]()
+@pytest.fixture(scope="module", params=["thread", "process", pytest.param("triton", marks=needs_triton)])
+def backend(
+    request: pytest.FixtureRequest, janus: Janus, small_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    """A backend with two slots and a queue of twenty images; the last test closes it."""
+    source = ModelSource(name="small", source=str(small_folder))
+    triton = None
+    backend: Backend
+    match request.param:
+        case "thread":
+            backend = ThreadBackend(janus, slots=2, queue_limit=QUEUE_LIMIT)
+        case "process":
+            settings = Settings(models=(source,), device="cpu", slots=2, queue=QUEUE_LIMIT)
+            backend = ProcessLoader(settings, on_death=lambda: None)(source)
+        case _:
+            options = ("--slots", "2", "--queue", str(QUEUE_LIMIT))
+            triton = TritonProcess(tmp_path_factory.mktemp("triton"), {"small": small_folder}, *options)
+            triton.wait_until_ready()
+            backend = TritonLoader(Settings(backend="triton", triton_url=(triton.url,)))(
+                ModelSource(name="small", source="small")
+            )
     yield backend
     backend.close()
-
-
-def settings() -> Settings:
-    return Settings.model_construct(device="cpu", slots=2, queue=QUEUE_LIMIT)  # validation demands a longer queue
+    if triton is not None:
+        assert triton.close() == 0, triton.log
 
 
 def job(backend: Backend, prompt: str, *seeds: int, rows: tuple[int, ...] = (), deadline: float | None = None) -> Job:
@@ -126,7 +138,7 @@ def test_a_full_queue_refuses_jobs_and_loses_no_accepted_one(backend: Backend) -
 
 
 def test_cancelling_a_job_frees_its_place_in_the_queue(backend: Backend) -> None:
-    """Five times a job of six images, as many as may wait, is cancelled when its first image starts."""
+    """Five times two jobs of ten images, as many as may wait, are cancelled when their first image starts."""
 
     async def submit(one: Job) -> Generation:
         while True:  # the place in the queue is free after the engine's next step
@@ -137,7 +149,8 @@ def test_cancelling_a_job_frees_its_place_in_the_queue(backend: Backend) -> None
 
     async def leave() -> list[Event]:
         for _ in range(5):
-            async with await submit(job(backend, "a blue star", *range(6))) as generation:
+            first, second = (job(backend, "a blue star", *range(10)) for _ in range(2))
+            async with await submit(first) as generation, await submit(second):
                 async for event in generation:
                     if isinstance(event, Started):
                         break
@@ -146,7 +159,7 @@ def test_cancelling_a_job_frees_its_place_in_the_queue(backend: Backend) -> None
 
     events = wait(leave())
     assert isinstance(events[0], Queued)
-    assert events[0].ahead <= 4  # at most the four images of the cancelled job that had not started
+    assert events[0].ahead <= 18  # at most the images of the cancelled jobs that had not started
     assert isinstance(events[-2], Finished)
 
 

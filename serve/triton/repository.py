@@ -16,6 +16,7 @@ from serve.settings.engine import EngineSettings
 from serve.settings.model_source import ModelSource
 from serve.settings.reading import ConfigError
 
+_OF_ONE_MODEL = {"models", "weights", "tokenizer", "revision"}  # in a source
 _MODEL = """\"\"\"Written by focusdiff-triton. Triton calls the class that is imported here.\"\"\"
 
 from serve.triton.model import TritonPythonModel  # noqa: F401
@@ -31,9 +32,8 @@ def write_repository(folder: Path, settings: EngineSettings) -> list[str]:
     names = []
     for source in settings.sources:
         name = triton_name(source.name)
-        only = settings.model_copy(
-            update={"models": (_placed(source),), "weights": None, "tokenizer": None, "revision": None}
-        )
+        common = settings.model_dump(include=set(EngineSettings.model_fields) - _OF_ONE_MODEL)
+        only = EngineSettings(**common, models=(_placed(source),))
         version = folder / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         _write(version / "model.py", _MODEL)

@@ -60,6 +60,8 @@ class TritonBackend:
         self._accepted: dict[int, Progress] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}  # used on the fleet's event loop
         self._closing = False
+        self._closed = False
+        self._closed_once = threading.Lock()
 
     @property
     def info(self) -> ModelInfo:
@@ -118,8 +120,11 @@ class TritonBackend:
         """Finish the accepted jobs, then close the connections. Blocks."""
         with self._lock:
             self._closing = True
-        self._thread.run(self._finish())
-        self._on_close()
+        with self._closed_once:
+            if not self._closed:
+                self._thread.run(self._finish())
+                self._closed = True
+                self._on_close()
 
     @property
     def _description(self) -> Description:
@@ -213,10 +218,14 @@ class TritonBackend:
         return Ended("engine died", reason)
 
     async def _draw_on(self, server: TritonServer, progress: Progress) -> Ended:
+        ended = None
         async with aclosing(server.draw(progress)) as events:
-            async for event in events:
+            async for event in events:  # to the end of the call, which is not to be cancelled when it is over
                 if isinstance(event, Ended):
-                    return event
+                    ended = event
+                    continue
                 with self._lock:
                     progress.take(event)
-        raise Lost("the server ended its answers early")
+        if ended is None:
+            raise Lost("the server ended its answers early")
+        return ended

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +66,19 @@ class Connection:
 
     async def ask(self, request: BaseModel) -> Answer:
         """Answer to a request that has one; raises like `stream`."""
-        async for answer in self.stream(_once(request)):
-            return answer
-        raise Lost("the server ended the call without an answer")
+        last = None
+        async with aclosing(self.draw(request)) as answers:
+            async for answer in answers:
+                last = answer
+        if last is None:
+            raise Lost("the server ended the call without an answer")
+        return last
 
     async def draw(self, request: BaseModel) -> AsyncGenerator[Answer]:
         """Answers to a request that has several; raises like `stream`."""
-        async for answer in self.stream(_once(request)):
-            yield answer
+        async with aclosing(self.stream(_once(request))) as answers:
+            async for answer in answers:
+                yield answer
 
     async def stream(self, requests: AsyncIterator[BaseModel]) -> AsyncGenerator[Answer]:
         """Send requests and yield the answers. Closing the iterator cancels the requests.

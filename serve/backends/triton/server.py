@@ -40,6 +40,11 @@ class TritonServer:
         self.trouble = "no answer yet"  # why it is not ready
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing was answered for `silence_seconds`, though something was before."""
+        return self.description is not None and time.monotonic() - self._heard >= self._silence
+
+    @property
     def unfinished(self) -> int:
         """Images of ours that are still to be drawn there."""
         return sum(job.unfinished for job in self.jobs)
@@ -53,7 +58,7 @@ class TritonServer:
                 self._set(Pulse(ready=False), str(error))
             except TimeoutError:
                 self._set(Pulse(ready=False), f"no answer for {self._silence:g} seconds")
-            if time.monotonic() - self._heard >= self._silence:
+            if self.silent:
                 self._connection.drop()
             await asyncio.sleep(_BEAT_SECONDS)
 

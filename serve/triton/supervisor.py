@@ -1,0 +1,78 @@
+"""Triton's server as a child process that is ended when one of its models is dead."""
+
+import asyncio
+import ctypes
+import logging
+import signal
+from collections.abc import Mapping, Sequence
+
+from serve.backends.triton.server import TritonServer
+
+logger = logging.getLogger("focusdiff")
+_POLL_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+async def supervise(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    url: str,
+    models: Sequence[str],
+    silence_seconds: float,
+    drain_seconds: float,
+) -> int:
+    """Run Triton until it is told to stop, or until one of its models answers nothing any more.
+
+    Triton goes on, and calls itself ready, when the process of a model has died. Here it is ended then, as a server
+    whose engine has died, so that a supervisor starts it again.
+
+    Args:
+        command, environment: of `serve.triton.launch`.
+        url: host:port of its gRPC service.
+        models: names in Triton.
+        silence_seconds: without an answer, after which a model is dead.
+        drain_seconds: for the other models' requests then.
+
+    Returns:
+        Triton's exit code; 1 if a model was dead.
+    """
+    process = await asyncio.create_subprocess_exec(*command, env=environment, preexec_fn=_end_with_parent)
+    stopping = asyncio.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sign, _stop, process, stopping)
+    servers = [TritonServer(url, model, silence_seconds=silence_seconds, on_change=lambda: None) for model in models]
+    watching = [asyncio.create_task(server.watch()) for server in servers]
+    ended = asyncio.create_task(process.wait())
+    try:
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=_POLL_SECONDS)
+            dead = [server for server in servers if server.silent]
+            if dead and not stopping.is_set() and not ended.done():
+                logger.error("ending Triton: %s", "; ".join(server.trouble for server in dead))
+                await _end(process, drain_seconds=0 if len(dead) == len(servers) else drain_seconds)
+                return 1
+        return ended.result()
+    finally:
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        await asyncio.gather(*[server.close() for server in servers])
+
+
+def _stop(process: asyncio.subprocess.Process, stopping: asyncio.Event) -> None:
+    stopping.set()
+    process.terminate()
+
+
+async def _end(process: asyncio.subprocess.Process, *, drain_seconds: float) -> None:
+    if drain_seconds > 0:
+        process.terminate()
+        await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=drain_seconds)
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
