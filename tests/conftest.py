@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from model.prompt import special_ids
 from model.vector_math import warm_up_vector_math
 from pairs.world import World
 from serve.backends.loader import ProcessLoader
+from serve.backends.protocol import Backend
 from serve.backends.registry import Registry
+from serve.backends.triton.loader import TritonLoader
 from serve.http.app import create_app
 from serve.http.metrics import Metrics
 from serve.http.store import Store
@@ -38,6 +41,8 @@ from serve.settings.model_source import ModelSource
 from serve.settings.server import Settings
 from tests.ended import Ended
 from tests.thread_backend import ThreadBackend
+from tests.tools import needs_triton
+from tests.triton_process import TritonProcess
 from tests.vlm_endpoint import VlmEndpoint
 from train.data.scenes import SceneSource
 from train.tiny.network import build_network
@@ -214,7 +219,7 @@ class Served:
 def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
     """Make an application from backends and settings; returns it and its registry of models."""
 
-    def make(*backends: ThreadBackend, **settings: Any) -> tuple[FastAPI, Registry]:
+    def make(*backends: Backend, **settings: Any) -> tuple[FastAPI, Registry]:
         sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
         chosen = Settings(models=tuple(sources), **settings)
         models = Registry(ProcessLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
@@ -230,6 +235,55 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
 def serve_on_socket(make_app: Callable[..., tuple[FastAPI, Registry]]) -> Callable[..., Served]:
     """`make_app` on a socket: `with serve_on_socket(backend, …) as served`; closes the backends at the end."""
     return lambda *backends, **settings: Served(*make_app(*backends, **settings))
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Path:
+    """The small checkpoint with a guidance scale of 1."""
+    janus = load(small_folder, device="cpu")
+    folder = tmp_path_factory.mktemp("other") / "other"
+    save(replace(janus, sampling=janus.sampling.override(guidance_scale=1)), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory, small_folder: Path, other_folder: Path) -> Iterator[TritonProcess]:
+    """A Triton server of the small checkpoint and the other, with four slots and a queue of twenty images each."""
+    models = {"small": small_folder, "other": other_folder}
+    triton = TritonProcess(tmp_path_factory.mktemp("triton"), models, "--slots", "4", "--queue", "20")
+    triton.wait_until_ready()
+    yield triton
+    assert triton.close() == 0, triton.log
+
+
+@pytest.fixture(scope="module", params=["engine", pytest.param("triton", marks=needs_triton)])
+def load_backend(
+    request: pytest.FixtureRequest, small_folder: Path, other_folder: Path
+) -> Iterator[Callable[[str], Backend]]:
+    """Load the model "small" or "other", into an engine of this process and behind a Triton server."""
+    opened: list[Backend] = []
+    if request.param == "triton":
+        triton: TritonProcess = request.getfixturevalue("triton")
+        loader = TritonLoader(Settings(backend="triton", triton_url=(triton.url,)))
+
+    def load_one(name: str) -> Backend:
+        if request.param == "triton":
+            backend: Backend = loader(ModelSource(name=name, source=name))
+        else:
+            janus = load({"small": small_folder, "other": other_folder}[name], device="cpu")
+            backend = ThreadBackend(janus, slots=4, queue_limit=20)
+        opened.append(backend)
+        return backend
+
+    yield load_one
+    for backend in opened:
+        backend.close()
+
+
+@pytest.fixture(scope="module")
+def either_backend(load_backend: Callable[[str], Backend]) -> Backend:
+    """Backend of the small checkpoint, with an engine of this process and behind a Triton server."""
+    return load_backend("small")
 
 
 @pytest.fixture

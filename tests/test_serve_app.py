@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from pairs.picture_file import read_metadata
+from serve.backends.protocol import Backend
 from serve.backends.registry import Registry
 from serve.command import main
 from serve.http.planning import job_of
@@ -41,16 +42,9 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def backend(janus: Janus) -> Iterator[ThreadBackend]:
-    backend = ThreadBackend(janus)
-    yield backend
-    backend.close()
-
-
 @pytest.fixture
-def client(backend: ThreadBackend, make_app: MakeApp) -> TestClient:
-    return TestClient(make_app(backend)[0], raise_server_exceptions=False)
+def client(either_backend: Backend, make_app: MakeApp) -> TestClient:
+    return TestClient(make_app(either_backend)[0], raise_server_exceptions=False)
 
 
 def pictures(answer: dict[str, Any]) -> list[Image.Image]:
@@ -91,10 +85,10 @@ def test_formats_carry_the_settings_that_made_them(client: TestClient, kind: str
 
 
 @pytest.mark.parametrize(("partials", "rows"), [(0, []), (1, [4]), (2, [3, 5]), (3, [2, 4, 6]), (7, [*range(1, 8)])])
-def test_previews_are_spread_evenly_over_the_rows(backend: ThreadBackend, partials: int, rows: list[int]) -> None:
+def test_previews_are_spread_evenly_over_the_rows(either_backend: Backend, partials: int, rows: list[int]) -> None:
     """Expected preview rows of a picture with eight rows of codes."""
     request = ImageRequest(prompt="a star", stream=True, partial_images=partials)
-    job = job_of(request, backend, {"prompt": "a star"}, (1,), deadline=0.0)
+    job = job_of(request, either_backend, {"prompt": "a star"}, (1,), deadline=0.0)
     assert sorted(job.preview_rows) == rows
 
 
@@ -108,9 +102,9 @@ def test_compression_makes_files_smaller(client: TestClient) -> None:
     assert sizes[0] < sizes[2]
 
 
-def test_other_sizes_need_a_server_that_enlarges_pictures(backend: ThreadBackend, make_app: MakeApp) -> None:
+def test_other_sizes_need_a_server_that_enlarges_pictures(either_backend: Backend, make_app: MakeApp) -> None:
     body = {"prompt": "a blue star", "seed": 5, "size": "1024x1024"}
-    plain, enlarging = (TestClient(make_app(backend, upscale=how)[0]) for how in (None, "lanczos"))
+    plain, enlarging = (TestClient(make_app(either_backend, upscale=how)[0]) for how in (None, "lanczos"))
     assert "enlarged" not in plain.post(IMAGES, json=body).json()["error"]["message"]
     answer = enlarging.post(IMAGES, json=body).json()
     assert answer["size"] == "1024x1024"
@@ -140,9 +134,10 @@ def test_metadata_of_pictures_names_int8_weights(small_folder: Path, make_app: M
 
 
 def test_an_image_that_fails_is_named_and_the_next_request_works(
-    client: TestClient, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
+    small_backend: ThreadBackend, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = backend.engine.decoder
+    client = TestClient(make_app(small_backend)[0], raise_server_exceptions=False)
+    decoder = small_backend.engine.decoder
     step = decoder.step
 
     def poison(*arguments: object) -> Tensor:

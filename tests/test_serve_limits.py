@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from model.checkpoints.load import load
+from serve.backends.protocol import Backend
 from serve.http.errors import Busy, InvalidRequest, NotFound, Unauthorized
 from serve.http.guards.keys import Caller, Keys
 from serve.http.guards.rates import Limiter
@@ -40,9 +41,9 @@ def test_every_key_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPatc
 
 
 def test_api_routes_need_a_key_but_health_metrics_and_docs_do_not(
-    small_backend: ThreadBackend, make_app: Callable[..., Any]
+    either_backend: Backend, make_app: Callable[..., Any]
 ) -> None:
-    client = TestClient(make_app(small_backend, api_keys="right")[0])
+    client = TestClient(make_app(either_backend, api_keys="right")[0])
     for method, path in (
         ("POST", IMAGES),
         ("POST", "/v1/images/pairs"),
@@ -88,10 +89,8 @@ def test_requests_refused_by_the_queue_do_not_count_against_the_rate(
     backend.close()
 
 
-def test_an_exhausted_rate_gives_429_with_retry_after(
-    small_backend: ThreadBackend, make_app: Callable[..., Any]
-) -> None:
-    client = TestClient(make_app(small_backend, rate_limit="2/minute")[0])
+def test_an_exhausted_rate_gives_429_with_retry_after(either_backend: Backend, make_app: Callable[..., Any]) -> None:
+    client = TestClient(make_app(either_backend, rate_limit="2/minute")[0])
     assert client.post(IMAGES, json={"prompt": "a star", "n": 2}).status_code == 200
     answer = client.post(IMAGES, json={"prompt": "a star"})
     assert answer.status_code == 429
@@ -101,9 +100,9 @@ def test_an_exhausted_rate_gives_429_with_retry_after(
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_long_bodies_are_refused_with_and_without_content_length(
-    small_backend: ThreadBackend, make_app: Callable[..., Any], chunked: bool
+    either_backend: Backend, make_app: Callable[..., Any], chunked: bool
 ) -> None:
-    client = TestClient(make_app(small_backend, max_body_mib=0.01)[0])
+    client = TestClient(make_app(either_backend, max_body_mib=0.01)[0])
     body = b'{"prompt": "' + b"x" * 20_000 + b'"}'
     parts = (body[i : i + 1000] for i in range(0, len(body), 1000))
     answer = client.post(IMAGES, content=parts if chunked else body, headers={"content-type": "application/json"})
@@ -111,11 +110,11 @@ def test_long_bodies_are_refused_with_and_without_content_length(
     assert answer.json()["error"]["message"] == "the body must be at most 0.01 MiB"
 
 
-def test_cors_allows_only_the_configured_origins(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
+def test_cors_allows_only_the_configured_origins(either_backend: Backend, make_app: Callable[..., Any]) -> None:
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    closed = TestClient(make_app(small_backend)[0])
+    closed = TestClient(make_app(either_backend)[0])
     assert "access-control-allow-origin" not in closed.options(IMAGES, headers=asked).headers
-    opened = TestClient(make_app(small_backend, cors_origins="https://a.example")[0])
+    opened = TestClient(make_app(either_backend, cors_origins="https://a.example")[0])
     assert opened.options(IMAGES, headers=asked).headers["access-control-allow-origin"] == "https://a.example"
     asked["Origin"] = "https://b.example"
     assert "access-control-allow-origin" not in opened.options(IMAGES, headers=asked).headers

@@ -5,7 +5,6 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,26 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.checkpoints.load import load
-from model.janus import Janus
 from pairs.picture_file import read_metadata
+from serve.backends.protocol import Backend
 from tests.thread_backend import ThreadBackend
 
 
-@pytest.fixture(scope="module")
-def janus(small_folder: Path) -> Janus:
-    return load(small_folder, device="cpu")
-
-
 @pytest.fixture
-def backend(janus: Janus) -> ThreadBackend:
-    return ThreadBackend(janus, slots=4, queue_limit=10)
-
-
-@pytest.fixture
-def served(backend: ThreadBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
+def served(load_backend: Callable[[str], Backend], serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
     settings = {"api_keys": "sk-right", "aliases": {"gpt-image-1": "small"}, "max_body_mib": 0.1, "upscale": "lanczos"}
-    with serve_on_socket(backend, **settings) as served:
+    with serve_on_socket(load_backend("small"), **settings) as served:
         yield served
 
 
@@ -146,7 +134,7 @@ def test_errors_raise_the_clients_own_exceptions(client: openai.OpenAI, served: 
 
 
 def test_the_client_retries_after_a_full_queue(client: openai.OpenAI, served: Any) -> None:
-    """Fourteen images fill slots and queue; the client is refused, but with retries it gets its ten pictures."""
+    """24 images fill slots and queue; the client is refused, but with retries it gets its ten pictures."""
     headers = {"Authorization": "Bearer sk-right"}
     body = {"prompt": "a blue star", "n": 10, "stream": True}
     before = {**body, "n": 4}
@@ -154,8 +142,9 @@ def test_the_client_retries_after_a_full_queue(client: openai.OpenAI, served: An
         httpx.stream("POST", f"{served.url}/v1/images/generations", json=before, headers=headers, timeout=60) as first,
         when_nobody_waits(served),
         httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, headers=headers, timeout=60) as second,
+        httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, headers=headers, timeout=60) as third,
     ):
-        assert (first.status_code, second.status_code) == (200, 200)
+        assert (first.status_code, second.status_code, third.status_code) == (200, 200, 200)
         with pytest.raises(openai.RateLimitError):
             client.images.generate(prompt="a blue star", n=10)
         answer = client.with_options(max_retries=5).images.generate(prompt="a blue star", n=10)
@@ -166,9 +155,9 @@ def test_the_client_retries_after_a_full_queue(client: openai.OpenAI, served: An
 
 
 def test_an_image_that_fails_during_a_stream_raises_in_the_client(
-    client: openai.OpenAI, backend: ThreadBackend, monkeypatch: pytest.MonkeyPatch
+    small_backend: ThreadBackend, serve_on_socket: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder = backend.engine.decoder
+    decoder = small_backend.engine.decoder
     step = decoder.step
 
     def poison(*arguments: object) -> Tensor:
@@ -177,6 +166,10 @@ def test_an_image_that_fails_during_a_stream_raises_in_the_client(
         return logits
 
     monkeypatch.setattr(decoder, "step", poison)
-    stream = client.images.generate(prompt="a blue star", stream=True, partial_images=1, extra_body={"seed": 4})
-    with stream, pytest.raises(openai.APIError, match=r"image 0 \(seed 4\): the model gave a logit"):
+    with (
+        serve_on_socket(small_backend) as served,
+        openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+        client.images.generate(prompt="a blue star", stream=True, partial_images=1, extra_body={"seed": 4}) as stream,
+        pytest.raises(openai.APIError, match=r"image 0 \(seed 4\): the model gave a logit"),
+    ):
         list(stream)

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from model.checkpoints.load import load
+from serve.backends.protocol import Backend
 from tests.thread_backend import ThreadBackend
 
 
 @pytest.mark.long
-def test_schemathesis_finds_no_fault(small_folder: Path, serve_on_socket: Callable[..., Any], tmp_path: Path) -> None:
+def test_schemathesis_finds_no_fault(
+    either_backend: Backend, serve_on_socket: Callable[..., Any], tmp_path: Path
+) -> None:
     """No status 5xx; statuses, content types, headers and bodies as documented; bad data and methods are refused."""
-    backend = ThreadBackend(load(small_folder, device="cpu"), queue_limit=10_000)
     # a valid request to this path starts a process that loads a model, so it gets none of those (test_serve_models.py)
     loading = "/admin/models"
-    with serve_on_socket(backend, judge="exact", admin_key="admin") as served:
+    with serve_on_socket(either_backend, judge="exact", admin_key="admin") as served:
         for chosen in (["--exclude-path", loading], ["--include-path", loading, "--mode", "negative"]):
             command = [sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json", *chosen]
             command += ["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]
@@ -31,9 +32,8 @@ def test_schemathesis_finds_no_fault(small_folder: Path, serve_on_socket: Callab
             assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
 
 
-def test_every_route_has_an_example_that_works(small_folder: Path, make_app: Callable[..., Any]) -> None:
-    backend = ThreadBackend(load(small_folder, device="cpu"))
-    app, _ = make_app(backend, judge="exact")
+def test_every_route_has_an_example_that_works(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
+    app, _ = make_app(small_backend, judge="exact")
     client = TestClient(app)
     schema = client.get("/openapi.json").json()
     tried = 0
@@ -48,4 +48,3 @@ def test_every_route_has_an_example_that_works(small_folder: Path, make_app: Cal
             tried += 1
     assert tried >= 5
     assert client.get("/docs").status_code == 200
-    backend.close()

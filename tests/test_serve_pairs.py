@@ -6,8 +6,7 @@ import json
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pairs.judges.opening import open_judge
 from pairs.judges.settings import JudgeSettings
 from pairs.render import render
 from pairs.scene import Group, Scene
+from serve.backends.protocol import Backend
 from tests.thread_backend import ThreadBackend
 from tests.tiny_vlm import save_tiny_vlm
 
@@ -37,17 +37,13 @@ def janus(small_folder: Path) -> Janus:
 
 
 @pytest.fixture(scope="module")
-def backends(janus: Janus, small_folder: Path) -> Iterator[tuple[ThreadBackend, ThreadBackend]]:
+def backends(load_backend: Callable[[str], Backend]) -> tuple[Backend, Backend]:
     """Two models that differ in their guidance scale."""
-    other = replace(load(small_folder, device="cpu"), name="other", sampling=janus.sampling.override(guidance_scale=1))
-    both = ThreadBackend(janus), ThreadBackend(other)
-    yield both
-    for backend in both:
-        backend.close()
+    return load_backend("small"), load_backend("other")
 
 
 @pytest.fixture
-def client(backends: tuple[ThreadBackend, ThreadBackend], make_app: Callable[..., Any]) -> TestClient:
+def client(backends: tuple[Backend, Backend], make_app: Callable[..., Any]) -> TestClient:
     return TestClient(make_app(*backends, judge="exact")[0], raise_server_exceptions=False)
 
 
@@ -184,7 +180,7 @@ def test_a_failed_judgement_is_null_not_zero(client: TestClient) -> None:
 
 
 def test_pictures_are_judged_by_a_model_of_the_server_itself(
-    backends: tuple[ThreadBackend, ThreadBackend], make_app: Callable[..., Any], tmp_path: Path
+    backends: tuple[Backend, Backend], make_app: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Every picture with every prompt, at its place."""
     folder = tmp_path / "tiny-vlm"
@@ -226,7 +222,7 @@ def test_an_image_that_is_not_base64_of_a_picture_is_named(client: TestClient, i
     assert "images[0][1]" in answer.json()["error"]["message"]
 
 
-def test_judgements_need_a_judge(backends: tuple[ThreadBackend, ThreadBackend], make_app: Callable[..., Any]) -> None:
+def test_judgements_need_a_judge(backends: tuple[Backend, Backend], make_app: Callable[..., Any]) -> None:
     plain = TestClient(make_app(*backends)[0])
     answer = plain.post("/v1/judgements", json={"prompts": ["a"], "images": [[]]})
     assert answer.status_code == 400

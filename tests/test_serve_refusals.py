@@ -1,7 +1,6 @@
 """Refusals of fields, bodies, methods and paths, all in OpenAI's error format."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,25 +8,17 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
-from model.checkpoints.load import load
 from model.params import MAX_SEED
+from serve.backends.protocol import Backend
 from serve.backends.registry import Registry
-from tests.thread_backend import ThreadBackend
 
 IMAGES = "/v1/images/generations"
 MakeApp = Callable[..., tuple[FastAPI, Registry]]
 
 
-@pytest.fixture(scope="module")
-def backend(small_folder: Path) -> Iterator[ThreadBackend]:
-    backend = ThreadBackend(load(small_folder, device="cpu"))
-    yield backend
-    backend.close()
-
-
 @pytest.fixture
-def client(backend: ThreadBackend, make_app: MakeApp) -> TestClient:
-    return TestClient(make_app(backend)[0], raise_server_exceptions=False)
+def client(either_backend: Backend, make_app: MakeApp) -> TestClient:
+    return TestClient(make_app(either_backend)[0], raise_server_exceptions=False)
 
 
 def test_edits_and_variations_are_refused_with_the_reason(client: TestClient) -> None:
@@ -114,9 +105,9 @@ def test_unknown_paths_answer_in_the_same_error_format(client: TestClient) -> No
     ],
 )
 def test_a_page_at_the_root_does_not_hide_404_and_405(
-    backend: ThreadBackend, make_app: MakeApp, method: str, path: str, status: int, said: str
+    either_backend: Backend, make_app: MakeApp, method: str, path: str, status: int, said: str
 ) -> None:
-    app = make_app(backend)[0]
+    app = make_app(either_backend)[0]
     app.mount("/", PlainTextResponse("the page"))
     client = TestClient(app)
     answer = client.request(method, path)
@@ -133,7 +124,7 @@ def test_integer_fields_accept_whole_floats(client: TestClient) -> None:
         assert client.post(IMAGES, json={"prompt": "a star", **wrong}).status_code == 400
 
 
-def test_openapi_declares_a_key_only_if_the_server_needs_one(backend: ThreadBackend, make_app: MakeApp) -> None:
+def test_openapi_declares_a_key_only_if_the_server_needs_one(either_backend: Backend, make_app: MakeApp) -> None:
     for settings, asked in (({}, False), ({"api_keys": "secret"}, True)):
-        schema = TestClient(make_app(backend, **settings)[0]).get("/openapi.json").json()
+        schema = TestClient(make_app(either_backend, **settings)[0]).get("/openapi.json").json()
         assert ("security" in schema["paths"][IMAGES]["post"]) is asked
