@@ -253,7 +253,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory, small_folder: Path, other_f
     triton = TritonProcess(tmp_path_factory.mktemp("triton"), models, "--slots", "4", "--queue", "20")
     triton.wait_until_ready()
     yield triton
-    assert triton.close() == 0, triton.log
+    triton.close()
 
 
 @pytest.fixture(scope="module", params=["engine", pytest.param("triton", marks=needs_triton)])

@@ -38,7 +38,17 @@ class TritonProcess:
         self.url = f"127.0.0.1:{self.grpc_port}"
         ports = ("--grpc-port", self.grpc_port, "--http-port", http_port, "--metrics-port", metrics_port)
         sources = [part for name, source in models.items() for part in ("--model", f"{name}={source}")]
-        serve = (folder / "repository", "--serve", *ports, *sources, "--device", "cpu", *options)
+        serve = (
+            folder / "repository",
+            "--serve",
+            *ports,
+            *sources,
+            "--device",
+            "cpu",
+            "--drain-seconds",
+            "10",
+            *options,
+        )
         self._command = [sys.executable, "-m", "serve.triton.command", *map(str, serve)]
         self._http = ("127.0.0.1", http_port)
         self.start()

@@ -29,6 +29,7 @@ def write_and_serve(settings: TritonSettings) -> None:
         return
 
     import asyncio
+    import os
 
     from serve.logs import set_up_logging
     from serve.triton.launch import Installation
@@ -36,6 +37,7 @@ def write_and_serve(settings: TritonSettings) -> None:
 
     set_up_logging(level=settings.log_level, format=settings.log_format)
     found = Installation.find()
+    shared = f"focusdiff-{os.getpid()}-"
     command = found.command(
         settings.repository.resolve(),
         host=settings.host,
@@ -43,6 +45,7 @@ def write_and_serve(settings: TritonSettings) -> None:
         http_port=settings.http_port,
         metrics_port=settings.metrics_port,
         drain_seconds=settings.drain_seconds,
+        shared=shared,
     )
     url = f"{'127.0.0.1' if settings.host == '0.0.0.0' else settings.host}:{settings.grpc_port}"
     work = supervise(
@@ -52,6 +55,7 @@ def write_and_serve(settings: TritonSettings) -> None:
         models=names,
         silence_seconds=settings.silence_seconds,
         drain_seconds=settings.drain_seconds,
+        shared=shared,
     )
     code = asyncio.run(work)
     if code:

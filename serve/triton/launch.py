@@ -60,7 +60,15 @@ class Installation:
         return {**os.environ, "PATH": path, "PYTHONPATH": python, "LD_LIBRARY_PATH": libraries}
 
     def command(
-        self, repository: Path, *, host: str, grpc_port: int, http_port: int, metrics_port: int, drain_seconds: float
+        self,
+        repository: Path,
+        *,
+        host: str,
+        grpc_port: int,
+        http_port: int,
+        metrics_port: int,
+        drain_seconds: float,
+        shared: str,
     ) -> list[str]:
         """Command line that serves a repository.
 
@@ -68,6 +76,7 @@ class Installation:
             repository: of `serve.triton.repository`.
             host, grpc_port, http_port, metrics_port: where it listens.
             drain_seconds: for the drawing of accepted requests, once it is told to stop.
+            shared: first part of the names of its shared memory.
 
         Raises:
             OSError: the folder of backends cannot be written.
@@ -81,7 +90,7 @@ class Installation:
             "metrics-address": host,
             "metrics-port": metrics_port,
             "exit-timeout-secs": int(drain_seconds),
-            "backend-config": f"python,shm-region-prefix-name=focusdiff-{os.getpid()}-",
+            "backend-config": f"python,shm-region-prefix-name={shared}",
         }
         if self.backend is not None:
             options["backend-directory"] = self._backends(repository.parent / f".{repository.name}.backends")

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from serve.backends.triton.server import TritonServer
 
@@ -21,6 +22,7 @@ async def supervise(
     models: Sequence[str],
     silence_seconds: float,
     drain_seconds: float,
+    shared: str,
 ) -> int:
     """Run Triton until it is told to stop, or until one of its models answers nothing any more.
 
@@ -33,6 +35,7 @@ async def supervise(
         models: names in Triton.
         silence_seconds: without an answer, after which a model is dead.
         drain_seconds: for the other models' requests then.
+        shared: first part of the names of Triton's shared memory, which it leaves behind when it is killed.
 
     Returns:
         Triton's exit code; 1 if a model was dead.
@@ -58,6 +61,8 @@ async def supervise(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.gather(*[server.close() for server in servers])
+        for region in Path("/dev/shm").glob(f"{shared}*"):
+            region.unlink(missing_ok=True)
 
 
 def _stop(process: asyncio.subprocess.Process, stopping: asyncio.Event) -> None:

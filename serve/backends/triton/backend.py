@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -42,18 +42,14 @@ class TritonBackend:
     Args:
         name: public name of the model.
         fleet: its servers; used by this backend only, and described.
-        thread: of the fleet's event loop.
-        on_close: called when all jobs have ended and the connections are closed.
+        loop: the fleet's.
     """
 
-    def __init__(
-        self, name: str, fleet: Fleet, thread: LoopThread, *, on_close: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, name: str, fleet: Fleet, loop: LoopThread) -> None:
         assert fleet.description is not None
         self._name = name
         self._fleet = fleet
-        self._thread = thread
-        self._on_close = on_close
+        self._loop = loop
         self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(fleet.description.tokenizer))
         self._numbers = count()
         self._lock = threading.Lock()
@@ -66,6 +62,11 @@ class TritonBackend:
     @property
     def info(self) -> ModelInfo:
         return replace(self._description.info, name=self._name)
+
+    @property
+    def servers(self) -> Sequence[TritonServer]:
+        """Its servers, ready or not."""
+        return self._fleet.servers
 
     @property
     def state(self) -> BackendState:
@@ -105,7 +106,7 @@ class TritonBackend:
             number = next(self._numbers)
             generation = Generation(job, self.info, cancel=lambda: self._cancel(number))
             self._accepted[number] = progress = Progress(generation)
-        self._thread.call(lambda: self._start(number, progress))
+        self._loop.call(lambda: self._start(number, progress))
         return generation
 
     def abandon(self) -> None:
@@ -122,9 +123,8 @@ class TritonBackend:
             self._closing = True
         with self._closed_once:
             if not self._closed:
-                self._thread.run(self._finish())
+                self._loop.run(self._finish())
                 self._closed = True
-                self._on_close()
 
     @property
     def _description(self) -> Description:
@@ -138,14 +138,14 @@ class TritonBackend:
     def _cancel(self, number: int) -> None:
         with self._lock:
             self._accepted.pop(number, None)
-        self._thread.call(lambda: self._stop(number))
+        self._loop.call(lambda: self._stop(number))
 
     def _end_all(self, cause: Cause, reason: str) -> None:
         with self._lock:
             ended = dict(self._accepted)
             self._accepted.clear()
         for number, progress in ended.items():
-            self._thread.call(partial(self._stop, number))
+            self._loop.call(partial(self._stop, number))
             progress.generation.put(Ended(cause, reason))
 
     # what follows runs on the fleet's event loop

@@ -26,25 +26,25 @@ class Fleet:
     def __init__(self, urls: Sequence[str], model: str, *, silence_seconds: float) -> None:
         self._changed = asyncio.Event()
         self.description: Description | None = None  # the newest, which all used servers agree with
-        self._servers = [
+        self.servers = [
             TritonServer(url, model, silence_seconds=silence_seconds, on_change=self._take_change) for url in urls
         ]
-        self._watching = [asyncio.create_task(server.watch()) for server in self._servers]
+        self._watching = [asyncio.create_task(server.watch()) for server in self.servers]
 
     @property
     def ready(self) -> list[TritonServer]:
         """Servers that draw, and whose model has the same prompts and pictures."""
-        return [server for server in self._servers if server.pulse.ready and self._agrees(server)]
+        return [server for server in self.servers if server.pulse.ready and self._agrees(server)]
 
     @property
     def trouble(self) -> str:
         """Why servers are not ready."""
-        return "; ".join(f"{server.url}: {server.trouble}" for server in self._servers if server.trouble)
+        return "; ".join(f"{server.url}: {server.trouble}" for server in self.servers if server.trouble)
 
     @property
     def unknown(self) -> bool:
         """Whether every server answers that it has no such model."""
-        return all("is not found" in server.trouble for server in self._servers)
+        return all("is not found" in server.trouble for server in self.servers)
 
     async def choose(self, refused: Collection[TritonServer], *, seconds: float) -> TritonServer | None:
         """The ready server with the fewest unfinished images of ours; None if all ready ones are in `refused`.
@@ -67,11 +67,11 @@ class Fleet:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
-        for server in self._servers:
+        for server in self.servers:
             await server.close()
 
     def _take_change(self) -> None:
-        for server in self._servers:
+        for server in self.servers:
             if server.pulse.ready and server.description is not None:
                 if self.description is None or self._agrees(server):
                     self.description = server.description

@@ -6,7 +6,7 @@ import time
 from model.errors import CheckpointError
 from serve.backends.triton.backend import TritonBackend
 from serve.backends.triton.fleet import Fleet
-from serve.backends.triton.loop_thread import LoopThread
+from serve.backends.triton.loop_thread import grpc_loop
 from serve.backends.triton.names import triton_name
 from serve.settings.model_source import ModelSource
 from serve.settings.server import Settings
@@ -25,8 +25,6 @@ class TritonLoader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._thread: LoopThread | None = None
-        self._open: set[TritonBackend] = set()
         self._stopped = False
 
     def __call__(self, source: ModelSource) -> TritonBackend:
@@ -35,19 +33,14 @@ class TritonLoader:
         Raises:
             CheckpointError: no server has such a model, or the server is stopping.
         """
-        if self._thread is None:
-            self._thread = LoopThread()
-        thread = self._thread
-        fleet = thread.run(self._connect(source))
+        loop = grpc_loop()
+        fleet = loop.run(self._connect(source))
         try:
             self._wait(fleet, source)
         except BaseException:
-            thread.run(fleet.close())
-            self._close_thread()
+            loop.run(fleet.close())
             raise
-        backend = TritonBackend(source.name, fleet, thread, on_close=lambda: self._closed(backend))
-        self._open.add(backend)
-        return backend
+        return TritonBackend(source.name, fleet, loop)
 
     def stop(self) -> None:
         """End a load that is under way, which then fails; from any thread."""
@@ -68,12 +61,3 @@ class TritonLoader:
                 logged = time.monotonic()
                 logger.warning("waiting for %s: %s", source.name, fleet.trouble)
             time.sleep(_POLL_SECONDS)
-
-    def _closed(self, backend: TritonBackend) -> None:
-        self._open.discard(backend)
-        self._close_thread()
-
-    def _close_thread(self) -> None:
-        if not self._open and self._thread is not None:
-            self._thread.close()
-            self._thread = None

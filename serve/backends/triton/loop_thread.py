@@ -1,16 +1,22 @@
-"""An event loop in a thread of its own."""
+"""The event loop of all gRPC connections of this process, in a thread of its own."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
+@cache
+def grpc_loop() -> "LoopThread":
+    """The loop of this process: gRPC's poller is one for each process, and breaks when a loop it has served is closed."""
+    return LoopThread()
+
+
 class LoopThread:
-    """Runs an event loop until it is closed; gRPC wants one loop for all its connections."""
+    """Runs an event loop until the process ends."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -18,16 +24,9 @@ class LoopThread:
         self._thread.start()
 
     def call(self, work: Callable[[], object]) -> None:
-        """Call a function on the loop, from any thread; returns at once. Ignored once the loop is closed."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(work)
+        """Call a function on the loop, from any thread; returns at once."""
+        self._loop.call_soon_threadsafe(work)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop, from another thread. Blocks."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def close(self) -> None:
-        """Stop the loop, from another thread. Blocks."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

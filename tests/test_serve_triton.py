@@ -1,0 +1,175 @@
+"""Model repository, wire format and clients of Triton."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig
+from tritonclient.utils import InferenceServerException
+
+from model.checkpoints.load import load
+from model.errors import PromptError
+from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
+from model.prompt import encode_prompt
+from pairs.picture_file import read_metadata
+from serve.backends.triton.wire import event_as_json, event_of_json
+from serve.engine.events import Ended, Event, Failed, Finished, Preview, Queued, Started
+from serve.settings.engine import EngineSettings
+from serve.settings.model_source import ModelSource
+from serve.triton import command as triton_command
+from serve.triton.repository import write_repository
+from tests.ended import Ended as CommandEnded
+from tests.tools import needs_triton
+from tests.triton_process import TritonProcess
+
+PICTURE = Image.new("RGB", (4, 4), (1, 2, 3))
+EVENTS: list[Event] = [
+    Queued(3, 0.25),
+    Started(1),
+    Preview(1, 4, PICTURE),
+    Finished(0, PICTURE, (3, 1, 2), (-0.5, -1.0, -0.25)),
+    Failed(2, "the model gave a logit that is not finite"),
+    Ended(),
+    Ended("deadline", "the deadline passed"),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_events_cross_unchanged(event: Event) -> None:
+    plain = json.loads(json.dumps(event_as_json(event)))
+    assert event_of_json(plain, getattr(event, "picture", None)) == event
+
+
+@given(st.text(max_size=60))
+def test_a_front_encodes_prompts_as_the_server_does(tiny_tokenizers: Any, text: str) -> None:
+    def encoded(tokenizer: PreTrainedTokenizerFast) -> list[int] | str:
+        try:
+            return encode_prompt(tokenizer, text)
+        except PromptError as error:
+            return str(error)
+
+    ours, theirs = tiny_tokenizers
+    assert encoded(ours) == encoded(theirs)
+
+
+@pytest.fixture(scope="module")
+def tiny_tokenizers() -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
+    """The shipped tokenizer, and the same after it has crossed the wire."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained("model/shipped/tiny")
+    text = tokenizer.backend_tokenizer.to_str()
+    return tokenizer, PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))
+
+
+def test_a_repository_names_inputs_outputs_and_the_engines_settings(tmp_path: Path, small_folder: Path) -> None:
+    """Paths are absolute, since Triton runs elsewhere; what all models share is in each."""
+    sources = (ModelSource(name="owner/small", source=str(small_folder)), ModelSource(name="tiny", source="tiny"))
+    settings = EngineSettings(models=sources, slots=3, device="cpu", revision="main")
+    assert write_repository(tmp_path, settings) == ["owner--small", "tiny"]
+    for name, source in zip(("owner--small", "tiny"), settings.sources, strict=True):
+        config = text_format.Parse((tmp_path / name / "config.pbtxt").read_text(), ModelConfig())
+        assert (config.name, config.backend, config.max_batch_size) == (name, "python", 0)
+        assert config.model_transaction_policy.decoupled
+        assert [(one.name, one.data_type) for one in config.input] == [("request", TYPE_UINT8)]
+        shapes = {one.name: list(one.dims) for one in config.output}
+        assert shapes == {"event": [-1], "picture": [-1, -1, 3], "file": [-1]}
+        read = EngineSettings.model_validate_json(config.parameters["settings"].string_value)
+        assert (read.slots, read.device, read.sources) == (3, "cpu", (source,))
+        assert "TritonPythonModel" in (tmp_path / name / "1" / "model.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "./nothing-here"], "source of nothing-here: no such file or folder: ./nothing-here"),
+        (["--weights", "none.pt"], "weights of tiny: no such file or folder: none.pt"),
+        (["--queue", "3"], "queue: "),
+        (["--slots", "many"], "slots: "),
+        (["--model", "tiny", "--model", "tiny"], "two models are called 'tiny'"),
+    ],
+)
+def test_a_repository_that_cannot_be_written_is_one_line_and_exit_code_2(
+    arguments: list[str], said: str, tmp_path: Path, command: Callable[..., CommandEnded]
+) -> None:
+    ended = command(triton_command.main, tmp_path / "repository", *arguments)
+    assert ended.code == 2
+    assert ended.err.startswith("error: ")
+    assert said in ended.err
+    assert not (tmp_path / "repository").exists()
+
+
+@needs_triton
+def test_any_client_of_triton_gets_files_with_their_settings(triton: TritonProcess, small_folder: Path) -> None:
+    """A prompt as text, and the picture of the reference loop as a PNG."""
+    wanted = {"prompt": "a blue star", "seeds": [5], "guidance_scale": 3, "format": "png", "preview_rows": [4]}
+    answers = answers_of(triton, {"kind": "draw", **wanted})
+    assert [event["type"] for event, _ in answers] == ["queued", "started", "preview", "finished", "ended"]
+    file = io.BytesIO(answers[3][1])
+    janus = load(small_folder, device="cpu")
+    params = janus.sampling.override(guidance_scale=3.0)
+    codes = generate(janus, ["a blue star"], seeds=[5], **params.as_dict())  # type: ignore[arg-type]
+    assert Image.open(file).tobytes() == ImageTokenizer(janus).images(codes).numpy()[0].tobytes()
+    assert read_metadata(file) == {"model": "small", "seed": 5, **params.as_dict()}
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"prompt": " "}, "prompt is empty"),
+        ({"prompt": "red " * 500}, "prompt is "),
+        ({"prompt": [1]}, "prompt must have 3 to 256 token ids, not 1"),
+        ({"prompt": [0, 1, 10**6]}, "prompt has token id 1000000; there are "),
+        ({"negative_prompt": [0, 1, -1]}, "negative_prompt has token id -1"),
+        ({"seeds": []}, "seeds: "),
+        ({"seeds": [*range(11)]}, "seeds: "),
+        ({"seeds": [-1]}, "seeds.0: "),
+        ({"guidance_scale": 0.5}, "guidance_scale must be from 1 to 20, not 0.5"),
+        ({"top_k": 10**6}, "top_k must be at most "),
+        ({"format": "gif"}, "format: "),
+        ({"colour": "red"}, "colour: "),
+        ({"kind": "paint"}, "request: "),
+    ],
+)
+def test_a_bad_request_is_refused_with_its_field(triton: TritonProcess, change: dict[str, Any], said: str) -> None:
+    body = {"kind": "draw", "prompt": "a blue star", "seeds": [1], **change}
+    with pytest.raises(InferenceServerException) as refused:
+        answers_of(triton, body)
+    refusal = json.loads(refused.value.message())
+    assert refusal["cause"] == "invalid"
+    assert said in refusal["reason"]
+
+
+def answers_of(triton: TritonProcess, request: object) -> list[tuple[dict[str, Any], bytes]]:
+    """Events and files that Triton's own client gets for a request as JSON; raises the error that it gets."""
+    content = np.frombuffer(json.dumps(request).encode(), np.uint8)
+    tensor = InferInput("request", [content.size], "UINT8")
+    tensor.set_data_from_numpy(content)
+    answers: list[tuple[dict[str, Any], bytes]] = []
+    errors: list[InferenceServerException] = []
+
+    def take(result: Any, error: InferenceServerException | None) -> None:
+        if error is not None:
+            errors.append(error)
+            return
+        file = result.as_numpy("file")
+        answers.append((json.loads(result.as_numpy("event").tobytes()), b"" if file is None else file.tobytes()))
+
+    with InferenceServerClient(triton.url) as client:
+        client.start_stream(take)
+        client.async_stream_infer("small", [tensor])
+        client.stop_stream()  # when all answers have come
+    if errors:
+        raise errors[0]
+    return answers
