@@ -95,6 +95,14 @@ def main() -> None:
     )
     load.set_defaults(run=measure_load)
 
+    triton = benches.add_parser("triton", help="compare a front of Triton with a server that draws itself")
+    triton.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    triton.add_argument("--threads", type=int, default=1, help="CPU threads of each engine (default: 1)")
+    triton.add_argument("--slots", type=int, default=16, help="guided images drawn at once (default: 16)")
+    triton.add_argument("--seconds", type=float, default=20, help="seconds per load (default: 20)")
+    triton.add_argument("--times", type=int, default=4, help="rounds, each with new processes (default: 4)")
+    triton.set_defaults(run=measure_triton)
+
     startup = benches.add_parser("startup", help="time a server's start and first picture, and measure its memory")
     startup.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     startup.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
@@ -239,6 +247,21 @@ def measure_load(arguments: argparse.Namespace) -> None:
         slots=arguments.slots,
         seconds=arguments.seconds,
         factors=arguments.factors,
+    )
+    for line in lines:
+        print(line, flush=True)
+
+
+def measure_triton(arguments: argparse.Namespace) -> None:
+    """Print throughput and latency of a server beside those of a front of Triton."""
+    from bench.speed.triton import report
+
+    lines = report(
+        arguments.model,
+        threads=arguments.threads,
+        slots=arguments.slots,
+        seconds=arguments.seconds,
+        times=arguments.times,
     )
     for line in lines:
         print(line, flush=True)

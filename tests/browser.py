@@ -25,7 +25,7 @@ ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "
 
 
 def server(port: int, *arguments: str) -> AbstractContextManager[ServerProcess]:
-    return running(serve_command(["tiny", "tiny-base"], port, "--judge", "exact", *arguments), port)
+    return running(serve_command(["tiny", "tiny-base"], port, "--device", "cpu", "--judge", "exact", *arguments), port)
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,19 @@ async def saturate(url: str, slots: int, seconds: float) -> float:
     return sum(begun < moment <= stop for moment in done) / seconds
 
 
+async def latency(url: str, seed: int) -> float:
+    """Seconds of one image with one preview, asked for alone.
+
+    Raises:
+        ConnectionError: the request was refused or lost.
+    """
+    async with _client() as client:
+        answer = await _ask(client, url, seed)
+    if answer.status != 200:
+        raise ConnectionError(f"a single request was answered with status {answer.status}")
+    return answer.latency
+
+
 async def arrive(url: str, *, rate: float, seconds: float) -> list[Answer]:
     """Send Poisson arrivals for `seconds` seconds at `rate` per second, then wait for all answers."""
     started = time.perf_counter()

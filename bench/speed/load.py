@@ -138,7 +138,17 @@ def _line(one: Round) -> str:
 
 def _server(model: str, *, slots: int, threads: int) -> AbstractContextManager[ServerProcess]:
     port = free_port()
-    more = ("--slots", str(slots), "--queue", str(max(20, 4 * slots)), "--log-level", "warning", "--no-ui")
+    more = (
+        "--device",
+        "cpu",
+        "--slots",
+        str(slots),
+        "--queue",
+        str(max(20, 4 * slots)),
+        "--log-level",
+        "warning",
+        "--no-ui",
+    )
     command = serve_command([model], port, *more)
     return running(command, port, patience=TIMEOUT_SECONDS, environment={"OMP_NUM_THREADS": str(threads)})
 

@@ -36,20 +36,26 @@ class ServerProcess:
 
 
 def serve_command(models: Sequence[str], port: int, *more: str) -> list[str]:
-    """Command line of `focusdiff-serve` on the CPU, with this interpreter."""
+    """Command line of `focusdiff-serve`, with this interpreter."""
     named = [word for model in models for word in ("--model", model)]
-    return [sys.executable, "-m", "serve.command", *named, "--port", str(port), "--device", "cpu", *more]
+    return [sys.executable, "-m", "serve.command", *named, "--port", str(port), *more]
 
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], port: int, *, patience: float = 180, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    *,
+    path: str = "/health/ready",
+    patience: float = 180,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
     """Start a server, wait until it is ready, and stop it at the end.
 
     Args:
         command: starts a server, directly or through make.
         port: port that the server listens on.
+        path: answered with 200 once the server is ready.
         patience: seconds until it must be ready.
         environment: variables in addition to this process's.
 
@@ -64,7 +70,7 @@ def running(
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(url, process, started + patience)
+        _wait(url + path, process, started + patience)
         yield ServerProcess(url, process.pid, started, time.perf_counter() - started)
     finally:
         with contextlib.suppress(ProcessLookupError):  # already ended
@@ -86,7 +92,7 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", deadline: float) -> None
             if process.poll() is not None:
                 raise ChildProcessError(f"the server ended with code {process.returncode}")
             with contextlib.suppress(httpx.TransportError):
-                if client.get(f"{url}/health/ready").status_code == 200:
+                if client.get(url).status_code == 200:
                     return
             time.sleep(0.05)
     raise TimeoutError(f"the server at {url} was not ready in time")

@@ -27,7 +27,7 @@ class Serving:
 def measure_serving(model: str, *, threads: int, pictures: int = 8) -> Serving:
     """Start `focusdiff-serve` on the CPU, draw pictures and stop it."""
     port = free_port()
-    command = serve_command([model], port, "--log-level", "warning")
+    command = serve_command([model], port, "--device", "cpu", "--log-level", "warning")
     return _measure(command, port, pictures=pictures, patience=120, environment={"OMP_NUM_THREADS": str(threads)})
 
 

@@ -46,6 +46,7 @@ def write_and_serve(settings: TritonSettings) -> None:
         metrics_port=settings.metrics_port,
         drain_seconds=settings.drain_seconds,
         shared=shared,
+        quiet=settings.log_level in ("warning", "error"),
     )
     url = f"{'127.0.0.1' if settings.host == '0.0.0.0' else settings.host}:{settings.grpc_port}"
     work = supervise(

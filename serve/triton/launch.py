@@ -69,6 +69,7 @@ class Installation:
         metrics_port: int,
         drain_seconds: float,
         shared: str,
+        quiet: bool,
     ) -> list[str]:
         """Command line that serves a repository.
 
@@ -77,6 +78,7 @@ class Installation:
             host, grpc_port, http_port, metrics_port: where it listens.
             drain_seconds: for the drawing of accepted requests, once it is told to stop.
             shared: first part of the names of its shared memory.
+            quiet: whether it prints warnings and errors only.
 
         Raises:
             OSError: the folder of backends cannot be written.
@@ -90,6 +92,7 @@ class Installation:
             "metrics-address": host,
             "metrics-port": metrics_port,
             "exit-timeout-secs": int(drain_seconds),
+            "log-info": str(not quiet).lower(),
             "backend-config": f"python,shm-region-prefix-name={shared}",
         }
         if self.backend is not None:

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import logging
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,12 +48,19 @@ async def supervise(
     servers = [TritonServer(url, model, silence_seconds=silence_seconds, on_change=lambda: None) for model in models]
     watching = [asyncio.create_task(server.watch()) for server in servers]
     ended = asyncio.create_task(process.wait())
+    # looks in a row at which nothing new had been answered; time is not compared, since a machine may be suspended
+    looks = Counter[TritonServer]()
+    heard = {server: server.heard for server in servers}
     try:
         while not ended.done():
             await asyncio.wait({ended}, timeout=_POLL_SECONDS)
-            dead = [server for server in servers if server.silent]
+            for server in servers:
+                looks[server] = looks[server] + 1 if server.heard == heard[server] and server.description else 0
+                heard[server] = server.heard
+            dead = [server for server in servers if looks[server] * _POLL_SECONDS >= silence_seconds]
             if dead and not stopping.is_set() and not ended.done():
-                logger.error("ending Triton: %s", "; ".join(server.trouble for server in dead))
+                names = ", ".join(server.model for server in dead)
+                logger.error("ending Triton: no answer of %s for %g seconds", names, silence_seconds)
                 await _end(process, drain_seconds=0 if len(dead) == len(servers) else drain_seconds)
                 return 1
         return ended.result()

@@ -30,11 +30,12 @@ class TritonServer:
 
     def __init__(self, url: str, model: str, *, silence_seconds: float, on_change: Callable[[], None]) -> None:
         self.url = url
+        self.model = model
         self._silence = silence_seconds
         self._on_change = on_change
         self._connection = Connection(url, model)
         self.jobs: set[Progress] = set()  # that are drawn there
-        self._heard = time.monotonic()  # when something was answered last
+        self.heard = time.monotonic()  # when something was answered last
         self.description: Description | None = None
         self.pulse = Pulse(ready=False)
         self.trouble = "no answer yet"  # why it is not ready
@@ -42,7 +43,7 @@ class TritonServer:
     @property
     def silent(self) -> bool:
         """Whether nothing was answered for `silence_seconds`, though something was before."""
-        return self.description is not None and time.monotonic() - self._heard >= self._silence
+        return self.description is not None and time.monotonic() - self.heard >= self._silence
 
     @property
     def unfinished(self) -> int:
@@ -87,7 +88,7 @@ class TritonServer:
         try:
             async with aclosing(self._connection.draw(request)) as answers:
                 async for answer in answers:
-                    self._heard = time.monotonic()
+                    self.heard = time.monotonic()
                     yield answer.event
         finally:
             self.jobs.discard(progress)
@@ -108,7 +109,7 @@ class TritonServer:
         async with aclosing(self._connection.stream(_beats())) as answers, asyncio.timeout(self._silence) as limit:
             async for answer in answers:
                 limit.reschedule(asyncio.get_running_loop().time() + self._silence)
-                self._heard = time.monotonic()
+                self.heard = time.monotonic()
                 self._set(Pulse.model_validate_json(answer.content), "the engine is loading")
         raise Lost("the server ended the call")
 
@@ -117,7 +118,7 @@ class TritonServer:
         self.pulse = pulse
         if pulse.ready:
             trouble = ""
-        if trouble != self.trouble:
+        if trouble != self.trouble and self.description is not None:  # before, whoever waits for it says so
             logger.log(logging.WARNING if trouble else logging.INFO, "%s: %s", self.url, trouble or "ready")
         self.trouble = trouble
         if changed:
