@@ -20,6 +20,7 @@ ALLOWED = {
     "serve.engine": {"model", "pairs"},
     "serve.backends": {"model", "pairs", "serve.engine", "serve.settings", "serve.logs"},
     "serve.http": {"model", "pairs", "serve.backends", "serve.engine", "serve.settings", "serve.logs"},
+    "serve.triton": {"model", "pairs", "serve.backends", "serve.engine", "serve.settings", "serve.logs"},
     # the server mounts the page, and imports it only if it is to be served
     "serve.server": {"serve.http", "serve.backends", "serve.settings", "ui"},
     "serve.command": {"model", "serve.server", "serve.http", "serve.backends", "serve.settings", "serve.logs"},
@@ -31,6 +32,7 @@ PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})
 COMMANDS = (
     "serve.command",
     "serve.generate_command",
+    "serve.triton.command",
     "train.command",
     "bench.command",
     "model.checkpoints.convert",
@@ -117,9 +119,15 @@ def test_help_imports_no_heavy_library(module: str) -> None:
     assert "usage:" in result.stdout
 
 
-@pytest.mark.parametrize("module", ["serve.server", "serve.backends.loader", "ui.mount"])
+@pytest.mark.parametrize(
+    "module",
+    ["serve.server", "serve.backends.loader", "serve.backends.triton.loader", "serve.triton.answers", "ui.mount"],
+)
 def test_the_server_process_imports_no_torch(module: str) -> None:
-    """Engines run in their own processes; without torch here they start seconds earlier, during these imports."""
+    """Engines run in their own processes; without torch here they start seconds earlier, during these imports.
+
+    The process of Triton's Python backend is such a server, too.
+    """
     result = run(f"import sys, {module}; assert 'torch' not in sys.modules")
     assert result.returncode == 0, result.stderr
 

@@ -67,6 +67,10 @@ def test_common_settings_fill_in_what_a_model_leaves_out(tmp_path: Path) -> None
         (["--aliases", "gpt-image-1=other"], "alias 'gpt-image-1' stands for 'other', which is not served"),
         (["--config", "/no/such/file.toml"], "config: no such file: /no/such/file.toml"),
         (["--public-url", "here"], "public_url: "),
+        (["--triton-url", "a:8001"], "triton_url needs --backend triton"),
+        (["--backend", "triton"], "--backend triton needs --triton-url host:8001"),
+        (["--backend", "triton", "--triton-url", "a:8001", "--slots", "3"], "slots is a setting of engines"),
+        (["--backend", "triton", "--triton-url", "a:8001", "--watch", "run"], "watch is a setting of engines"),
     ],
 )
 def test_an_unusable_value_is_a_one_line_error_that_names_the_setting(arguments: list[str], said: str) -> None:

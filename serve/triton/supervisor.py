@@ -55,7 +55,7 @@ async def supervise(
         while not ended.done():
             await asyncio.wait({ended}, timeout=_POLL_SECONDS)
             for server in servers:
-                looks[server] = looks[server] + 1 if server.heard == heard[server] and server.description else 0
+                looks[server] = looks[server] + 1 if server.reached and server.heard == heard[server] else 0
                 heard[server] = server.heard
             dead = [server for server in servers if looks[server] * _POLL_SECONDS >= silence_seconds]
             if dead and not stopping.is_set() and not ended.done():

@@ -30,6 +30,10 @@ class Lost(Exception):
     """The server is gone, or cannot answer; the message says why."""
 
 
+class Failed(Lost):
+    """Triton answers, but our model in it does not."""
+
+
 class Refused(Exception):
     """The server does not carry the request out."""
 
@@ -133,12 +137,12 @@ def _tensor(request: BaseModel) -> InferInput:
     return tensor
 
 
-def _error(message: str) -> Lost | Refused:
+def _error(message: str) -> Failed | Refused:
     """Error of Triton's message: ours is a Refusal as JSON."""
     try:
         return Refused(Refusal.model_validate_json(message))
     except ValidationError:
-        return Lost(message)
+        return Failed(message)
 
 
 def _reason(error: grpc.RpcError) -> str:

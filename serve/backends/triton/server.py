@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
-from serve.backends.triton.connection import Connection, Lost, Refused
+from serve.backends.triton.connection import Connection, Failed, Lost, Refused
 from serve.backends.triton.progress import Progress
 from serve.backends.triton.wire import Beat, Describe, Description, Draw, Pulse
 from serve.engine.events import Event
@@ -38,6 +38,7 @@ class TritonServer:
         self.heard = time.monotonic()  # when something was answered last
         self.description: Description | None = None
         self.pulse = Pulse(ready=False)
+        self.reached = False  # whether Triton has answered, with our model or without
         self.trouble = "no answer yet"  # why it is not ready
 
     @property
@@ -56,6 +57,7 @@ class TritonServer:
             try:
                 await self._follow()
             except (Lost, Refused, ValueError) as error:
+                self.reached |= isinstance(error, Failed)
                 self._set(Pulse(ready=False), str(error))
             except TimeoutError:
                 self._set(Pulse(ready=False), f"no answer for {self._silence:g} seconds")
@@ -106,6 +108,7 @@ class TritonServer:
         async with asyncio.timeout(self._silence):
             answer = await self._connection.ask(Describe())
         self.description = Description.model_validate_json(answer.content)
+        self.reached = True
         async with aclosing(self._connection.stream(_beats())) as answers, asyncio.timeout(self._silence) as limit:
             async for answer in answers:
                 limit.reschedule(asyncio.get_running_loop().time() + self._silence)
