@@ -2,10 +2,15 @@
 
 import io
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -18,6 +23,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.grpc.model_config_pb2 import TYPE_UINT8, ModelConfig
 from tritonclient.utils import InferenceServerException
 
+from bench.speed.server_process import free_port
 from model.checkpoints.load import load
 from model.errors import PromptError
 from model.generate import generate
@@ -31,6 +37,7 @@ from serve.settings.model_source import ModelSource
 from serve.triton import command as triton_command
 from serve.triton.repository import write_repository
 from tests.ended import Ended as CommandEnded
+from tests.test_serve_operation import IMAGES, live, ready
 from tests.tools import needs_triton
 from tests.triton_process import TritonProcess
 
@@ -173,3 +180,49 @@ def answers_of(triton: TritonProcess, request: object) -> list[tuple[dict[str, A
     if errors:
         raise errors[0]
     return answers
+
+
+@needs_triton
+def test_a_front_waits_for_its_server_and_stops_with_requests_under_way(small_folder: Path, tmp_path: Path) -> None:
+    """The front starts first; told to stop, it answers what it has accepted, and ends with code 0."""
+    triton = TritonProcess(tmp_path, {"small": small_folder}, "--slots", "2")
+    port = free_port()
+    options = ["--backend", "triton", "--triton-url", triton.url, "--model", "small", "--port", str(port), "--no-ui"]
+    front = subprocess.Popen([sys.executable, "-m", "serve.command", *options], stderr=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        assert ready(url, front) == {"loading", "ready"}
+        with ThreadPoolExecutor() as pool:
+            body = {"prompt": "a blue star", "n": 10, "seed": 1}
+            asked = [pool.submit(httpx.post, f"{url}{IMAGES}", json=body, timeout=120) for _ in range(3)]
+            while 'focusdiff_running_images{model="small"} 0.0' in httpx.get(f"{url}/metrics").text:
+                time.sleep(0.01)
+            front.terminate()
+            answers = [one.result().json()["data"] for one in asked]
+        assert answers[0] == answers[1] == answers[2]
+        assert len({row["b64_json"] for row in answers[0]}) == 10
+        said = front.communicate(timeout=60)[1]
+        assert front.returncode == 0, said
+        assert "Traceback" not in said
+    finally:
+        front.kill()
+        front.communicate()
+        triton.close()
+
+
+def test_a_front_that_never_found_a_server_stops_at_once() -> None:
+    port, nobody = free_port(), free_port()
+    options = ["--backend", "triton", "--triton-url", f"127.0.0.1:{nobody}", "--port", str(port), "--no-ui"]
+    front = subprocess.Popen([sys.executable, "-m", "serve.command", *options], stderr=subprocess.PIPE, text=True)
+    try:
+        while not live(f"http://127.0.0.1:{port}"):
+            assert front.poll() is None
+            time.sleep(0.05)
+        health = httpx.get(f"http://127.0.0.1:{port}/health/ready")
+        assert (health.status_code, health.json()["status"]) == (503, "loading")
+        front.terminate()
+        said = front.communicate(timeout=60)[1]
+        assert front.returncode == 0, said
+    finally:
+        front.kill()
+        front.communicate()
