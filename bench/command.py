@@ -103,6 +103,15 @@ def main() -> None:
     triton.add_argument("--times", type=int, default=4, help="rounds, each with new processes (default: 4)")
     triton.set_defaults(run=measure_triton)
 
+    waiting = benches.add_parser("waiting", help="how an engine's threads wait, while other work keeps cores busy")
+    waiting.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    waiting.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of an engine (default: 1 2)")
+    waiting.add_argument("--slots", type=int, default=16, help="guided images drawn at once (default: 16)")
+    waiting.add_argument("--seconds", type=float, default=4, help="seconds per time slice (default: 4)")
+    waiting.add_argument("--times", type=int, default=4, help="time slices of each engine (default: 4)")
+    waiting.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes (default: 0 1 2)")
+    waiting.set_defaults(run=measure_waiting)
+
     startup = benches.add_parser("startup", help="time a server's start and first picture, and measure its memory")
     startup.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     startup.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
@@ -262,6 +271,22 @@ def measure_triton(arguments: argparse.Namespace) -> None:
         slots=arguments.slots,
         seconds=arguments.seconds,
         times=arguments.times,
+    )
+    for line in lines:
+        print(line, flush=True)
+
+
+def measure_waiting(arguments: argparse.Namespace) -> None:
+    """Print the throughput of engines whose threads wait in different ways."""
+    from bench.speed.waiting import report
+
+    lines = report(
+        arguments.model,
+        threads=arguments.threads,
+        slots=arguments.slots,
+        seconds=arguments.seconds,
+        times=arguments.times,
+        busy=arguments.busy,
     )
     for line in lines:
         print(line, flush=True)

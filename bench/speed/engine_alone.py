@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -66,14 +67,30 @@ def images_per_second(engine: Engine, prompt: str, *, seconds: float) -> float:
 
 
 class EngineAlone:
-    """Process that runs this module and measures one time slice per call of `saturate`."""
+    """Process that runs this module and measures one time slice per call of `saturate`.
 
-    def __init__(self, model: str, prompt: str, *, slots: int, threads: int) -> None:
+    Args:
+        model: shipped name or folder.
+        prompt: of all images.
+        slots: guided images drawn at once.
+        threads: of the process.
+        environment: variables in addition to this process's.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        prompt: str,
+        *,
+        slots: int,
+        threads: int,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         command = [sys.executable, "-m", "bench.speed.engine_alone", model, prompt]
         command += ["--slots", str(slots), "--threads", str(threads)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        variables = os.environ | {"OMP_NUM_THREADS": str(threads), **environment}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
 
     def saturate(self, seconds: float) -> float:
