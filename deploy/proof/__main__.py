@@ -66,14 +66,15 @@ def run_alone(engine: Engine, folder: Path) -> dict[str, str]:
 
 
 def stop_amid_requests(engine: Engine, url: str) -> float:
-    """Stop the server while eight requests wait for four pictures each; seconds until it has ended."""
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(pictures, client(url), count=4, seed=seed) for seed in range(8)]
-        wait_until(lambda: b"focusdiff_open_requests 8.0" in read(f"{url}/metrics"), "eight requests are open")
+    """Stop the server while ten requests wait for ten pictures each; seconds until it has ended."""
+    one_client = client(url)
+    with ThreadPoolExecutor(10) as pool:
+        asked = [pool.submit(pictures, one_client, count=10, seed=seed) for seed in range(10)]
+        wait_until(lambda: b"focusdiff_open_requests 10.0" in read(f"{url}/metrics"), "ten requests are open")
         states = engine.docker("top", "server", "-o", "stat,pid").split()[2::2]
         check(not any(state.startswith("Z") for state in states), "no process was left unreaped")
         seconds = timed(lambda: engine.docker("stop", "--time=75", "server"))
-        check([len(one.result()) for one in asked] == [4] * 8, "after SIGTERM all 32 pictures were answered")
+        check([len(one.result()) for one in asked] == [10] * 10, "all 100 pictures were answered after SIGTERM")
     check(engine.state("server", "ExitCode") == "0", "exit code 0")
     engine.docker("rm", "--volumes", "server")
     return seconds

@@ -62,6 +62,10 @@ class Engine:
             self.docker("rm", "--force", "--volumes", *containers)
         self._process.terminate()
         self._process.wait(60)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in reversed(mounts):  # the engine leaves the host's network namespace mounted
+            if Path(mount).is_relative_to(self._folder):
+                subprocess.run(["umount", mount], check=True)
 
     def docker(self, *arguments: str, seconds: float = 120) -> str:
         """Run a command of the client; returns its standard output, without space at the ends."""
