@@ -6,7 +6,7 @@ ARG VARIANT=cpu
 
 FROM ${BASE} AS python
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates libgomp1 python3 \
+ && apt-get install -y --no-install-recommends ca-certificates python3 \
  && rm -rf /var/cache/apt/* /var/lib/apt/lists/*
 ENV PATH=/opt/focusdiff/bin:$PATH
 
