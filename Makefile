@@ -41,7 +41,7 @@ image:
 
 # Builds the image, runs it and draws with it, in a Docker engine of its own; needs root.
 prove: $(VENV)/.serve
-	deploy/prove
+	PYTHON=$(BIN)/python deploy/prove
 
 clean:
 	rm -rf $(VENV)

@@ -34,8 +34,7 @@ def main() -> None:
         table["image, MB"] = f"{engine.megabytes(IMAGE):.0f}"
         table |= run_alone(engine, folder)
         table |= run_composed(engine)
-    for what, number in table.items():
-        print(f"{what:36}{number:>8}")
+        print("\n".join(f"{what:36}{number:>8}" for what, number in table.items()), flush=True)
 
 
 def run_alone(engine: Engine, folder: Path) -> dict[str, str]:
