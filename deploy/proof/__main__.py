@@ -30,6 +30,8 @@ def main() -> None:
         print(f"NOT the real {base_name()}: a stand-in made from Debian's packages", flush=True)
         table["stand-in made, s"] = f"{timed(lambda: import_base(engine, folder)):.0f}"
         table["image built without cache, s"] = f"{timed(lambda: build(engine, IMAGE)):.0f}"
+        history = engine.docker("history", "--no-trunc", IMAGE)
+        check("PIP_" not in history, "the image does not tell where its packages came from")
         table["stand-in, MB"] = f"{engine.megabytes(base_name()):.0f}"
         table["image, MB"] = f"{engine.megabytes(IMAGE):.0f}"
         table |= run_alone(engine, folder)
