@@ -19,6 +19,7 @@ from pairs.picture_file import read_metadata
 from tests.tools import needs_compiler
 
 ROOT = Path(__file__).parent.parent
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PACKAGES = ("serve", "model", "pairs", "ui", "train", "bench")
 pytestmark = [pytest.mark.long, needs_compiler]
 
@@ -103,9 +104,8 @@ def test_everything_that_git_has_in_the_packages_is_in_the_wheel(installed: Inst
 
 
 def test_it_has_the_version_of_pyproject_toml(installed: Installed) -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     code = "import importlib.metadata; print(importlib.metadata.version('focusdiff'))"
-    assert installed("python", "-c", code).strip() == version
+    assert installed("python", "-c", code).strip() == VERSION
 
 
 def test_it_draws_by_a_library_that_was_built_ahead(installed: Installed) -> None:
@@ -119,6 +119,7 @@ def test_it_draws_by_a_library_that_was_built_ahead(installed: Installed) -> Non
 
 
 def test_it_serves_a_picture_and_the_page(installed: Installed) -> None:
+    """The API's description names the version."""
     arguments = ("--model", "tiny-base", "--judge", "exact", "--port", "0")
     with installed.running("focusdiff-serve", *arguments) as server:
         assert server.stderr is not None
@@ -126,6 +127,8 @@ def test_it_serves_a_picture_and_the_page(installed: Installed) -> None:
         url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
         (picture,) = ask(f"{url}/v1/images/generations", {"prompt": "a blue star", "seed": 1})["data"]
         assert len(picture["b64_json"]) > 1000
+        with urllib.request.urlopen(f"{url}/openapi.json", timeout=60) as description:
+            assert json.load(description)["info"]["version"] == VERSION
         with urllib.request.urlopen(url, timeout=60) as page:
             assert b"FocusDiff" in page.read()
         server.send_signal(signal.SIGTERM)
