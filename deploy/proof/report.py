@@ -17,7 +17,7 @@ def check(held: object, what: str) -> None:
     print(f"proven: {what}", flush=True)
 
 
-def wait_until(held: Callable[[], bool], what: str, *, seconds: float = 120) -> None:
+def wait_until(held: Callable[[], bool], what: str, *, seconds: float = 300) -> None:
     """Wait for a thing to hold, report it, or end the script."""
     end = time.monotonic() + seconds
     while not (holds := held()) and time.monotonic() < end:
