@@ -11,7 +11,7 @@ PORT ?= 8000
 TRITON = [ "$$(uname -sm)" != "Linux x86_64" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --no-deps --upgrade --target $(VENV)/triton nvidia-pytriton==0.7.0
 
-.PHONY: serve test check bench train clean
+.PHONY: serve test check bench train image prove clean
 
 serve: $(VENV)/.serve
 	$(BIN)/focusdiff-serve $(addprefix --model ,$(SERVED)) --judge exact --port $(PORT)
@@ -25,6 +25,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 # Makes run/tiny/tiny and run/tiny/tiny-base from nothing; called again, it goes on where it was stopped.
 train: $(VENV)/.train
@@ -34,6 +35,17 @@ bench: $(VENV)/.dev
 	$(BIN)/focusdiff-bench speed --model $(MODEL)
 	$(BIN)/focusdiff-bench load --model $(MODEL)
 	$(BIN)/focusdiff-bench startup --model $(MODEL) --fresh
+
+# The container image, as docs/deploy.md describes; VARIANT=cuda for NVIDIA GPUs.
+VARIANT ?= cpu
+image:
+	docker build --tag focusdiff --build-arg VARIANT=$(VARIANT) \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --build-arg REVISION=$$(git describe --always --dirty --abbrev=40) .
+
+# Builds the image, runs it and draws with it, in a Docker engine of its own; needs root.
+prove: $(VENV)/.serve
+	PYTHON=$(BIN)/python deploy/prove
 
 clean:
 	rm -rf $(VENV)

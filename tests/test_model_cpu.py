@@ -265,6 +265,7 @@ def test_without_a_working_compiler_the_decoder_uses_pytorch(
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_BUILT", tmp_path)
     library.native_library.cache_clear()
     try:
         decoder = Decoder(small)

@@ -1,28 +1,29 @@
-"""Compile and load the C functions for the CPU.
+"""Load the C functions for the CPU.
 
-Needs a C compiler on the machine; without one, PyTorch's operations compute the same. The library is compiled once
-for each kind of processor and kept in the user's cache directory.
+An installed wheel brings libraries that were built ahead (`model/cpu/build.py`) and takes the fastest that this
+processor can run. A checkout compiles one for this very processor at first use and keeps it in the user's cache
+directory. With neither, PyTorch's operations compute the same.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor  # importing torch also loads its OpenMP runtime, which the libraries need
+
+from model.cpu.build import find_compiler
+from model.cpu.compilation import compile_library, fingerprint
+from model.cpu.levels import levels_of
 
 logger = logging.getLogger("focusdiff")
 
-# each file's additional flags: sampler.c must round as PyTorch's operations do, so that codes are equal
-_SOURCES = {"step.c": (), "sampler.c": ("-ffp-contract=off",), "pixels.c": ()}
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
+_BUILT = Path(__file__).with_name("built")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def addresses(tensors: Sequence[Tensor]) -> list[ctypes.c_void_p]:
@@ -43,19 +44,21 @@ def numbers(names: str) -> list[tuple[str, type[ctypes.c_int64]]]:
 
 @lru_cache(maxsize=1)
 def native_library() -> ctypes.CDLL | None:
-    """Load the C functions, compiling them first if necessary; None if they cannot be compiled or loaded here."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or platform.system() != "Linux":
-        logger.info("the C functions need Linux and a C compiler: using PyTorch's operations instead")
-        return None
-    try:
-        file = _cache_folder() / f"native-{_fingerprint(compiler)}.so"
-        if not file.exists():
-            _compile(compiler, file)
-        library = ctypes.CDLL(str(file))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        logger.info("cannot compile or load the C functions (%s): using PyTorch's operations instead", error)
-        return None
+    """Load the C functions, compiling them first if none were built ahead; None if that fails here, too."""
+    for find in (_built_ahead, _compiled_here) if platform.system() == "Linux" else ():
+        try:
+            file = find()
+            if file is not None:
+                return open_library(file)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            logger.info("cannot compile or load the C functions: %s", error)
+    logger.info("the C functions need Linux and a C compiler: using PyTorch's operations instead")
+    return None
+
+
+def open_library(file: Path) -> ctypes.CDLL:
+    """Load a library and declare its functions; raises OSError if it cannot be loaded."""
+    library = ctypes.CDLL(str(file))
     library.step_scratch.restype = library.sample_scratch.restype = library.sample.restype = ctypes.c_int64
     library.step_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
     library.sample_scratch.argtypes = [ctypes.c_int64]
@@ -76,35 +79,26 @@ def native_library() -> ctypes.CDLL | None:
     return library
 
 
+def _built_ahead() -> Path | None:
+    """The fastest library in the package that this processor can run, if there is one."""
+    levels = levels_of(platform.machine(), _CPUINFO.read_text())
+    files = (_BUILT / f"{level.name}.so" for level in levels)
+    return next((file for file in files if file.exists()), None)
+
+
+def _compiled_here() -> Path | None:
+    """Library compiled for this processor, now or earlier; None without a C compiler."""
+    compiler = find_compiler()
+    if compiler is None:
+        return None
+    file = _cache_folder() / f"native-{fingerprint(compiler, _CPUINFO.read_text())}.so"
+    if not file.exists():
+        compile_library(compiler, file, processor="native")
+    return file
+
+
 def _cache_folder() -> Path:
     """Per-user cache directory, not writable by others."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "focusdiff"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
-
-
-def _fingerprint(compiler: str) -> str:
-    """Hash of everything the library depends on: sources, flags, compiler version and CPU features."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=20).stdout
-    abilities = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
-    ]
-    headers = [header.read_bytes() for header in sorted(Path(__file__).parent.glob("*.h"))]
-    parts = [" ".join(_FLAGS).encode(), version, "".join(abilities[:1]).encode(), *headers]
-    for name, flags in _SOURCES.items():
-        parts += [Path(__file__).with_name(name).read_bytes(), " ".join(flags).encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _compile(compiler: str, file: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        partial = Path(folder) / file.name
-        objects = [partial.with_name(name).with_suffix(".o") for name in _SOURCES]
-        commands = [
-            [compiler, *_FLAGS, *flags, "-c", str(Path(__file__).with_name(name)), "-o", str(compiled)]
-            for (name, flags), compiled in zip(_SOURCES.items(), objects, strict=True)
-        ]
-        commands.append([compiler, *_FLAGS, "-shared", *map(str, objects), "-o", str(partial), "-lm"])
-        for command in commands:
-            subprocess.run(command, capture_output=True, check=True, timeout=120)
-        partial.replace(file)

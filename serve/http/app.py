@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -82,6 +83,7 @@ def create_app(
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         title="FocusDiff",
+        version=version("focusdiff"),
         summary="Autoregressive text-to-image models over OpenAI's Images API.",
         lifespan=lifespan,
         # traces go to OTEL_EXPORTER_OTLP_ENDPOINT, if set; metrics and logs are exported separately
