@@ -1,6 +1,7 @@
 # Image of the server with the tiny checkpoints. docs/deploy.md explains the arguments.
 #   docker build -t focusdiff .                         on a CPU
 #   docker build -t focusdiff --build-arg VARIANT=cuda .    on an NVIDIA GPU
+#   docker build -t focusdiff-triton --target triton .      a Triton server with the same models, for a front
 ARG BASE=debian:bookworm-slim
 ARG VARIANT=cpu
 
@@ -23,8 +24,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=given.txt \
     if [ "$VARIANT" = cuda ]; then sed 's/^\(torch==.*\)+cpu$/\1/' given.txt; else cat given.txt; fi > constraints.txt \
- && python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-    > requirements.txt \
+ && python3 -c 'import tomllib; of = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+    print(*of["dependencies"], *of["optional-dependencies"]["triton"], sep="\n")' > requirements.txt \
  && pip install --disable-pip-version-check -c constraints.txt -r requirements.txt
 # What serving never opens: headers, programs and tests of PyTorch, tests of others, pip.
 COPY . src
@@ -37,6 +38,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
  && for name in numpy pandas scipy sympy networkx; do \
       find "$site/$name" -type d -name tests -prune -exec rm -r {} +; done
 
+FROM build AS triton-server
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /opt/pip \
+ && /opt/pip/bin/pip install --disable-pip-version-check --no-deps --target /opt/focusdiff/triton nvidia-pytriton==0.7.0
+
 FROM python AS runtime-cpu
 
 # Triton compiles a launcher for each kernel when it is first used
@@ -45,7 +51,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
  && rm -rf /var/cache/apt/* /var/lib/apt/lists/*
 
-FROM runtime-${VARIANT}
+FROM runtime-${VARIANT} AS server
 RUN useradd --uid 10001 --no-create-home --home-dir /data focusdiff \
  && install -d -o focusdiff -g focusdiff /data
 COPY --from=build /opt/focusdiff /opt/focusdiff
@@ -76,3 +82,20 @@ HEALTHCHECK --interval=5s --timeout=4s --start-period=120s --retries=3 \
     CMD ["/usr/bin/python3", "-ISc", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ['FOCUSDIFF_PORT'] + '/health/ready', timeout=3)"]
 ENTRYPOINT ["focusdiff-serve"]
 CMD ["--model", "tiny", "--model", "tiny-base", "--judge", "exact"]
+
+# Triton's Python backend needs the interpreter as a library.
+FROM server AS triton
+USER 0
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends "libpython$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')" \
+ && rm -rf /var/cache/apt/* /var/lib/apt/lists/*
+COPY --from=triton-server /opt/focusdiff/triton /opt/focusdiff/triton
+USER 10001:10001
+EXPOSE 8001 8002 8003
+ENV FOCUSDIFF_HTTP_PORT=8003
+HEALTHCHECK --interval=5s --timeout=4s --start-period=120s --retries=3 \
+    CMD ["/usr/bin/python3", "-ISc", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ['FOCUSDIFF_HTTP_PORT'] + '/v2/health/ready', timeout=3)"]
+ENTRYPOINT ["focusdiff-triton", "/data/triton", "--serve"]
+CMD ["--model", "tiny", "--model", "tiny-base"]
+
+FROM server

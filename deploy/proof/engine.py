@@ -71,10 +71,10 @@ class Engine:
         """Run a command of the client; returns its standard output, without space at the ends."""
         return self._run([self._docker, *arguments], seconds=seconds)
 
-    def compose(self, *arguments: str, environment: Mapping[str, str]) -> None:
+    def compose(self, *arguments: str, environment: Mapping[str, str], seconds: float = 120) -> None:
         """Run docker-compose on compose.yaml."""
         command = ["docker-compose", "--project-name", "proof", "--file", str(ROOT / "compose.yaml"), *arguments]
-        self._run(command, environment=environment)
+        self._run(command, environment=environment, seconds=seconds)
 
     def state(self, container: str, field: str) -> str:
         """A field of a container's state: ExitCode, Health.Status, …"""

@@ -40,8 +40,8 @@ def import_base(engine: Engine, folder: Path) -> None:
     engine.docker("import", str(tar), base_name())
 
 
-def build(engine: Engine, name: str) -> None:
-    """Build the image without anything cached."""
+def build(engine: Engine, name: str, *, target: str | None = None) -> None:
+    """Build the image, or another target of the Dockerfile."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     revision = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
@@ -53,6 +53,8 @@ def build(engine: Engine, name: str) -> None:
         if links:
             given["PIP_FIND_LINKS"] = links
         arguments = [f"--build-arg={key}={value}" for key, value in given.items()]
+        if target:
+            arguments.append(f"--target={target}")
         engine.docker("build", "--quiet", "--network=host", *arguments, f"--tag={name}", str(ROOT), seconds=1500)
 
 

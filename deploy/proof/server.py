@@ -18,7 +18,7 @@ _PROMPT, _SEED = "three red circles", 7
 
 def client(url: str) -> OpenAI:
     """OpenAI's client, without retries: a lost request must be seen."""
-    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=400)
 
 
 def pictures(client: OpenAI, *, count: int, seed: int) -> list[bytes]:
