@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, registry: Registry, store: Store, listener: socket.socket) -> None:
         registry.loading = True
-        self._metrics = Metrics(registry)
+        self._metrics = Metrics(registry, queue_limit=settings.queue)
         app = create_app(settings, registry, store, self._metrics, background=(self._load,))
         if settings.ui:
             from ui.mount import mount

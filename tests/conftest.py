@@ -220,7 +220,7 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
         for source, backend in zip(sources, backends, strict=True):
             models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)
-        return create_app(chosen, models, store, Metrics(models)), models
+        return create_app(chosen, models, store, Metrics(models, queue_limit=chosen.queue)), models
 
     return make
 
