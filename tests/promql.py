@@ -1,15 +1,30 @@
-"""Series that PromQL expressions select, and whether a scrape has them."""
+"""Series that PromQL expressions select, and whether a server has them."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve.backends.registry import Registry
+
+_IMAGES = "/v1/images/generations"
 _SELECTOR = re.compile(r"\b(up|(?:focusdiff|process)_\w+)(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 _GROUPING = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
 _OF_TARGETS = {"job": "focusdiff", "instance": "server:8000"}  # labels that Prometheus adds
+
+
+def scrape_of(app: FastAPI, registry: Registry) -> str:
+    """Metrics of a server that has drawn a picture, refused a request, and is draining now."""
+    client = TestClient(app)
+    assert client.post(_IMAGES, json={"prompt": "a star"}).status_code == 200
+    assert client.post(_IMAGES, json={"prompt": ""}).status_code == 400
+    registry.drain()
+    assert client.post(_IMAGES, json={"prompt": "a star"}).status_code == 503
+    return client.get("/metrics").text
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,13 @@
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-from fastapi.testclient import TestClient
 
-from tests.promql import unknown
+from tests.promql import scrape_of, unknown
 from tests.thread_backend import ThreadBackend
 from tests.tools import needs_promtool
 
@@ -20,7 +18,6 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
 BOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "focusdiff.json").read_text())
-IMAGES = "/v1/images/generations"
 
 
 def expressions_of(board: dict[str, Any]) -> list[str]:
@@ -33,18 +30,6 @@ def expressions_of(board: dict[str, Any]) -> list[str]:
 
 def definitions(board: dict[str, Any]) -> list[str]:
     return [one["definition"] for one in board["templating"]["list"] if one["type"] == "query"]
-
-
-@pytest.fixture
-def scrape(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> Iterator[str]:
-    """Metrics of a server that has drawn and refused."""
-    app, registry = make_app(small_backend)
-    client = TestClient(app)
-    for body, status in (({"prompt": "a star"}, 200), ({"prompt": ""}, 400), ({"prompt": "a star"}, 503)):
-        if status == 503:
-            registry.drain()
-        assert client.post(IMAGES, json=body).status_code == status
-    yield client.get("/metrics").text
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -81,7 +66,10 @@ def test_every_alert_says_how_urgent_it_is_and_has_a_row_in_the_runbook() -> Non
         assert alert["annotations"]["runbook"] == "docs/deploy.md#what-to-alert-on"
 
 
-def test_a_server_has_every_series_of_alerts_and_dashboard(scrape: str) -> None:
+def test_a_server_has_every_series_of_alerts_and_dashboard(
+    small_backend: ThreadBackend, make_app: Callable[..., Any]
+) -> None:
+    scrape = scrape_of(*make_app(small_backend))
     assert unknown([alert["expr"] for alert in ALERTS.values()], scrape) == []
     assert unknown(expressions_of(BOARD), scrape) == []
     for name in ("focusdiff_no_such", 'focusdiff_ready{cause="x"}', 'focusdiff_state{state="asleep"}'):

@@ -29,10 +29,14 @@ Server = "subprocess.Popen[str]"
 
 @contextmanager
 def server(
-    folder: Path, *arguments: str, planted: str = "", environment: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    *arguments: str,
+    planted: str = "",
+    environment: Mapping[str, str] = MappingProxyType({}),
+    port: int | None = None,
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run a server process; yields its URL and the process. `planted` is code run first, but not in its engines."""
-    port = free_port()
+    port = port or free_port()
     code = f"import serve.command\n{planted}\nserve.command.main()"
     command = [sys.executable, "-c", code, "--no-ui", "--model", str(folder), "--port", str(port), *arguments]
     process = subprocess.Popen(

@@ -1,0 +1,122 @@
+"""Servers behind nginx, configured by deploy/nginx: no request fails while they are replaced, and streams flow."""
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.speed.server_process import free_port
+from tests.test_serve_operation import engine_of, ready, server
+from tests.tools import needs_nginx
+
+CONFIGURATION = Path(__file__).parent.parent / "deploy" / "nginx" / "focusdiff.conf"
+IMAGES = "/v1/images/generations"
+
+
+@contextmanager
+def gateway(folder: Path, *ports: int) -> Iterator[str]:
+    """Run nginx with our configuration, without TLS, for servers on these ports of this machine; yields its URL."""
+    port = free_port()
+    text = CONFIGURATION.read_text()
+    text, changed = re.subn(r"listen 443 ssl;\n.*\n.*\n", f"listen 127.0.0.1:{port};\n", text)
+    assert changed == 1
+    (given, *others) = re.findall(r"server 127\.0\.0\.1:\d+(.*;)\n", text)
+    servers = "".join(f"    server 127.0.0.1:{one}{given}\n" for one in ports)
+    text = re.sub(r"(    server 127\.0\.0\.1:\d+.*\n)+", servers, text)
+    assert others
+    (folder / "focusdiff.conf").write_text(text)
+    paths = "".join(f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/errors; events {{}}\n"
+        f"http {{ access_log off; {paths} include {folder}/focusdiff.conf; }}"
+    )
+    process = subprocess.Popen(["nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "errors"])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            assert process.poll() is None, (folder / "errors").read_text()
+            assert time.monotonic() < deadline
+            with suppress(httpx.TransportError):
+                httpx.get(url)
+                break
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_nginx
+@pytest.mark.long
+def test_no_request_fails_while_servers_are_replaced_one_after_the_other(small_folder: Path, tmp_path: Path) -> None:
+    """A rolling update: each server is told to stop while four clients draw, and a new one takes its port."""
+    ports = free_port(), free_port()
+    statuses: list[int] = []
+    events: list[str] = []
+    stop = threading.Event()
+
+    def client(url: str, *, stream: bool) -> None:
+        while not stop.is_set():
+            answer = httpx.post(url + IMAGES, json={"prompt": "a star", "n": 2, "stream": stream}, timeout=60)
+            statuses.append(answer.status_code)
+            events.extend(re.findall(r"^event: (.*)$", answer.text, re.MULTILINE))
+
+    def start(stack: ExitStack, port: int) -> "subprocess.Popen[str]":
+        url, process = stack.enter_context(server(small_folder, "--log-level", "warning", port=port))
+        ready(url, process)
+        return process
+
+    with ExitStack() as stack:
+        url = stack.enter_context(gateway(tmp_path, *ports))
+        old = [start(stack, port) for port in ports]
+        threads = [threading.Thread(target=client, args=(url,), kwargs={"stream": i % 2 == 0}) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for port, process in zip(ports, old, strict=True):
+            before = len(statuses)
+            while len(statuses) < before + 10 and any(thread.is_alive() for thread in threads):
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(60) == 0
+            start(stack, port)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(statuses) > 20
+    assert set(statuses) == {200}
+    assert set(events) == {"image_generation.completed"}
+
+
+@needs_nginx
+def test_the_gateway_passes_events_on_at_once_and_only_the_api(small_folder: Path, tmp_path: Path) -> None:
+    """Every event of a finished picture has arrived while the engine is suspended in the middle of the stream."""
+    with server(small_folder, "--slots", "1", "--admin-key", "k") as (inside, process):
+        ready(inside, process)
+        engine = engine_of(process)
+        body = {"prompt": "a star", "n": 10, "stream": True}
+        with (
+            gateway(tmp_path, int(inside.rpartition(":")[2])) as url,
+            httpx.stream("POST", url + IMAGES, json=body, timeout=20) as stream,
+        ):
+            lines = stream.iter_lines()
+            assert "event: image_generation.completed" in lines
+            engine.suspend()
+            time.sleep(0.5)
+            metrics = httpx.get(f"{inside}/metrics", timeout=20).text
+            (drawn,) = re.findall(r'^focusdiff_images_total\{model="small"\} (\d+)', metrics, re.MULTILINE)
+            assert 1 <= int(drawn) < 10
+            for _ in range(int(drawn) - 1):
+                assert "event: image_generation.completed" in lines
+            data = next(line for line in lines if line.startswith("data: "))
+            assert json.loads(data.removeprefix("data: "))["image_index"] == int(drawn) - 1
+            engine.resume()
+            for path in ("/metrics", "/health/ready", "/admin/models", "/"):
+                assert httpx.get(url + path, timeout=20).status_code == 404
+            assert httpx.get(f"{url}/v1/models", timeout=20).status_code == 200
