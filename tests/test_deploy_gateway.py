@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from bench.speed.server_process import free_port
+from serve.config import Settings
 from tests.test_serve_operation import engine_of, ready, server
 from tests.tools import needs_nginx
 
@@ -53,39 +54,50 @@ def gateway(folder: Path, *ports: int) -> Iterator[str]:
         process.wait()
 
 
+def test_the_gateway_waits_longer_and_takes_as_much_as_a_server() -> None:
+    text, settings = CONFIGURATION.read_text(), Settings()
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", text)
+    assert int(seconds) >= settings.request_seconds + 60  # `Service.stream_seconds`
+    (mib,) = re.findall(r"client_max_body_size (\d+)m;", text)
+    assert int(mib) >= settings.max_body_mib
+
+
 @needs_nginx
 @pytest.mark.long
 def test_no_request_fails_while_servers_are_replaced_one_after_the_other(small_folder: Path, tmp_path: Path) -> None:
-    """A rolling update: each server is told to stop while four clients draw, and a new one takes its port."""
+    """A rolling update while three clients draw: one server is stopped and started again, then the other is stopped."""
     ports = free_port(), free_port()
     statuses: list[int] = []
     events: list[str] = []
     stop = threading.Event()
 
     def client(url: str, *, stream: bool) -> None:
-        while not stop.is_set():
+        while not stop.wait(0.1):
             answer = httpx.post(url + IMAGES, json={"prompt": "a star", "n": 2, "stream": stream}, timeout=60)
             statuses.append(answer.status_code)
             events.extend(re.findall(r"^event: (.*)$", answer.text, re.MULTILINE))
 
-    def start(stack: ExitStack, port: int) -> "subprocess.Popen[str]":
-        url, process = stack.enter_context(server(small_folder, "--log-level", "warning", port=port))
-        ready(url, process)
-        return process
-
     with ExitStack() as stack:
+
+        def start(port: int) -> tuple[str, "subprocess.Popen[str]"]:
+            # a log that nobody reads would fill its pipe
+            return stack.enter_context(server(small_folder, "--log-level", "warning", port=port))
+
         url = stack.enter_context(gateway(tmp_path, *ports))
-        old = [start(stack, port) for port in ports]
-        threads = [threading.Thread(target=client, args=(url,), kwargs={"stream": i % 2 == 0}) for i in range(4)]
+        old = [start(port) for port in ports]
+        for one in old:
+            ready(*one)
+        threads = [threading.Thread(target=client, args=(url,), kwargs={"stream": i % 2 == 0}) for i in range(3)]
         for thread in threads:
             thread.start()
-        for port, process in zip(ports, old, strict=True):
+        for port, (_, process) in zip(ports, old, strict=True):
             before = len(statuses)
             while len(statuses) < before + 10 and any(thread.is_alive() for thread in threads):
                 time.sleep(0.05)
             process.terminate()
             assert process.wait(60) == 0
-            start(stack, port)
+            if port == ports[0]:
+                ready(*start(port))
         stop.set()
         for thread in threads:
             thread.join()

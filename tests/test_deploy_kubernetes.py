@@ -1,6 +1,7 @@
 """Manifests for Kubernetes: valid, in agreement with each other, and with the server that they start.
 
-The resources of KEDA, KServe and the Prometheus operator have no schema here; only their references are checked.
+The resources of KEDA, KServe, the Gateway API and the Prometheus operator have no schema here: only their references are
+checked.
 """
 
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from fastapi.testclient import TestClient
@@ -25,7 +26,7 @@ from tests.thread_backend import ThreadBackend
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "deploy" / "kubernetes"
-WITHOUT_SCHEMA = {"ScaledObject", "InferenceService", "PodMonitor"}
+WITHOUT_SCHEMA = {"ScaledObject", "InferenceService", "PodMonitor", "HTTPRoute"}
 CLOSING_SECONDS = 5  # `timeout_graceful_shutdown` of serve.server
 Manifest = dict[str, Any]
 
@@ -86,15 +87,19 @@ def test_selectors_and_targets_find_the_pods() -> None:
     for kind in ("HorizontalPodAutoscaler", "ScaledObject"):
         assert named(kind)["spec"]["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
     assert not named("Service")["spec"]["selector"].items() <= labels_of(named("Job")).items()
+    (backend,) = named("HTTPRoute")["spec"]["rules"][0]["backendRefs"]
+    service = named("Service")
+    assert (backend["name"], backend["port"]) == (service["metadata"]["name"], service["spec"]["ports"][0]["port"])
 
 
 @in_each_server
 def test_ports_volumes_and_times_of_a_pod_agree(manifest: Manifest) -> None:
+    """Probes and Service find the port, the Secret is the documented one, and no drain is cut short."""
     pod = pod_of(manifest)
     (front,) = pod["containers"]
     (port,) = front["ports"]
-    flags = dict(re.fullmatch(r"--([a-z-]+)=?(.*)", argument).groups() for argument in front["args"])  # type: ignore[union-attr]
-    assert int(flags["port"]) == port["containerPort"]
+    flags = {name: value for name, _, value in (argument.partition("=") for argument in front["args"])}
+    assert int(flags["--port"]) == port["containerPort"]
     assert named("Service")["spec"]["ports"][0]["targetPort"] == port["name"]
     assert named("NetworkPolicy")["spec"]["ingress"][0]["ports"][0]["port"] == port["name"]
     assert named("PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"] == port["name"]
@@ -107,8 +112,8 @@ def test_ports_volumes_and_times_of_a_pod_agree(manifest: Manifest) -> None:
     assert volumes["data"]["persistentVolumeClaim"]["claimName"] == named("PersistentVolumeClaim")["metadata"]["name"]
     documented = f"kubectl create secret generic {volumes['keys']['secret']['secretName']} --from-file=keys="
     assert documented in (ROOT / "docs" / "deploy.md").read_text()
-    assert flags["api-keys-file"] == f"{mounts['keys']}/keys"
-    longest = front["lifecycle"]["preStop"]["sleep"]["seconds"] + int(flags["drain-seconds"])
+    assert flags["--api-keys-file"] == f"{mounts['keys']}/keys"
+    longest = front["lifecycle"]["preStop"]["sleep"]["seconds"] + int(flags["--drain-seconds"])
     assert pod["terminationGracePeriodSeconds"] > longest + _HANGING_SECONDS + CLOSING_SECONDS
     assert sum(one["resources"]["limits"].get("nvidia.com/gpu", 0) for one in containers) == 1
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -166,13 +171,20 @@ def test_a_server_has_the_metrics_that_autoscalers_ask_for(
     assert all(re.fullmatch(pattern[1], name) for name in hpa)
 
 
-def test_autoscalers_add_a_replica_before_all_slots_are_taken() -> None:
-    slots = read_settings(DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]["args"]).slots
+def test_arguments_are_settings_and_agree_with_what_is_around_the_servers() -> None:
+    """KServe's pods have the same arguments; those of the front before Triton are the Triton backend's to test."""
+    (front,) = pod_of(DEPLOYMENT)["containers"]
+    settings = read_settings(front["args"])
+    assert pod_of(named("InferenceService"))["containers"][0]["args"] == front["args"]
+    assert settings.host == "0.0.0.0"
+    assert settings.api_keys_file is not None
+    seconds = int(named("HTTPRoute")["spec"]["rules"][0]["timeouts"]["request"].removesuffix("s"))
+    assert seconds >= settings.request_seconds + 60  # `Service.stream_seconds`
     running = named("HorizontalPodAutoscaler")["spec"]["metrics"][1]["pods"]["target"]["averageValue"]
     keda = named("ScaledObject")["spec"]["triggers"][0]["metadata"]["threshold"]
-    kserve = named("InferenceService")["spec"]["predictor"]["autoScaling"]["metrics"][0]["external"]["target"]["value"]
-    for threshold in (running, keda, kserve):
-        assert 0.5 * slots < int(threshold) < slots
+    kserve = pod_of(named("InferenceService"))["autoScaling"]["metrics"][0]["external"]["target"]["value"]
+    for threshold in (running, keda, kserve):  # a replica is added before all slots are taken
+        assert 0.5 * settings.slots < int(threshold) < settings.slots
 
 
 @pytest.mark.long

@@ -77,6 +77,16 @@ def test_a_server_has_every_series_of_alerts_and_dashboard(
     assert unknown(["sum by (cause) (focusdiff_ready)"], scrape)
 
 
+def test_the_documented_command_gives_the_operator_the_same_alerts() -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (command,) = (block for block in re.findall(r"```sh\n(.*?)```", text, re.S) if "PrometheusRule" in block)
+    command = command.replace("kubectl apply -f -", "cat")
+    printed = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    manifest = yaml.safe_load(printed)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert manifest["spec"] == RULES
+
+
 @needs_promtool
 def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
     """promtool checks rules, so each expression becomes one; Grafana replaces its own variables before it asks."""
