@@ -1,11 +1,11 @@
 """Servers behind nginx, configured by deploy/nginx: no request fails while they are replaced, and streams flow."""
 
-import json
 import re
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.tools import needs_nginx
 
 CONFIGURATION = Path(__file__).parent.parent / "deploy" / "nginx" / "focusdiff.conf"
 IMAGES = "/v1/images/generations"
+QUIET = ("--log-level", "warning")  # a log that nobody reads would fill its pipe
 
 
 @contextmanager
@@ -80,8 +81,7 @@ def test_no_request_fails_while_servers_are_replaced_one_after_the_other(small_f
     with ExitStack() as stack:
 
         def start(port: int) -> tuple[str, "subprocess.Popen[str]"]:
-            # a log that nobody reads would fill its pipe
-            return stack.enter_context(server(small_folder, "--log-level", "warning", port=port))
+            return stack.enter_context(server(small_folder, *QUIET, port=port))
 
         url = stack.enter_context(gateway(tmp_path, *ports))
         old = [start(port) for port in ports]
@@ -108,27 +108,30 @@ def test_no_request_fails_while_servers_are_replaced_one_after_the_other(small_f
 
 @needs_nginx
 def test_the_gateway_passes_events_on_at_once_and_only_the_api(small_folder: Path, tmp_path: Path) -> None:
-    """Every event of a finished picture has arrived while the engine is suspended in the middle of the stream."""
-    with server(small_folder, "--slots", "1", "--admin-key", "k") as (inside, process):
+    """An event of 200 bytes arrives while the engine is suspended, and so nothing follows it."""
+    with (
+        ThreadPoolExecutor(5) as pool,
+        server(small_folder, "--slots", "1", *QUIET, "--admin-key", "k") as (inside, process),
+        gateway(tmp_path, int(inside.rpartition(":")[2])) as url,
+    ):
         ready(inside, process)
-        engine = engine_of(process)
-        body = {"prompt": "a star", "n": 10, "stream": True}
-        with (
-            gateway(tmp_path, int(inside.rpartition(":")[2])) as url,
-            httpx.stream("POST", url + IMAGES, json=body, timeout=20) as stream,
-        ):
-            lines = stream.iter_lines()
-            assert "event: image_generation.completed" in lines
+        for path in ("/metrics", "/health/ready", "/admin/models", "/"):
+            assert httpx.get(url + path, timeout=20).status_code == 404
+        assert httpx.get(f"{url}/v1/models", timeout=20).status_code == 200
+        body = {"prompt": "a star", "n": 10}
+        before = [pool.submit(httpx.post, inside + IMAGES, json=body, timeout=60) for _ in range(5)]
+        while 'waiting_images{model="small"} 4' not in httpx.get(f"{inside}/metrics", timeout=20).text:
+            time.sleep(0.05)
+        last = body | {"stream": True, "queue_events": True}
+        with httpx.stream("POST", url + IMAGES, json=last, timeout=20) as stream:
+            with httpx.stream("POST", inside + IMAGES, json=last, timeout=20) as later:
+                assert next(later.iter_lines()) == "event: image_generation.queued"  # so the earlier one is queued, too
+            engine = engine_of(process)
             engine.suspend()
-            time.sleep(0.5)
-            metrics = httpx.get(f"{inside}/metrics", timeout=20).text
-            (drawn,) = re.findall(r'^focusdiff_images_total\{model="small"\} (\d+)', metrics, re.MULTILINE)
-            assert 1 <= int(drawn) < 10
-            for _ in range(int(drawn) - 1):
-                assert "event: image_generation.completed" in lines
-            data = next(line for line in lines if line.startswith("data: "))
-            assert json.loads(data.removeprefix("data: "))["image_index"] == int(drawn) - 1
-            engine.resume()
-            for path in ("/metrics", "/health/ready", "/admin/models", "/"):
-                assert httpx.get(url + path, timeout=20).status_code == 404
-            assert httpx.get(f"{url}/v1/models", timeout=20).status_code == 200
+            lines = stream.iter_lines()
+            try:
+                assert next(lines) == "event: image_generation.queued"
+            finally:
+                engine.resume()
+            assert list(lines).count("event: image_generation.completed") == 10
+        assert {one.result().status_code for one in before} == {200}
