@@ -1,4 +1,4 @@
-"""The server process in operation: health, metrics, logs, draining, signals and crashes."""
+"""The server process in operation: health, logs, draining, signals and crashes."""
 
 import json
 import os
@@ -19,7 +19,6 @@ import httpx
 import psutil
 import pytest
 from fastapi.testclient import TestClient
-from prometheus_client.parser import text_string_to_metric_families
 
 from bench.speed.server_process import free_port
 from tests.thread_backend import ThreadBackend
@@ -30,10 +29,14 @@ Server = "subprocess.Popen[str]"
 
 @contextmanager
 def server(
-    folder: Path, *arguments: str, planted: str = "", environment: Mapping[str, str] = MappingProxyType({})
+    folder: Path,
+    *arguments: str,
+    planted: str = "",
+    environment: Mapping[str, str] = MappingProxyType({}),
+    port: int | None = None,
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run a server process; yields its URL and the process. `planted` is code run first, but not in its engines."""
-    port = free_port()
+    port = port or free_port()
     code = f"import serve.command\n{planted}\nserve.command.main()"
     command = [sys.executable, "-c", code, "--no-ui", "--model", str(folder), "--port", str(port), *arguments]
     process = subprocess.Popen(
@@ -359,36 +362,3 @@ def test_prompts_are_logged_when_asked_for(
     client = TestClient(make_app(small_backend, log_prompts=True)[0])
     client.post(IMAGES, json={"prompt": "a purple heart"})
     assert [record.prompt for record in caplog.records if hasattr(record, "prompt")] == ["a purple heart"]
-
-
-def sample(text: str, name: str, **labels: str) -> float | None:
-    for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            if one.name == f"focusdiff_{name}" and labels.items() <= one.labels.items():
-                return one.value
-    return None
-
-
-def test_metrics_count_what_happened(small_backend: ThreadBackend, make_app: Callable[..., Any]) -> None:
-    client = TestClient(make_app(small_backend)[0])
-    client.post(IMAGES, json={"prompt": "a star", "n": 3})
-    client.post(IMAGES, json={"prompt": "a star", "stream": True, "partial_images": 2})
-    client.post(IMAGES, json={"prompt": ""})
-    client.get("/no/such/path")
-    text = client.get("/metrics").text
-    model = {"model": "small"}
-    assert sample(text, "images_total", **model) == 4
-    assert sample(text, "codes_total", **model) == 4 * 64
-    assert sample(text, "image_seconds_count", **model) == 4
-    assert sample(text, "queue_wait_seconds_count", **model) == 4
-    assert sample(text, "first_preview_seconds_count", **model) == 1
-    assert sample(text, "slots", **model) == 16
-    assert sample(text, "running_images", **model) == 0
-    assert sample(text, "ready", **model) == 1
-    assert sample(text, "http_answers_total", route=IMAGES, status="200") == 2
-    assert sample(text, "http_answers_total", route=IMAGES, status="400") == 1
-    assert sample(text, "http_answers_total", route="none", status="404") == 1
-    wait, latency = (sample(text, f"{name}_seconds_sum", **model) for name in ("queue_wait", "image"))
-    assert wait is not None
-    assert latency is not None
-    assert 0 < wait < latency

@@ -28,3 +28,5 @@ needs_browser = _needs(CHROMIUM, "no Chromium on this machine (Debian: apt-get i
 needs_compiler = _needs(native_library(), "no C compiler on this machine (Debian: apt-get install gcc libc6-dev)")
 needs_triton = _needs(_triton(), "no Triton server on this machine (make installs one on Linux with x86-64)")
 needs_curl = _needs(shutil.which("curl"), "no curl on this machine (Debian: apt-get install curl)")
+needs_nginx = _needs(shutil.which("nginx"), "no nginx on this machine (Debian: apt-get install nginx)")
+needs_promtool = _needs(shutil.which("promtool"), "no promtool on this machine (Debian: apt-get install prometheus)")

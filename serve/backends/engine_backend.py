@@ -108,7 +108,8 @@ class EngineBackend:
     def stats(self) -> Stats:
         """Counts of accepted jobs, as of their latest events."""
         with self._lock:
-            return Stats(sum(job.running for job in self._accepted.values()), self._waiting, self.loaded.slots)
+            running = sum(job.running for job in self._accepted.values())
+            return Stats(running, self._waiting, self.loaded.slots, self.queue_limit)
 
     @property
     def _waiting(self) -> int:

@@ -12,11 +12,12 @@ BackendState = Literal["ready", "unreachable", "draining", "dead"]
 
 @dataclass(frozen=True)
 class Stats:
-    """Images being drawn, images waiting for a slot, and how many guided images can be drawn at once."""
+    """Images being drawn and images waiting for a slot; how many guided images can be drawn at once, and may wait."""
 
     running: int
     waiting: int
     slots: int
+    queue: int
 
 
 class Backend(Protocol):

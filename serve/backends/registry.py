@@ -68,6 +68,11 @@ class Registry:
         return "unreachable" if unreachable else "ready"
 
     @property
+    def accepting(self) -> bool:
+        """Whether loaded models are given new jobs: not while the server is stopping."""
+        return bool(self._served) and not self._draining
+
+    @property
     def served(self) -> Mapping[str, Served]:
         """Served models by name, in the order of loading."""
         return MappingProxyType(self._served)
@@ -92,7 +97,7 @@ class Registry:
             UnknownModel: no such model.
             NoModel: none is loaded, or the server is stopping.
         """
-        if not self._served or self._draining:
+        if not self.accepting:
             raise NoModel("the server is stopping" if self._draining else "no model is loaded")
         if name is None:
             return next(iter(self._served.values()))

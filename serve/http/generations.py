@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from opentelemetry import trace
 
 from serve.backends.generation import Generation
-from serve.engine.events import Ended, Event, Failed, Finished, Preview
+from serve.engine.events import Ended, Event, Failed, Finished, Preview, Started
 from serve.engine.job import Job
 from serve.http.errors import ApiError, Busy, DeadlinePassed, GenerationFailed, Unavailable
 from serve.http.metrics import Metrics
@@ -19,12 +19,17 @@ async def counted(generation: Generation, metrics: Metrics) -> AsyncIterator[Eve
     """
     model = generation.info.name
     previewed: set[int] = set()
+    started: dict[int, float] = {}
     async for event in generation:
         metrics.count(model, event, generation.seconds)
         trace.get_current_span().add_event(type(event).__name__, {"model": model})
         if isinstance(event, Preview) and event.index not in previewed:
             previewed.add(event.index)
             metrics.first_preview(model, generation.seconds)
+        elif isinstance(event, Started):
+            started[event.index] = generation.seconds
+        elif isinstance(event, Finished):
+            metrics.draw(model, generation.seconds - started[event.index])
         if error := _error(event, generation.job):
             raise error
         yield event

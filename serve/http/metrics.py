@@ -2,16 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from serve.backends.registry import Registry
-from serve.engine.events import Ended, Event, Failed, Finished, Started
+from serve.backends.registry import Registry, ServerState
+from serve.engine.events import Cause, Ended, Event, Failed, Finished, Started
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
+_NOT_FINITE = "not finite"
 
 
 class Metrics:
@@ -20,8 +22,10 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._collectors = CollectorRegistry()
         self._collectors.register(_Gauges(registry))
+        ProcessCollector(registry=self._collectors)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"focusdiff_{name}", text, labels, registry=self._collectors)
@@ -33,6 +37,7 @@ class Metrics:
         Gauge(
             "focusdiff_open_requests", "Requests whose answers are not complete.", registry=self._collectors
         ).set_function(lambda: self.open)
+        self._accepted = counter("accepted_images", "Images of accepted requests.", "model")
         self._images = counter("images", "Pictures finished.", "model")
         self._codes = counter("codes", "Image codes of finished pictures.", "model")
         self._failures = counter("failures", "Pictures or requests that failed, by cause.", "model", "cause")
@@ -40,6 +45,7 @@ class Metrics:
         self._answers = counter("http_answers", "Answers, by route and status.", "route", "status")
         self._queue = histogram("queue_wait", "Seconds from a request to the start of each image.")
         self._first = histogram("first_preview", "Seconds from a request to the first preview of each image.")
+        self._draw = histogram("draw", "Seconds from the start of each image to the finished picture.")
         self._latency = histogram("image", "Seconds from a request to each finished picture.")
 
     def count(self, model: str, event: Event, seconds: float) -> None:
@@ -52,13 +58,21 @@ class Metrics:
                 self._codes.labels(model).inc(len(codes))
                 self._latency.labels(model).observe(seconds)
             case Failed():
-                self._failures.labels(model, "not finite").inc()
+                self._failures.labels(model, _NOT_FINITE).inc()
             case Ended(cause=str(cause)):
                 self._failures.labels(model, cause).inc()
 
     def first_preview(self, model: str, seconds: float) -> None:
         """Count an image's first preview, `seconds` after its job was accepted."""
         self._first.labels(model).observe(seconds)
+
+    def draw(self, model: str, seconds: float) -> None:
+        """Count a finished picture, `seconds` after its image was started."""
+        self._draw.labels(model).observe(seconds)
+
+    def accept(self, model: str, images: int) -> None:
+        """Count the images of an accepted job."""
+        self._accepted.labels(model).inc(images)
 
     def refuse(self, model: str) -> None:
         """Count a job refused because the queue was full."""
@@ -69,7 +83,17 @@ class Metrics:
         self._answers.labels(route, str(status)).inc()
 
     def text(self) -> bytes:
-        """All metrics in Prometheus's text format."""
+        """All metrics in Prometheus's text format.
+
+        Counters of served models start at 0: Prometheus does not see the first event of a counter that appears with it.
+        """
+        for model in self._registry.served:
+            for metric in (self._accepted, self._images, self._codes, self._refusals):
+                metric.labels(model)
+            for histogram in (self._queue, self._first, self._draw, self._latency):
+                histogram.labels(model)
+            for cause in (_NOT_FINITE, *get_args(Cause)):
+                self._failures.labels(model, cause)
         return generate_latest(self._collectors)
 
 
@@ -80,14 +104,35 @@ class _Gauges(Collector):
         self._registry = registry
 
     def collect(self) -> Iterator[Metric]:
-        """Yield gauges with one sample per model."""
+        """Yield gauges with one sample per model, and the states of the server."""
         everything = self._registry.all
         stats = [(one.source.name, one.backend.stats) for one in everything]
         yield _gauge("running_images", "Images being drawn.", ((name, one.running) for name, one in stats))
         yield _gauge("waiting_images", "Images that wait for a slot.", ((name, one.waiting) for name, one in stats))
         yield _gauge("slots", "Guided images that can be drawn at once.", ((name, one.slots) for name, one in stats))
-        ready = ((name, one.backend.state == "ready") for name, one in self._registry.served.items())
+        yield _gauge("queue_limit", "Images that may wait for a slot.", ((name, one.queue) for name, one in stats))
+        served, accepting = self._registry.served, self._registry.accepting
+        ready = ((name, accepting and one.backend.state == "ready") for name, one in served.items())
         yield _gauge("ready", "Whether the model accepts requests.", ready)
+        yield self._models()
+        yield self._states()
+
+    def _models(self) -> Metric:
+        """1 for each served model, with its source and the shape of its pictures as labels."""
+        labels = ["model", "source", "revision", "image_size", "image_tokens"]
+        family = GaugeMetricFamily("focusdiff_model_info", "The served models.", labels=labels)
+        for name, one in self._registry.served.items():
+            info = one.backend.info
+            shape = str(info.image_size), str(info.image_tokens)
+            family.add_metric([name, one.source.source, one.source.revision or "", *shape], 1)
+        return family
+
+    def _states(self) -> Metric:
+        """1 for the server's state, 0 for the others."""
+        family = GaugeMetricFamily("focusdiff_state", "The server's state.", labels=["state"])
+        for state in get_args(ServerState):
+            family.add_metric([state], float(state == self._registry.state))
+        return family
 
 
 def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:

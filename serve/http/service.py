@@ -106,6 +106,8 @@ class Service:
                 generation.leave()
             raise
         self.limiter.spend(caller, images)
+        for backend, job in jobs:
+            self.metrics.accept(backend.info.name, job.images)
         return accepted
 
     def _submit(self, backend: Backend, job: Job) -> Generation:

@@ -76,10 +76,12 @@ class TritonBackend:
 
     @property
     def stats(self) -> Stats:
-        """Counts of our accepted jobs, as of their latest events; slots of the servers that are ready."""
+        """Counts of our accepted jobs, as of their latest events; slots and queues of the servers that are ready."""
+        ready = self._fleet.ready
         with self._lock:
             running = sum(len(job.running) for job in self._accepted.values())
-            return Stats(running, self._waiting, sum(server.pulse.slots for server in self._fleet.ready))
+            slots = sum(server.pulse.slots for server in ready)
+            return Stats(running, self._waiting, slots, self._description.queue * len(ready))
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
