@@ -41,7 +41,8 @@ async def supervise(
     Returns:
         Triton's exit code; 1 if a model was dead.
     """
-    process = await asyncio.create_subprocess_exec(*command, env=environment, preexec_fn=_end_with_parent)
+    # the Python backend looks for modules in the working directory, where a folder `triton` would pass for the package
+    process = await asyncio.create_subprocess_exec(*command, env=environment, cwd="/", preexec_fn=_end_with_parent)
     stopping = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, _stop, process, stopping)
