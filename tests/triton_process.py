@@ -39,7 +39,7 @@ class TritonProcess:
         ports = ("--grpc-port", self.grpc_port, "--http-port", http_port, "--metrics-port", metrics_port)
         sources = [part for name, source in models.items() for part in ("--model", f"{name}={source}")]
         serve = (
-            folder / "repository",
+            "triton",
             "--serve",
             *ports,
             *sources,
@@ -56,7 +56,10 @@ class TritonProcess:
     def start(self) -> None:
         """Start it; `wait_until_ready` returns once it serves."""
         with open(self._folder / "log", "ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=_environment())
+            # in the folder of a repository called `triton`, which must not pass for the package of that name
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=_environment(), cwd=self._folder
+            )
 
     def wait_until_ready(self) -> None:
         """Wait for the line in the log that says that the models are drawn."""
