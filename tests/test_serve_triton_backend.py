@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from serve.backends.errors import QueueFull
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import Backend
 from serve.backends.triton.backend import TritonBackend
-from serve.backends.triton.connection import Answer, Lost, Refused
+from serve.backends.triton.connection import Answer, Lost, ModelLost, Refused
 from serve.backends.triton.loader import TritonLoader
 from serve.backends.triton.wire import Describe, Description, Draw, Pulse, Refusal, event_as_json
 from serve.engine.events import Ended, Event, Finished, Preview, Queued, Started
@@ -51,7 +51,7 @@ def dies_after(events: int) -> Script:
 
 
 def is_full(draw: Draw) -> Iterator[Event | Exception]:
-    yield Refused(Refusal(cause="queue full", reason="9 images are waiting already", waiting=9))
+    yield Refused(Refusal(cause="queue full", reason="9 images are waiting already"))
 
 
 def says_that_the_engine_died(draw: Draw) -> Iterator[Event | Exception]:
@@ -75,7 +75,7 @@ def world(monkeypatch: pytest.MonkeyPatch, small_tokenizer: PreTrainedTokenizerF
     world = World()
     info = ModelInfo("small", 8, 4, 16, SamplingParams())
     text = small_tokenizer.backend_tokenizer.to_str()
-    usual = Description(info=info, tokenizer=text, max_prompt_tokens=256, slots=2, queue=20)
+    usual = Description(info=info, tokenizer=text, max_prompt_tokens=256, queue=20)
 
     class Scripted:
         """Stands in for `serve.backends.triton.connection.Connection`."""
@@ -86,15 +86,16 @@ def world(monkeypatch: pytest.MonkeyPatch, small_tokenizer: PreTrainedTokenizerF
         async def ask(self, request: BaseModel) -> Answer:
             assert isinstance(request, Describe)
             if self.url == "nobody:1":
-                raise Lost("Request for unknown model: 'small' is not found")
+                raise ModelLost("Request for unknown model: 'small' is not found")
             return Answer(world.descriptions.get(self.url, usual).model_dump_json().encode(), None)
 
         async def stream(self, requests: AsyncIterator[BaseModel]) -> AsyncGenerator[Answer]:
             async for _ in requests:
                 pulse = world.pulses.get(self.url, Pulse(ready=True, slots=2))
+                pulse = pulse.model_copy(update={"model": world.descriptions.get(self.url, usual).digest})
                 yield Answer(pulse.model_dump_json().encode(), None)
 
-        async def draw(self, request: Draw) -> AsyncGenerator[Answer]:
+        async def request(self, request: Draw) -> AsyncGenerator[Answer]:
             world.seen.append((self.url, request))
             scripts = world.scripts[self.url]
             script = scripts.pop(0) if len(scripts) > 1 else scripts[0]
@@ -120,8 +121,10 @@ def connect(world: World, **scripts: list[Script]) -> TritonBackend:
     backend = TritonLoader(Settings(backend="triton", triton_url=tuple(world.scripts)))(
         ModelSource(name="public", source="small")
     )
+    until = time.monotonic() + 60
     while not all(server.pulse.ready for server in backend.servers):
-        threading.Event().wait(0.01)
+        assert time.monotonic() < until
+        time.sleep(0.01)
     return backend
 
 
@@ -196,7 +199,7 @@ def test_a_server_with_pictures_of_another_size_is_not_used(
 ) -> None:
     info = ModelInfo("small", 16, 4, 16, SamplingParams())
     text = small_tokenizer.backend_tokenizer.to_str()
-    world.descriptions["b:1"] = Description(info=info, tokenizer=text, max_prompt_tokens=256, slots=2, queue=20)
+    world.descriptions["b:1"] = Description(info=info, tokenizer=text, max_prompt_tokens=256, queue=20)
     backend = connect(world, a=[draws_well], b=[draws_well])
     assert backend.stats.slots == 2
     draw(backend, 1)

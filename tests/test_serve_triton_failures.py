@@ -162,7 +162,7 @@ def assert_pictures_are_right(load: Load, janus: Janus) -> None:
 def test_a_killed_part_costs_no_picture(
     part: str, served: Served, servers: list[TritonProcess], backend: TritonBackend, janus: Janus
 ) -> None:
-    """What it drew is drawn by the other server; started again, it is used again; nothing of it is left."""
+    """Its jobs move to the other server; restarted, it is used again; no process or shared memory of it remains."""
     victim = servers[0]
     tree, engine = victim.tree, victim.engine
     with Load(served.url) as load:
@@ -179,6 +179,7 @@ def test_a_killed_part_costs_no_picture(
             victim.start()
         wait_until(lambda: backend.stats.slots == 4)
         load.wait_for(10)
+    assert victim.engine.pid != engine.pid
     assert load.refusals == []
     assert_pictures_are_right(load, janus)
 

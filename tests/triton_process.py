@@ -62,7 +62,7 @@ class TritonProcess:
             )
 
     def wait_until_ready(self) -> None:
-        """Wait for the line in the log that says that the models are drawn."""
+        """Wait until Triton listens, which it does once all models are loaded."""
         until = time.monotonic() + READY_SECONDS
         while not self._listens:
             assert self._process.poll() is None, self.log

@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.speed.clients import TIMEOUT_SECONDS, latency, saturate
@@ -57,7 +57,7 @@ def report(model: str, *, threads: int, slots: int, seconds: float, times: int) 
     yield f"throughput by Triton: {ratio} of the engine's; latency of an image: {1000 * added.value:+.1f} ms"
     yield json.dumps(
         {"model": model, "slots": slots, **place, "ratio": ratio.value, "added_seconds": added.value}
-        | {"rounds": [[side.__dict__ for side in sides] for sides in rounds]}
+        | {"rounds": [[asdict(side) for side in sides] for sides in rounds]}
     )
 
 

@@ -70,10 +70,12 @@ def _busy(count: int) -> Iterator[None]:
     processes = [multiprocessing.Process(target=_compute, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
-    yield
-    for process in processes:
-        process.terminate()
-        process.join()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
 def _compute() -> None:

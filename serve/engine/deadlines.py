@@ -2,6 +2,7 @@
 
 from heapq import heapify, heappop, heappush
 from itertools import count
+from math import isfinite
 
 from serve.engine.job import JobState
 
@@ -20,6 +21,7 @@ class Deadlines:
         """Watch a job; one without a deadline is ignored."""
         if state.job.deadline is None:
             return
+        assert isfinite(state.job.deadline)
         heappush(self._heap, (state.job.deadline, next(self._order), state))
         if len(self._heap) > self._limit:
             self._heap = [entry for entry in self._heap if entry[2].live]

@@ -59,6 +59,8 @@ class Metrics:
                 self._latency.labels(model).observe(seconds)
             case Failed():
                 self._failures.labels(model, _NOT_FINITE).inc()
+            case Ended(cause="queue full"):
+                self.refuse(model)
             case Ended(cause=str(cause)):
                 self._failures.labels(model, cause).inc()
 
@@ -93,7 +95,8 @@ class Metrics:
             for histogram in (self._queue, self._first, self._draw, self._latency):
                 histogram.labels(model)
             for cause in (_NOT_FINITE, *get_args(Cause)):
-                self._failures.labels(model, cause)
+                if cause != "queue full":  # a refusal
+                    self._failures.labels(model, cause)
         return generate_latest(self._collectors)
 
 

@@ -59,13 +59,13 @@ class Settings(EngineSettings, BaseSettings):
     max_body_mib: float = Field(default=32, gt=0, description="largest request body in MiB")
 
     backend: Literal["engine", "triton"] = Field(
-        default="engine", description="what draws: engines of this server's own, or Triton servers"
+        default="engine", description="where images are drawn: by this server's engines, or by Triton servers"
     )
     triton_url: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="gRPC address of a Triton server, as host:8001; repeat for several"
     )
     triton_silence_seconds: float = Field(
-        default=10, gt=0, description="seconds without an answer after which a Triton server is given up"
+        default=10, ge=1, description="seconds without an answer after which a Triton server is given up"
     )
 
     request_seconds: float = Field(default=600, gt=0, description="time limit of a request in seconds")
@@ -131,6 +131,15 @@ class Settings(EngineSettings, BaseSettings):
         if self.backend == "triton":
             if not self.triton_url:
                 raise ValueError("--backend triton needs --triton-url host:8001")
+            for url in self.triton_url:
+                if not re.fullmatch(r"[^\s/]+:\d{1,5}", url):
+                    raise ValueError(f"triton_url must be host:port, not {url!r}")
+            if len(set(self.triton_url)) < len(self.triton_url):
+                raise ValueError("triton_url: the same address twice")
+            if any(model.weights or model.tokenizer or model.revision for model in self.models):
+                raise ValueError(
+                    "weights, tokenizer and revision are settings of engines: give them to focusdiff-triton"
+                )
             if given := sorted(_OF_ENGINES & self.model_fields_set):
                 raise ValueError(
                     f"{given[0]} is a setting of engines: give it to focusdiff-triton, not to a front of Triton"

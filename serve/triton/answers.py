@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,13 +10,24 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pairs.picture_file import encode
+from serve.backends.engine_backend import EngineBackend
 from serve.backends.errors import NotRunning, QueueFull
 from serve.backends.generation import Generation
-from serve.backends.triton.wire import Describe, Description, Draw, Pulse, Refusal, Request, event_as_json
+from serve.backends.triton.wire import (
+    MAX_REQUEST_BYTES,
+    Describe,
+    Description,
+    Draw,
+    Pulse,
+    Refusal,
+    Request,
+    event_as_json,
+)
 from serve.engine.events import Ended, Finished, Preview
 from serve.triton.engine_keeper import EngineKeeper
 from serve.triton.requests import job_of
 
+logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.1  # between two checks whether clients have cancelled
 
 
@@ -41,9 +53,14 @@ class Answers:
 
     keeper: EngineKeeper
     _open: dict[Sender, "asyncio.Task[None]"] = field(default_factory=dict)
+    _described: tuple[EngineBackend, Description] | None = None
 
     async def answer(self, content: bytes, sender: Sender) -> None:
         """Answer one request, whose JSON is `content`; returns after the last answer."""
+        if len(content) > MAX_REQUEST_BYTES:
+            reason = f"request: at most {MAX_REQUEST_BYTES} bytes are allowed, got {len(content)}"
+            _refuse(sender, Refusal(cause="invalid", reason=reason))
+            return
         try:
             request = Request.validate_json(content)
         except ValidationError as error:
@@ -63,19 +80,26 @@ class Answers:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             for sender, task in list(self._open.items()):
-                if sender.is_cancelled():
+                try:
+                    cancelled = sender.is_cancelled()
+                except Exception:  # the others are still to be asked
+                    logger.exception("a client cannot be asked whether it has cancelled")
+                    cancelled = True
+                if cancelled:
                     task.cancel()
 
     @property
     def _description(self) -> Description:
         backend = self.keeper.backend
-        return Description(
-            info=backend.info,
-            tokenizer=backend.tokenizer.backend_tokenizer.to_str(),
-            max_prompt_tokens=backend.loaded.max_prompt_tokens,
-            slots=backend.loaded.slots,
-            queue=backend.queue_limit,
-        )
+        if self._described is None or self._described[0] is not backend:
+            description = Description(
+                info=backend.info,
+                tokenizer=backend.tokenizer.backend_tokenizer.to_str(),
+                max_prompt_tokens=backend.loaded.max_prompt_tokens,
+                queue=backend.queue_limit,
+            )
+            self._described = backend, description
+        return self._described[1]
 
     @property
     def _pulse(self) -> Pulse:
@@ -83,6 +107,7 @@ class Answers:
         stats = backend.stats
         return Pulse(
             ready=backend.state == "ready",
+            model=self._description.digest,
             running=stats.running,
             waiting=stats.waiting,
             slots=stats.slots,
@@ -94,10 +119,7 @@ class Answers:
         try:
             generation = backend.submit(job_of(draw, backend))
         except QueueFull as full:
-            refusal = Refusal(
-                cause="queue full", reason=str(full), waiting=full.waiting, wait_seconds=full.wait_seconds
-            )
-            _refuse(sender, refusal)
+            _refuse(sender, Refusal(cause="queue full", reason=str(full), wait_seconds=full.wait_seconds))
         except NotRunning as error:
             _refuse(sender, Refusal(cause="not running", reason=str(error)))
         except ValueError as error:

@@ -48,14 +48,14 @@ class EngineKeeper:
             self._died.clear()
             pause = _PAUSE
             while self._backend.state == "dead" and not self._closing.wait(pause):
-                dead = self._backend
+                self._backend.close()  # gives its memory back
                 try:
                     self._backend = self._loader(self._source)
-                except (ValueError, OSError) as error:
+                except Exception as error:  # whatever it is, a later attempt may succeed
                     pause = min(2 * pause, _LONGEST_PAUSE)
-                    logger.error("%s: the next attempt to load it is in %g s: %s", self._source.name, pause, error)
+                    if not self._closing.is_set():
+                        logger.error("%s: the next attempt to load it is in %g s: %s", self._source.name, pause, error)
                 else:
-                    dead.close()
                     logger.info("%s is loaded again", self._source.name)
             if self._closing.is_set():
                 return

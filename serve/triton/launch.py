@@ -110,7 +110,7 @@ class Installation:
         links = folder / "python"
         links.mkdir(parents=True, exist_ok=True)
         for file in (*self.backend.iterdir(), self.stub):
-            link = links / file.name
-            link.unlink(missing_ok=True)
+            link = links / f".{file.name}.{os.getpid()}"
             link.symlink_to(file)
+            link.replace(links / file.name)  # another server may start from the same folder
         return folder

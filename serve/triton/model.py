@@ -58,17 +58,23 @@ class TritonPythonModel:
             self._loop.run_until_complete(self._cancelling)
 
     def _accept(self, request: Any) -> None:
-        task = self._loop.create_task(self._answer(TritonSender(request)))
+        task = self._loop.create_task(self._answer(request))
         self._tasks.add(task)  # the loop itself keeps no tasks alive
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(self, sender: "TritonSender") -> None:
+    async def _answer(self, request: Any) -> None:
+        sender = TritonSender(request)
         try:
-            await self._answers.answer(sender.content, sender)
+            await self._answers.answer(content_of(request), sender)
         except Exception as error:  # the client would wait for ever
             logger.exception("a request was not answered")
             if not sender.ended:
                 sender.refuse(f"{type(error).__name__}: {error}")
+
+
+def content_of(request: Any) -> bytes:
+    """The tensor `request` of a request."""
+    return np.from_dlpack(triton.get_input_tensor_by_name(request, "request")).tobytes()
 
 
 class TritonSender:
@@ -80,8 +86,6 @@ class TritonSender:
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
-        tensor = triton.get_input_tensor_by_name(request, "request")
-        self.content = np.from_dlpack(tensor).tobytes()
         self.ended = False
 
     def send(self, event: bytes, *, picture: Image.Image | None = None, file: bytes | None = None, last: bool) -> None:

@@ -4,6 +4,8 @@ REPOSITORY/MODEL/config.pbtxt   inputs, outputs, and our settings as JSON
 REPOSITORY/MODEL/1/model.py     imports `serve.triton.model`
 """
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -27,19 +29,40 @@ def write_repository(folder: Path, settings: EngineSettings) -> list[str]:
     """Write the repository of all models of the settings; returns the models' names in Triton.
 
     Raises:
+        ConfigError: a path does not exist, two names are alike, or a memory limit is given for several models.
         OSError: a file cannot be written.
     """
-    names = []
-    for source in settings.sources:
-        name = triton_name(source.name)
-        common = settings.model_dump(include=set(EngineSettings.model_fields) - _OF_ONE_MODEL)
-        only = EngineSettings(**common, models=(_placed(source),))
+    names = [triton_name(source.name) for source in settings.sources]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"two models are called {min(twice)!r} in Triton: give one of them another name, as NAME=SOURCE"
+        )
+    if settings.memory_gib is not None and len(names) > 1:
+        raise ConfigError(
+            "memory_gib: each model of Triton has a limit of its own; give it to a repository of one model"
+        )
+    _remove_others(folder, names)
+    for source, name in zip(settings.sources, names, strict=True):
+        only = _settings_of(source, settings)
         version = folder / name / "1"
         version.mkdir(parents=True, exist_ok=True)
         _write(version / "model.py", _MODEL)
         _write(folder / name / "config.pbtxt", text_format.MessageToString(_config(name, only)))
-        names.append(name)
     return names
+
+
+def _remove_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove models that an earlier call has written, and that are no longer named: Triton would load them."""
+    for code in folder.glob("*/1/model.py"):
+        model = code.parent.parent
+        if model.name not in names and code.read_text() == _MODEL:
+            shutil.rmtree(model)
+
+
+def _settings_of(source: ModelSource, settings: EngineSettings) -> EngineSettings:
+    """Settings of one model."""
+    common = settings.model_dump(include=set(EngineSettings.model_fields) - _OF_ONE_MODEL)
+    return EngineSettings(**common, models=(_placed(source),))
 
 
 def _placed(source: ModelSource) -> ModelSource:

@@ -16,7 +16,10 @@ def end_with_server() -> None:
 
     Waits for the process, and not for the thread that started this one: Triton's loading thread ends earlier.
     """
-    server = os.pidfd_open(os.getppid())
+    number = os.getppid()
+    server = os.pidfd_open(number)
+    if os.getppid() != number:
+        os._exit(1)  # it has ended meanwhile, and the number is another's
     threading.Thread(target=_wait, args=(server,), name="server", daemon=True).start()
 
 

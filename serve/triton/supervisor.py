@@ -46,7 +46,7 @@ async def supervise(
     stopping = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, _stop, process, stopping)
-    servers = [TritonServer(url, model, silence_seconds=silence_seconds, on_change=lambda: None) for model in models]
+    servers = [TritonServer(url, model, silence_seconds=silence_seconds, on_change=lambda _: None) for model in models]
     watching = [asyncio.create_task(server.watch()) for server in servers]
     ended = asyncio.create_task(process.wait())
     # looks in a row at which nothing new had been answered; time is not compared, since a machine may be suspended

@@ -29,12 +29,12 @@ from serve.engine.job import Job
 
 logger = logging.getLogger("focusdiff")
 _RETURN_SECONDS = 30.0  # for which an accepted job waits until a server is ready
-_STARTS = 2  # a job that was being drawn on so many servers that failed may be what makes them fail
-_ATTEMPTS = 10  # at all, started or not
+_STARTS = 2  # failures while drawing, after which a job is suspected as their cause
+_FAILURES = 10  # in all, drawing or not
 
 
 class TritonBackend:
-    """One model on one or several Triton servers. Keeps nothing that would be lost if it were started anew.
+    """One model on one or several Triton servers. Has no state but the jobs it has accepted.
 
     A job goes to the ready server with the fewest unfinished images of ours. If that server fails, the unfinished
     images are drawn on another: with the same seeds they are the same pictures.
@@ -81,7 +81,7 @@ class TritonBackend:
         with self._lock:
             running = sum(len(job.running) for job in self._accepted.values())
             slots = sum(server.pulse.slots for server in ready)
-            return Stats(running, self._waiting, slots, self._description.queue * len(ready))
+            return Stats(running, self._waiting, slots, self._room(ready))
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
@@ -101,7 +101,7 @@ class TritonBackend:
             if not ready:
                 raise NotRunning(f"no Triton server is ready: {self._fleet.trouble}")
             waiting = max(self._waiting, sum(server.pulse.waiting for server in ready))
-            excess = waiting + job.images - self._description.queue * len(ready)
+            excess = waiting + job.images - self._room(ready)
             if excess > 0:
                 wait = min(server.pulse.wait_seconds for server in ready)
                 raise QueueFull(waiting, wait * min(1.0, excess / max(1, waiting)))
@@ -116,8 +116,8 @@ class TritonBackend:
         self._end_all("stopping", "the server is stopping")
 
     def kill(self) -> None:
-        """End every accepted job with cause "engine died"."""
-        self._end_all("engine died", "the server was killed")
+        """End every accepted job with cause "engine died"; takes no lock here, since it is called by a signal's handler."""
+        self._loop.call(partial(self._end_all, "engine died", "the server was killed"))
 
     def close(self) -> None:
         """Finish the accepted jobs, then close the connections. Blocks."""
@@ -132,6 +132,11 @@ class TritonBackend:
     def _description(self) -> Description:
         assert self._fleet.description is not None
         return self._fleet.description
+
+    @staticmethod
+    def _room(servers: Sequence[TritonServer]) -> int:
+        """Images that may wait on these servers."""
+        return sum(server.description.queue for server in servers if server.description is not None)
 
     @property
     def _waiting(self) -> int:
@@ -153,7 +158,8 @@ class TritonBackend:
     # what follows runs on the fleet's event loop
 
     def _start(self, number: int, progress: Progress) -> None:
-        self._tasks[number] = asyncio.create_task(self._run(number, progress))
+        task = self._tasks[number] = asyncio.create_task(self._run(number, progress))
+        task.add_done_callback(lambda _: self._tasks.pop(number))
 
     def _stop(self, number: int) -> None:
         if number in self._tasks:
@@ -169,12 +175,10 @@ class TritonBackend:
             ended = await self._draw_in_time(progress)
         except Exception:
             logger.exception("a job broke")
-        finally:
-            del self._tasks[number]
-            with self._lock:
-                accepted = self._accepted.pop(number, None)
-            if accepted is not None:
-                progress.generation.put(ended)
+        with self._lock:
+            accepted = self._accepted.pop(number, None)
+        if accepted is not None:  # nobody has ended it meanwhile
+            progress.generation.put(ended)
 
     async def _draw_in_time(self, progress: Progress) -> Ended:
         deadline = progress.generation.job.deadline
@@ -188,7 +192,8 @@ class TritonBackend:
         """Draw a job to its end, on as many servers as it takes."""
         refused: set[TritonServer] = set()
         reason = ""
-        for _ in range(_ATTEMPTS):
+        failures = 0
+        while failures < _FAILURES:
             try:
                 server = await self._fleet.choose(refused, seconds=_RETURN_SECONDS)
             except NoServer as error:
@@ -214,6 +219,7 @@ class TritonBackend:
             if not progress.unfinished:
                 return Ended()
             server.suspect(reason)
+            failures += 1
             if progress.starts >= _STARTS:
                 break
             logger.warning("%s: %s; %d images are drawn elsewhere", server.url, reason, progress.unfinished)
@@ -221,13 +227,17 @@ class TritonBackend:
 
     async def _draw_on(self, server: TritonServer, progress: Progress) -> Ended:
         ended = None
-        async with aclosing(server.draw(progress)) as events:
-            async for event in events:  # to the end of the call, which is not to be cancelled when it is over
-                if isinstance(event, Ended):
-                    ended = event
-                    continue
-                with self._lock:
-                    progress.take(event)
+        try:
+            async with aclosing(server.draw(progress)) as events:
+                async for event in events:  # to the end of the call, which is not to be cancelled when it is over
+                    if isinstance(event, Ended):
+                        ended = event
+                        continue
+                    with self._lock:
+                        progress.take(event)
+        finally:
+            with self._lock:
+                progress.running.clear()
         if ended is None:
             raise Lost("the server ended its answers early")
         return ended

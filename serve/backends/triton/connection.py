@@ -30,12 +30,12 @@ class Lost(Exception):
     """The server is gone, or cannot answer; the message says why."""
 
 
-class Failed(Lost):
+class ModelLost(Lost):
     """Triton answers, but our model in it does not."""
 
 
 class Refused(Exception):
-    """The server does not carry the request out."""
+    """The server refused the request."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.reason)
@@ -71,14 +71,14 @@ class Connection:
     async def ask(self, request: BaseModel) -> Answer:
         """Answer to a request that has one; raises like `stream`."""
         last = None
-        async with aclosing(self.draw(request)) as answers:
+        async with aclosing(self.request(request)) as answers:
             async for answer in answers:
                 last = answer
         if last is None:
             raise Lost("the server ended the call without an answer")
         return last
 
-    async def draw(self, request: BaseModel) -> AsyncGenerator[Answer]:
+    async def request(self, request: BaseModel) -> AsyncGenerator[Answer]:
         """Answers to a request that has several; raises like `stream`."""
         async with aclosing(self.stream(_once(request))) as answers:
             async for answer in answers:
@@ -107,7 +107,8 @@ class Connection:
         except grpc.RpcError as error:
             raise Lost(_reason(error)) from None
         except asyncio.CancelledError:
-            if call in self._calls:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise  # this task is cancelled, not the call
             raise Lost("the server does not answer") from None
         finally:
@@ -137,12 +138,12 @@ def _tensor(request: BaseModel) -> InferInput:
     return tensor
 
 
-def _error(message: str) -> Failed | Refused:
+def _error(message: str) -> ModelLost | Refused:
     """Error of Triton's message: ours is a Refusal as JSON."""
     try:
         return Refused(Refusal.model_validate_json(message))
     except ValidationError:
-        return Failed(message)
+        return ModelLost(message)
 
 
 def _reason(error: grpc.RpcError) -> str:

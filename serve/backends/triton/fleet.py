@@ -8,6 +8,7 @@ from serve.backends.triton.server import TritonServer
 from serve.backends.triton.wire import Description
 
 logger = logging.getLogger("focusdiff")
+_OTHER_MODEL = "its model has other prompts or pictures than before; a front must be started anew for it"
 
 
 class NoServer(Exception):
@@ -25,7 +26,7 @@ class Fleet:
 
     def __init__(self, urls: Sequence[str], model: str, *, silence_seconds: float) -> None:
         self._changed = asyncio.Event()
-        self.description: Description | None = None  # the newest, which all used servers agree with
+        self.description: Description | None = None  # of the server that became ready last, among those used
         self.servers = [
             TritonServer(url, model, silence_seconds=silence_seconds, on_change=self._take_change) for url in urls
         ]
@@ -38,13 +39,17 @@ class Fleet:
 
     @property
     def trouble(self) -> str:
-        """Why servers are not ready."""
-        return "; ".join(f"{server.url}: {server.trouble}" for server in self.servers if server.trouble)
+        """Why servers are not used."""
+        troubles = {
+            server.url: server.trouble or ("" if self._agrees(server) else _OTHER_MODEL) for server in self.servers
+        }
+        return "; ".join(f"{url}: {trouble}" for url, trouble in troubles.items() if trouble)
 
     @property
     def unknown(self) -> bool:
-        """Whether every server answers that it has no such model."""
-        return all("is not found" in server.trouble for server in self.servers)
+        """Whether all servers that answer have no such model."""
+        reached = [server for server in self.servers if server.reached]
+        return bool(reached) and all("is not found" in server.trouble for server in reached)
 
     async def choose(self, refused: Collection[TritonServer], *, seconds: float) -> TritonServer | None:
         """The ready server with the fewest unfinished images of ours; None if all ready ones are in `refused`.
@@ -70,22 +75,15 @@ class Fleet:
         for server in self.servers:
             await server.close()
 
-    def _take_change(self) -> None:
-        for server in self.servers:
-            if server.pulse.ready and server.description is not None:
-                if self.description is None or self._agrees(server):
-                    self.description = server.description
-                else:
-                    logger.error("%s is not used: its model has other prompts or pictures than before", server.url)
+    def _take_change(self, server: TritonServer) -> None:
+        if server.pulse.ready:
+            if self.description is None or self._agrees(server):
+                self.description = server.description
+            else:
+                logger.error("%s is not used: %s", server.url, _OTHER_MODEL)
         self._changed.set()
 
     def _agrees(self, server: TritonServer) -> bool:
         """Whether jobs for the described model suit a server's; weights and sampling settings may differ."""
         ours, theirs = self.description, server.description
-        if ours is None or theirs is None:
-            return False
-        same_picture = all(
-            getattr(ours.info, field) == getattr(theirs.info, field)
-            for field in ("image_size", "image_tokens", "codebook_size")
-        )
-        return same_picture and (ours.tokenizer, ours.max_prompt_tokens) == (theirs.tokenizer, theirs.max_prompt_tokens)
+        return ours is not None and theirs is not None and ours.interface == theirs.interface

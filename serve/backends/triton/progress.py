@@ -51,7 +51,7 @@ class Progress:
                 self._queued = True
                 self.generation.put(event)
             return
-        assert not isinstance(event, Ended)  # whether the job is over is not for one attempt to say
+        assert not isinstance(event, Ended)  # the backend ends a job, not an attempt
         index = self._indices[event.index]
         new = True
         match event:

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
-from serve.backends.triton.connection import Connection, Failed, Lost, Refused
+from serve.backends.triton.connection import Connection, Lost, ModelLost, Refused
 from serve.backends.triton.progress import Progress
 from serve.backends.triton.wire import Beat, Describe, Description, Draw, Pulse
 from serve.engine.events import Event
@@ -24,11 +24,13 @@ class TritonServer:
     Args:
         url: host:port of Triton's gRPC service.
         model: name in Triton.
-        silence_seconds: a server that answers nothing for so long is given up, with its jobs.
-        on_change: called when the server becomes ready, or is no longer.
+        silence_seconds: without an answer, after which its calls are cancelled.
+        on_change: called with the server when it becomes ready, or is no longer.
     """
 
-    def __init__(self, url: str, model: str, *, silence_seconds: float, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, url: str, model: str, *, silence_seconds: float, on_change: Callable[["TritonServer"], None]
+    ) -> None:
         self.url = url
         self.model = model
         self._silence = silence_seconds
@@ -56,11 +58,14 @@ class TritonServer:
         while True:
             try:
                 await self._follow()
-            except (Lost, Refused, ValueError) as error:
-                self.reached |= isinstance(error, Failed)
+            except (Lost, Refused) as error:
+                self.reached |= isinstance(error, ModelLost)
                 self._set(Pulse(ready=False), str(error))
             except TimeoutError:
                 self._set(Pulse(ready=False), f"no answer for {self._silence:g} seconds")
+            except Exception as error:  # or the server would stay as it is, for ever
+                logger.exception("an answer of %s cannot be read", self.url)
+                self._set(Pulse(ready=False), f"its answer cannot be read: {type(error).__name__}")
             if self.silent:
                 self._connection.drop()
             await asyncio.sleep(_BEAT_SECONDS)
@@ -88,7 +93,7 @@ class TritonServer:
         )
         self.jobs.add(progress)
         try:
-            async with aclosing(self._connection.draw(request)) as answers:
+            async with aclosing(self._connection.request(request)) as answers:
                 async for answer in answers:
                     self.heard = time.monotonic()
                     yield answer.event
@@ -113,7 +118,11 @@ class TritonServer:
             async for answer in answers:
                 limit.reschedule(asyncio.get_running_loop().time() + self._silence)
                 self.heard = time.monotonic()
-                self._set(Pulse.model_validate_json(answer.content), "the engine is loading")
+                pulse = Pulse.model_validate_json(answer.content)
+                if pulse.model != self.description.digest:
+                    self._set(Pulse(ready=False), "another checkpoint was loaded")
+                    return  # it is described next
+                self._set(pulse, "the engine is loading")
         raise Lost("the server ended the call")
 
     def _set(self, pulse: Pulse, trouble: str) -> None:
@@ -125,7 +134,7 @@ class TritonServer:
             logger.log(logging.WARNING if trouble else logging.INFO, "%s: %s", self.url, trouble or "ready")
         self.trouble = trouble
         if changed:
-            self._on_change()
+            self._on_change(self)
 
 
 async def _beats() -> AsyncIterator[Beat]:

@@ -1,4 +1,4 @@
-"""What a Triton server and its clients say to each other. Imports no torch.
+"""Messages between Triton servers and their clients. Imports no torch.
 
 A request is one tensor, `request`: JSON as UINT8 [bytes]. Answers are streamed, and have up to three tensors:
 
@@ -14,6 +14,8 @@ A request that cannot be carried out is answered by Triton's error, whose messag
 """
 
 from dataclasses import fields
+from functools import cached_property
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from PIL import Image
@@ -33,6 +35,10 @@ _EVENTS: dict[str, type[Event]] = {
     "ended": Ended,
 }
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
+_LONGEST = 4096  # characters, token ids or rows; models have limits of their own
+MAX_REQUEST_BYTES = 256 * 1024
+Text = Annotated[str, Field(max_length=_LONGEST)]
+Ids = Annotated[tuple[int, ...], Field(max_length=_LONGEST)]
 
 
 class _Message(BaseModel):
@@ -50,15 +56,15 @@ class Draw(_Message):
     """
 
     kind: Literal["draw"] = "draw"
-    prompt: str | tuple[int, ...]
-    negative_prompt: str | tuple[int, ...] | None = None
+    prompt: Text | Ids
+    negative_prompt: Text | Ids | None = None
     seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(min_length=1, max_length=MAX_IMAGES)
     guidance_scale: float | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
-    preview_rows: frozenset[int] = frozenset()
-    seconds: float | None = None
+    preview_rows: frozenset[Annotated[int, Field(ge=1, le=_LONGEST)]] = Field(default=frozenset(), max_length=_LONGEST)
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     format: Literal["raw", "png", "jpeg", "webp"] = "raw"
 
     def sampling(self, default: SamplingParams) -> SamplingParams:
@@ -84,9 +90,16 @@ Request = TypeAdapter[Draw | Beat | Describe](Annotated[Draw | Beat | Describe, 
 
 
 class Pulse(_Message):
-    """Whether the engine draws, the images of all clients, and the estimated wait of a job submitted now."""
+    """Load of a model.
+
+    ready: whether the engine draws.
+    model: digest of the Description; another one means that the model was loaded anew.
+    running, waiting: images of all clients.
+    wait_seconds: estimated wait of a job submitted now.
+    """
 
     ready: bool
+    model: str = ""
     running: int = 0
     waiting: int = 0
     slots: int = 0
@@ -99,16 +112,26 @@ class Description(_Message):
     info: ModelInfo
     tokenizer: str
     max_prompt_tokens: int
-    slots: int
     queue: int
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything in it."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
+
+    @cached_property
+    def interface(self) -> str:
+        """Hash of what jobs depend on: the tokenizer, the longest prompt, and the size of pictures and codebook."""
+        info = self.info
+        parts = (self.tokenizer, self.max_prompt_tokens, info.image_size, info.image_tokens, info.codebook_size)
+        return sha256(repr(parts).encode()).hexdigest()
 
 
 class Refusal(_Message):
-    """Why a request is not carried out; `waiting` and `wait_seconds` describe a full queue."""
+    """Why a request is refused; `wait_seconds` is until a full queue has room."""
 
     cause: Literal["invalid", "queue full", "not running"]
     reason: str
-    waiting: int = 0
     wait_seconds: float = 0.0
 
 
