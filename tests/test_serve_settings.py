@@ -69,6 +69,8 @@ def test_common_settings_fill_in_what_a_model_leaves_out(tmp_path: Path) -> None
         (["--public-url", "here"], "public_url: "),
         (["--triton-url", "a:8001"], "triton_url needs --backend triton"),
         (["--backend", "triton"], "--backend triton needs --triton-url host:8001"),
+        (["--backend", "triton", "--triton-url", "http://a:8001"], "triton_url must be host:port, not 'http://a:8001'"),
+        (["--backend", "triton", "--triton-url", "a:8001,a:8001"], "triton_url: the same address twice"),
         (["--backend", "triton", "--triton-url", "a:8001", "--slots", "3"], "slots is a setting of engines"),
         (["--backend", "triton", "--triton-url", "a:8001", "--watch", "run"], "watch is a setting of engines"),
     ],

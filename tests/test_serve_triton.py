@@ -96,6 +96,16 @@ def test_a_repository_names_inputs_outputs_and_the_engines_settings(tmp_path: Pa
         assert "TritonPythonModel" in (tmp_path / name / "1" / "model.py").read_text()
 
 
+def test_a_model_that_is_no_longer_named_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    sources = (ModelSource(name="tiny", source="tiny"), ModelSource(name="base", source="tiny-base"))
+    write_repository(tmp_path, EngineSettings(models=sources))
+    foreign = tmp_path / "resnet" / "1"
+    foreign.mkdir(parents=True)
+    (foreign / "model.py").write_text("class TritonPythonModel: ...")
+    write_repository(tmp_path, EngineSettings(models=sources[:1]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resnet", "tiny"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -104,6 +114,8 @@ def test_a_repository_names_inputs_outputs_and_the_engines_settings(tmp_path: Pa
         (["--queue", "3"], "queue: "),
         (["--slots", "many"], "slots: "),
         (["--model", "tiny", "--model", "tiny"], "two models are called 'tiny'"),
+        (["--model", "a/b=tiny", "--model", "a--b=tiny"], "two models are called 'a--b' in Triton"),
+        (["--model", "tiny", "--model", "tiny-base", "--memory-gib", "3"], "memory_gib: each model of Triton has"),
     ],
 )
 def test_a_repository_that_cannot_be_written_is_one_line_and_exit_code_2(
@@ -145,6 +157,12 @@ def test_any_client_of_triton_gets_files_with_their_settings(triton: TritonProce
         ({"guidance_scale": 0.5}, "guidance_scale must be from 1 to 20, not 0.5"),
         ({"top_k": 10**6}, "top_k must be at most "),
         ({"format": "gif"}, "format: "),
+        ({"seconds": -1}, "seconds: "),
+        ({"seconds": float("nan")}, "seconds: "),
+        ({"seconds": float("inf")}, "seconds: "),
+        ({"preview_rows": [0]}, "preview_rows.0: "),
+        ({"prompt": "x" * 5000}, "prompt."),
+        ({"prompt": ["x"] * 100_000}, "request: at most 262144 bytes are allowed, got "),
         ({"colour": "red"}, "colour: "),
         ({"kind": "paint"}, "request: "),
     ],

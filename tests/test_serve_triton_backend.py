@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from model.errors import CheckpointError
 from model.params import SamplingParams
-from serve.backends.errors import QueueFull
+from serve.backends.errors import NotRunning, QueueFull
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import Backend
 from serve.backends.triton.backend import TritonBackend
@@ -115,7 +115,7 @@ def world(monkeypatch: pytest.MonkeyPatch, small_tokenizer: PreTrainedTokenizerF
     return world
 
 
-def connect(world: World, **scripts: list[Script]) -> TritonBackend:
+def connect(world: World, **scripts: Sequence[Script]) -> TritonBackend:
     """Backend over one server for each name."""
     world.scripts = {f"{name}:1": list(those) for name, those in scripts.items()}
     backend = TritonLoader(Settings(backend="triton", triton_url=tuple(world.scripts)))(
@@ -218,3 +218,92 @@ def test_a_model_that_no_server_has_is_refused(world: World) -> None:
     loader = TritonLoader(Settings(backend="triton", triton_url=("nobody:1",)))
     with pytest.raises(CheckpointError, match="no model 'small' there: nobody:1: Request for unknown model"):
         loader(ModelSource(name="public", source="small"))
+
+
+def test_a_job_that_is_cancelled_before_it_begins_is_forgotten(world: World) -> None:
+    backend = connect(world, a=[draws_well])
+
+    async def leave() -> None:
+        for seed in range(50):
+            backend.submit(Job([1, 2, 3, 4], None, (seed,), SamplingParams())).leave()
+
+    asyncio.run(leave())
+    assert (backend.stats.running, backend.stats.waiting) == (0, 0)
+    backend.close()  # waits for all tasks
+    assert backend._tasks == {}
+
+
+@pytest.mark.parametrize(("end", "cause"), [("abandon", "stopping"), ("kill", "engine died")])
+def test_accepted_jobs_end_with_the_reason_when_the_front_stops(world: World, end: str, cause: str) -> None:
+    def hangs(draw: Draw) -> Iterator[Event | Exception]:
+        yield Queued(0, 0.0)
+        while True:
+            yield Started(0)  # and never finishes
+
+    backend = connect(world, a=[hangs])
+
+    async def collect() -> Event:
+        async with backend.submit(Job([1, 2, 3, 4], None, (1,), SamplingParams())) as generation:
+            assert isinstance(await anext(generation), Queued)
+            getattr(backend, end)()
+            return [event async for event in generation][-1]
+
+    ended = asyncio.run(asyncio.wait_for(collect(), 60))
+    assert isinstance(ended, Ended)
+    assert ended.cause == cause
+    assert (backend.stats.running, backend.stats.waiting) == (0, 0)
+    backend.close()
+
+
+def test_more_full_servers_than_attempts_are_all_asked(world: World) -> None:
+    full: dict[str, list[Script]] = {name: [is_full] for name in "abcdefghijkl"}
+    backend = connect(world, **full)
+    assert draw(backend, 1)[-1] == Ended("queue full", "9 images are waiting already")
+    assert len(world.seen) == 12
+    backend.close()
+
+
+def test_a_server_that_loads_another_checkpoint_is_described_again(
+    world: World, small_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    backend = connect(world, a=[draws_well])
+    text = small_tokenizer.backend_tokenizer.to_str()
+
+    def serve(size: int, guidance: float) -> None:
+        info = ModelInfo("small", size, 4, 16, SamplingParams(guidance_scale=guidance))
+        world.descriptions["a:1"] = Description(info=info, tokenizer=text, max_prompt_tokens=256, queue=20)
+
+    serve(8, guidance=7.0)
+    wait_until(lambda: backend.info.sampling.guidance_scale == 7.0)
+    assert draw(backend, 1)[-1] == Ended()
+    serve(16, guidance=7.0)
+    wait_until(lambda: backend.state == "unreachable" and "other prompts or pictures" in refusal(backend))
+    backend.close()
+
+
+def refusal(backend: Backend) -> str:
+    with pytest.raises(NotRunning) as refused:
+        draw(backend, 1)
+    return str(refused.value)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_server_whose_answers_cannot_be_read_is_not_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = connect(world, a=[draws_well])
+
+    def fail(content: bytes) -> Pulse:
+        raise KeyError(content)
+
+    monkeypatch.setattr("serve.backends.triton.wire.Pulse.model_validate_json", fail)
+    wait_until(lambda: backend.state == "unreachable")
+    assert "its answer cannot be read: KeyError" in refusal(backend)
+    monkeypatch.undo()
+    backend.close()

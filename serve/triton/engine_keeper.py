@@ -46,16 +46,22 @@ class EngineKeeper:
     def _keep(self) -> None:
         while self._died.wait():
             self._died.clear()
-            pause = _PAUSE
-            while self._backend.state == "dead" and not self._closing.wait(pause):
+            while self._backend.state == "dead" and not self._closing.is_set():
                 self._backend.close()  # gives its memory back
-                try:
-                    self._backend = self._loader(self._source)
-                except Exception as error:  # whatever it is, a later attempt may succeed
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-                    if not self._closing.is_set():
-                        logger.error("%s: the next attempt to load it is in %g s: %s", self._source.name, pause, error)
-                else:
-                    logger.info("%s is loaded again", self._source.name)
+                self._load_again()
             if self._closing.is_set():
+                return
+
+    def _load_again(self) -> None:
+        """Load the model; tries until it succeeds or the keeper is closed."""
+        pause = _PAUSE
+        while not self._closing.wait(pause):
+            try:
+                self._backend = self._loader(self._source)
+            except Exception as error:  # whatever it is, a later attempt may succeed
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                if not self._closing.is_set():
+                    logger.error("%s: the next attempt to load it is in %g s: %s", self._source.name, pause, error)
+            else:
+                logger.info("%s is loaded again", self._source.name)
                 return
