@@ -56,6 +56,18 @@ class Failing(Brightness):
         return [score if self.calls <= self.good and i % 4 else None for i, score in enumerate(scores)]
 
 
+class ConstantAtTimes(Brightness):
+    """Gives every picture of some steps, which have 8 each, the same score."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps, self.judged = steps, 0
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        step = self.judged // 8 + 1
+        self.judged += len(images)
+        return [Judgement(0.0) for _ in images] if step in self.steps else super().__call__(images, prompts)
+
+
 class Constant:
     """A judge that is broken: every picture gets the same score."""
 
@@ -194,6 +206,15 @@ def test_a_broken_judge_stops_the_run(small_folder: Path, tmp_path: Path, judge:
     assert str(stopped.value).startswith(reason)
     trainer(small_folder, tmp_path, chosen).run()
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
+def test_equal_rewards_stop_a_run_only_in_three_steps_in_a_row(small_folder: Path, tmp_path: Path) -> None:
+    """In one step, or two, all prompts may be too hard."""
+    chosen = recipe(steps=6, ground_truth={"use": "none"})
+    trainer(small_folder, tmp_path / "goes on", chosen, ConstantAtTimes(2, 3, 5, 6)).run()
+    assert len(rows(tmp_path / "goes on")) == 6
+    with pytest.raises(TrainingError, match="stopped at step 4: all 8 rewards are 0: the judge may be broken"):
+        trainer(small_folder, tmp_path / "stops", chosen, ConstantAtTimes(2, 3, 4)).run()
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(

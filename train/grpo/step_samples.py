@@ -13,6 +13,8 @@ from train.grpo.rollout.samples import Samples, load_attempts, load_samples, sav
 from train.ranks import Ranks
 from train.run_folder import RunFolder
 
+_MOST_ALIKE = 3
+
 
 def advantages_of(samples: Samples, recipe: GRPORecipe) -> Advantages:
     """Advantages of the samples of a step: relative to their group, or fixed for ground truth outside of the groups."""
@@ -45,6 +47,7 @@ class StepSamples:
         self._rollout, self._source, self._recipe = rollout, source, recipe
         self._folder, self._ranks = folder, ranks
         self._ahead: dict[int, Drawn] = {}  # this process's share of steps that are not judged yet
+        self._alike = 0  # steps in a row whose rewards were all equal
 
     def of(self, step: int) -> Samples:
         """Samples of a step; with `staleness` 1, the next step's are drawn now.
@@ -121,14 +124,16 @@ class StepSamples:
         """Stop if the judge seems to be broken.
 
         Raises:
-            TrainingError: too many judgements failed, or all rewards of the step are equal.
+            TrainingError: too many judgements failed, or all rewards were equal in the first step or in several in a row;
+                in one step they may all be 0 because its prompts are hard.
         """
         failed = float(samples.rewards.isnan().float().mean())
         most = self._recipe.judge.most_failures
         if failed > most:
             raise self._folder.stopped(step, f"{failed:.0%} of the judgements failed; at most {most:.0%} may")
         known = samples.rewards[~samples.rewards.isnan()]
-        if len(known) > 1 and known.min() == known.max():
+        self._alike = self._alike + 1 if len(known) > 1 and known.min() == known.max() else 0
+        if self._alike == _MOST_ALIKE or (self._alike and step == 0):
             raise self._folder.stopped(
                 step, f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken"
             )
