@@ -80,6 +80,7 @@ def test_a_server_loads_then_serves_then_drains(small_folder: Path) -> None:
         assert ready(url, process) == {"loading", "ready"}
         assert httpx.get(f"{url}/health/ready", timeout=60).json() == {"status": "ready", "models": ["small"]}
         engine = engine_of(process)
+        assert engine.environ()["OMP_WAIT_POLICY"] == "passive"
         engine.suspend()  # so that the request cannot end before the server was looked at
         long = pool.submit(httpx.post, url + IMAGES, json={"prompt": "a star", "n": 10}, timeout=60)
         while not re.search(r'waiting_images\{model="small"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text):

@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ class EngineProcess:
         self._connection, theirs = _PROCESSES.Pipe()
         self._process = _PROCESSES.Process(target=_run, args=(theirs,), name="engine")
         self._outbox: SimpleQueue[LoadModel | Command | None] = SimpleQueue()
+        # OpenMP's threads then sleep while they wait for each other: spinning, they take busy cores from those they wait
+        # for (docs/performance.md#busy-cores)
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         with _signals_kept_from_children():
             self._process.start()
         # multiprocessing waits for its processes when the interpreter exits; handlers registered later run earlier
