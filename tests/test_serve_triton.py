@@ -13,10 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import SecretStr
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from tritonclient.grpc import InferenceServerClient, InferInput
@@ -30,10 +32,16 @@ from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.prompt import encode_prompt
 from pairs.picture_file import read_metadata
+from serve.backends.registry import Registry
+from serve.backends.triton.loader import TritonLoader
 from serve.backends.triton.wire import event_as_json, event_of_json
 from serve.engine.events import Ended, Event, Failed, Finished, Preview, Queued, Started
+from serve.http.app import create_app
+from serve.http.metrics import Metrics
+from serve.http.store import Store
 from serve.settings.engine import EngineSettings
 from serve.settings.model_source import ModelSource
+from serve.settings.server import Settings
 from serve.triton import command as triton_command
 from serve.triton.repository import write_repository
 from tests.ended import Ended as CommandEnded
@@ -245,3 +253,32 @@ def test_a_front_that_never_found_a_server_stops_at_once() -> None:
     finally:
         front.kill()
         front.communicate()
+
+
+@needs_triton
+def test_models_of_triton_are_loaded_and_unloaded_while_the_front_runs(triton: TritonProcess, tmp_path: Path) -> None:
+    """An unknown model, or one of a server that does not answer, is refused with the reason; nothing waits for it."""
+    settings = Settings(
+        backend="triton",
+        triton_url=(triton.url,),
+        models=(ModelSource(name="small", source="small"),),
+        admin_key=SecretStr("key"),
+    )
+    loader = TritonLoader(settings)
+    models = Registry(loader)
+    models.add(settings.models[0], loader(settings.models[0]))
+    store = Store(str(tmp_path), seconds=60, limit=2**20)
+    headers = {"Authorization": "Bearer key"}
+    with TestClient(create_app(settings, models, store, Metrics(models)), headers=headers) as client:
+        loaded = client.post("/admin/models", json={"source": "other", "name": "public"})
+        assert (loaded.status_code, loaded.json()["id"]) == (200, "public")
+        assert loaded.json()["sampling"]["guidance_scale"] == 1
+        body = {"prompt": "a blue star", "seed": 1}
+        both = [client.post(IMAGES, json={**body, "model": name}).json() for name in ("small", "public")]
+        assert both[0]["data"] != both[1]["data"]
+        refused = client.post("/admin/models", json={"source": "nobody"})
+        assert refused.status_code == 400
+        assert "no model 'nobody' there" in refused.json()["error"]["message"]
+        assert client.delete("/admin/models/small").status_code == 204
+        assert client.post(IMAGES, json={**body, "model": "small"}).status_code == 404
+        assert client.post(IMAGES, json=body).json()["data"] == both[1]["data"]
