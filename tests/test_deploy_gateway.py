@@ -119,15 +119,17 @@ def test_the_gateway_passes_events_on_at_once_and_only_the_api(small_folder: Pat
             assert httpx.get(url + path, timeout=20).status_code == 404
         assert httpx.get(f"{url}/v1/models", timeout=20).status_code == 200
         body = {"prompt": "a star", "n": 10}
+        engine = engine_of(process)
+        engine.suspend()
         before = [pool.submit(httpx.post, inside + IMAGES, json=body, timeout=60) for _ in range(5)]
-        while 'waiting_images{model="small"} 4' not in httpx.get(f"{inside}/metrics", timeout=20).text:
+        while 'waiting_images{model="small"} 50' not in httpx.get(f"{inside}/metrics", timeout=20).text:
             time.sleep(0.05)
         last = body | {"stream": True, "queue_events": True}
         with httpx.stream("POST", url + IMAGES, json=last, timeout=20) as stream:
             with httpx.stream("POST", inside + IMAGES, json=last, timeout=20) as later:
+                engine.resume()
                 assert next(later.iter_lines()) == "event: image_generation.queued"  # so the earlier one is queued, too
-            engine = engine_of(process)
-            engine.suspend()
+                engine.suspend()  # long before the fifty images ahead are drawn
             lines = stream.iter_lines()
             try:
                 assert next(lines) == "event: image_generation.queued"

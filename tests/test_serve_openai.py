@@ -2,9 +2,10 @@
 
 import base64
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -17,12 +18,18 @@ from torch import Tensor
 from pairs.picture_file import read_metadata
 from serve.backends.protocol import Backend
 from tests.thread_backend import ThreadBackend
+from tests.triton_process import TritonProcess
 
 
 @pytest.fixture
-def served(load_backend: Callable[[str], Backend], serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
+def backend(load_backend: Callable[[str], Backend]) -> Backend:
+    return load_backend("small")
+
+
+@pytest.fixture
+def served(backend: Backend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
     settings = {"api_keys": "sk-right", "aliases": {"gpt-image-1": "small"}, "max_body_mib": 0.1, "upscale": "lanczos"}
-    with serve_on_socket(load_backend("small"), **settings) as served:
+    with serve_on_socket(backend, **settings) as served:
         yield served
 
 
@@ -33,11 +40,19 @@ def client(served: Any) -> Iterator[openai.OpenAI]:
 
 
 @contextmanager
-def when_nobody_waits(served: Any) -> Iterator[None]:
-    """Wait until every accepted image has a slot."""
-    while 'focusdiff_waiting_images{model="small"} 0.0' not in httpx.get(f"{served.url}/metrics").text:
-        time.sleep(0.001)
-    yield
+def paused(backend: Backend, triton: TritonProcess | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draw nothing meanwhile: neither the engine of this process nor those of a Triton server."""
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        if triton is not None:
+            for engine in triton.engines:
+                engine.suspend()
+                stack.callback(engine.resume)
+        else:
+            assert isinstance(backend, ThreadBackend)
+            step, going = backend.engine.step, threading.Event()
+            patch.setattr(backend.engine, "step", lambda: (going.wait(), step())[1])
+            stack.callback(going.set)
+        yield
 
 
 def picture(content: str | None) -> Image.Image:
@@ -133,21 +148,28 @@ def test_errors_raise_the_clients_own_exceptions(client: openai.OpenAI, served: 
     assert httpx.get(f"{served.url}/v1/models").status_code == 401
 
 
-def test_the_client_retries_after_a_full_queue(client: openai.OpenAI, served: Any) -> None:
-    """24 images fill slots and queue; the client is refused, but with retries it gets its ten pictures."""
+def test_the_client_retries_after_a_full_queue(
+    client: openai.OpenAI,
+    served: Any,
+    backend: Backend,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While nothing is drawn, twenty images fill the queue; the client is refused, but with retries it gets its ten."""
+    triton = None if isinstance(backend, ThreadBackend) else request.getfixturevalue("triton")
     headers = {"Authorization": "Bearer sk-right"}
     body = {"prompt": "a blue star", "n": 10, "stream": True}
-    before = {**body, "n": 4}
-    with (
-        httpx.stream("POST", f"{served.url}/v1/images/generations", json=before, headers=headers, timeout=60) as first,
-        when_nobody_waits(served),
-        httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, headers=headers, timeout=60) as second,
-        httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, headers=headers, timeout=60) as third,
-    ):
-        assert (first.status_code, second.status_code, third.status_code) == (200, 200, 200)
-        with pytest.raises(openai.RateLimitError):
-            client.images.generate(prompt="a blue star", n=10)
-        answer = client.with_options(max_retries=5).images.generate(prompt="a blue star", n=10)
+
+    def stream() -> AbstractContextManager[httpx.Response]:
+        return httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, headers=headers, timeout=60)
+
+    with ExitStack() as streams:
+        with paused(backend, triton, monkeypatch):
+            accepted = [streams.enter_context(stream()) for _ in range(2)]
+            assert [answer.status_code for answer in accepted] == [200, 200]
+            with pytest.raises(openai.RateLimitError):
+                client.images.generate(prompt="a blue star", n=1)
+        answer = client.with_options(max_retries=50).images.generate(prompt="a blue star", n=10)
         assert answer.data is not None
         assert len(answer.data) == 10
     refused = httpx.get(f"{served.url}/metrics").text

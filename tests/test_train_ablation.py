@@ -23,6 +23,7 @@ from train.ablation.run import SETTINGS
 from train.ablation.scores import score_cases
 from train.ablation.study import Study, load_study, merged
 from train.command import main
+from train.errors import TrainingError
 from train.grpo.recipe import GRPORecipe
 from train.recipe import RECIPES, RecipeError
 
@@ -152,6 +153,19 @@ def test_runs_are_kept_resumed_and_not_repeated(
     damaged.write_text(damaged.read_text()[:50])
     with pytest.raises(RecipeError, match="seed-1 holds no readable result"):
         list(made.perform(jobs=1))
+
+
+@pytest.mark.long
+def test_a_run_that_fails_does_not_keep_the_others_from_being_done(
+    short: Study, small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The small model's pictures are all judged 0, which stops every run of GRPO."""
+    made = Ablation(short, str(small_folder), ("vanilla", "sft"), (0,), tmp_path, tmp_path / "results")
+    performing = made.perform(jobs=2)
+    assert [next(performing)[0].arm for _ in range(2)] == ["sft", "sft"]
+    with pytest.raises(TrainingError, match=r"2 runs failed, first .*vanilla/rate-.*: stopped at step 1: all"):
+        next(performing)
+    assert caplog.text.count("vanilla/rate-") >= 2
 
 
 def test_gradients_are_those_of_the_arms_and_a_killed_call_goes_on(tmp_path: Path) -> None:

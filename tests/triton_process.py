@@ -97,6 +97,12 @@ class TritonProcess:
         return self._below(self.stub, "python", containing="spawn_main")
 
     @property
+    def engines(self) -> list[psutil.Process]:
+        """The engines of all models."""
+        below = self.triton.children(recursive=True)
+        return [one for one in below if "spawn_main" in " ".join(one.cmdline())]
+
+    @property
     def tree(self) -> list[psutil.Process]:
         """All its processes."""
         return [self.supervisor, *self.supervisor.children(recursive=True)]

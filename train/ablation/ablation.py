@@ -1,5 +1,6 @@
 """All runs of an ablation: trials of the rates first, then every arm with every seed; what is finished is not repeated."""
 
+import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,7 +12,10 @@ import torch
 from train.ablation.results import Result, read_result
 from train.ablation.run import PRIMARY, Run, perform
 from train.ablation.study import Study
+from train.errors import TrainingError
 from train.recipe import RecipeError
+
+logger = logging.getLogger("focusdiff")
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class Ablation:
     def perform(self, *, jobs: int) -> Iterator[tuple[Run, Result]]:
         """Do what is not finished, in `jobs` processes of one thread each; yields each run as it ends.
 
+        A run that fails does not keep the others from being done, but runs follow only if all trials succeed.
+
         Raises:
-            TrainingError: training cannot go on.
+            TrainingError: runs failed.
             RecipeError: a folder holds a run, or a result, of another recipe.
         """
         yield from self._perform(self.trials, jobs)
@@ -103,9 +109,16 @@ class Ablation:
         spawned = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=spawned, max_tasks_per_child=1) as pool:
             calls = {pool.submit(_perform_alone, self.study, run, self.out, self.results): run for run in missing}
+            failed: dict[Run, BaseException] = {}
             for call in as_completed(calls):
-                call.result()
-                yield calls[call], read_result(self.results / calls[call].key)
+                run, error = calls[call], call.exception()
+                if error is None:
+                    yield run, read_result(self.results / run.key)
+                else:  # said now, because the others may take hours
+                    failed[run] = error
+                    logger.error("%s failed: %s", run.key, error)
+        for run, error in failed.items():
+            raise TrainingError(f"{len(failed)} runs failed, first {run.key}: {error}") from error
 
 
 def _perform_alone(study: Study, run: Run, out: Path, results: Path) -> None:
