@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,8 +227,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         arrivals=arguments.arrivals,
         baselines_up_to=arguments.baselines_up_to,
     )
-    for line in lines:
-        print(line, flush=True)
+    _print(lines)
 
 
 def measure_training(arguments: argparse.Namespace) -> None:
@@ -242,8 +242,7 @@ def measure_training(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         rounds=arguments.rounds,
     )
-    for line in lines:
-        print(line, flush=True)
+    _print(lines)
 
 
 def measure_load(arguments: argparse.Namespace) -> None:
@@ -257,8 +256,7 @@ def measure_load(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
         factors=arguments.factors,
     )
-    for line in lines:
-        print(line, flush=True)
+    _print(lines)
 
 
 def measure_triton(arguments: argparse.Namespace) -> None:
@@ -272,8 +270,7 @@ def measure_triton(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
         times=arguments.times,
     )
-    for line in lines:
-        print(line, flush=True)
+    _print(lines)
 
 
 def measure_waiting(arguments: argparse.Namespace) -> None:
@@ -288,8 +285,7 @@ def measure_waiting(arguments: argparse.Namespace) -> None:
         times=arguments.times,
         busy=arguments.busy,
     )
-    for line in lines:
-        print(line, flush=True)
+    _print(lines)
 
 
 def measure_startup(arguments: argparse.Namespace) -> None:
@@ -297,6 +293,12 @@ def measure_startup(arguments: argparse.Namespace) -> None:
     from bench.speed.startup import report
 
     print(report(arguments.model, threads=arguments.threads, fresh=arguments.fresh))
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Print lines as they are measured."""
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def draw(backend: Backend, *seeds: int, rows: tuple[int, ...] = ()) -> list[Even
 
 
 def test_a_job_goes_on_elsewhere_with_what_is_missing_and_repeats_nothing(world: World) -> None:
-    """Of three images one is finished and the second has shown three previews when the first server fails."""
+    """The first server fails after one of three images and three previews of the second."""
     # Queued, then Started, three previews and Finished of the first image, then four events of the second
     backend = connect(world, a=[dies_after(10), draws_well], b=[draws_well])
     events = draw(backend, 5, 6, 7, rows=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""How an engine's threads wait for each other: throughput while other work keeps cores busy.
+"""Throughput of an engine by the wait policy of its threads, while other work keeps cores busy.
 
 OpenMP's threads spin for a while before they sleep. On a free core the next piece of work then starts sooner; on a busy
 one a spinning thread takes the core from the thread that it waits for.

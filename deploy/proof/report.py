@@ -1,4 +1,4 @@
-"""What is proven, said as it is proven; the first failure ends the script."""
+"""Report each check as it succeeds; the first failure ends the script."""
 
 import time
 from collections.abc import Callable

@@ -13,11 +13,28 @@ from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
     PydanticBaseSettingsSource,
+    SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 S = TypeVar("S", bound=BaseSettings)
 PREFIX = "FOCUSDIFF_"  # of environment variables
+
+
+def config_of(program: str) -> SettingsConfigDict:
+    """Configuration of a command's settings class: frozen, read from flags and FOCUSDIFF_* variables."""
+    return SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name=program,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_shortcuts={"models": "model"},
+        env_ignore_empty=True,
+    )
 
 
 class ConfigError(ValueError):

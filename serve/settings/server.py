@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AnyUrl, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode
 
 from pairs.files import user_file
 from pairs.judges.settings import (
@@ -20,7 +20,7 @@ from pairs.judges.settings import (
     JudgeSettings,
 )
 from serve.settings.engine import EngineSettings, split
-from serve.settings.reading import PREFIX, ConfigError
+from serve.settings.reading import ConfigError, config_of
 
 _OF_ENGINES = {"watch", *EngineSettings.model_fields} - {"models", "log_level", "log_format"}
 
@@ -28,18 +28,7 @@ _OF_ENGINES = {"watch", *EngineSettings.model_fields} - {"models", "log_level", 
 class Settings(EngineSettings, BaseSettings):
     """Frozen settings of `focusdiff-serve`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        frozen=True,
-        extra="forbid",
-        cli_prog_name="focusdiff-serve",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_shortcuts={"models": "model"},
-        env_ignore_empty=True,
-    )
+    model_config = config_of("focusdiff-serve")
 
     aliases: dict[str, str] = Field(
         default={}, description="other names of served models, as ALIAS=NAME (gpt-image-1=tiny)"

@@ -3,27 +3,16 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliPositionalArg
 
 from serve.settings.engine import EngineSettings
-from serve.settings.reading import PREFIX
+from serve.settings.reading import config_of
 
 
 class TritonSettings(EngineSettings, BaseSettings):
     """Frozen settings of `focusdiff-triton`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        frozen=True,
-        extra="forbid",
-        cli_prog_name="focusdiff-triton",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_shortcuts={"models": "model"},
-        env_ignore_empty=True,
-    )
+    model_config = config_of("focusdiff-triton")
 
     repository: CliPositionalArg[Path] = Field(description="folder to write the model repository to")
     serve: bool = Field(default=False, description="then serve it, and end when a model is dead")
