@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,12 @@ def answers_of(triton: TritonProcess, request: object) -> list[tuple[dict[str, A
     return answers
 
 
+def completed(stream: httpx.Response) -> list[str]:
+    """Base64 of the pictures that a stream ends with."""
+    data = [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: ")]
+    return [event["b64_json"] for event in data if event["type"] == "image_generation.completed"]
+
+
 @needs_triton
 def test_a_front_waits_for_its_server_and_stops_with_requests_under_way(small_folder: Path, tmp_path: Path) -> None:
     """The front starts first; told to stop, it answers what it has accepted, and ends with code 0."""
@@ -218,16 +224,15 @@ def test_a_front_waits_for_its_server_and_stops_with_requests_under_way(small_fo
     url = f"http://127.0.0.1:{port}"
     try:
         assert ready(url, front) >= {"ready"}
-        with ThreadPoolExecutor() as pool:
-            body = {"prompt": "a blue star", "n": 10, "seed": 1}
-            asked = [pool.submit(httpx.post, f"{url}{IMAGES}", json=body, timeout=120) for _ in range(3)]
-            while 'focusdiff_running_images{model="small"} 0.0' in httpx.get(f"{url}/metrics").text:
-                assert not any(one.done() for one in asked)
-                time.sleep(0.01)
-            front.terminate()
-            answers = [one.result().json()["data"] for one in asked]
+        with ExitStack() as asked:
+            body = {"prompt": "a blue star", "n": 10, "seed": 1, "stream": True, "partial_images": 1}
+            streams = [
+                asked.enter_context(httpx.stream("POST", f"{url}{IMAGES}", json=body, timeout=120)) for _ in range(3)
+            ]
+            front.terminate()  # all three are accepted, and the last one waits for the others' slots
+            answers = [completed(stream) for stream in streams]
         assert answers[0] == answers[1] == answers[2]
-        assert len({row["b64_json"] for row in answers[0]}) == 10
+        assert len(set(answers[0])) == 10
         said = front.communicate(timeout=60)[1]
         assert front.returncode == 0, said
         assert "Traceback" not in said

@@ -186,9 +186,13 @@ def test_a_pair_of_paircomp_is_found_and_drawn(browser: Browser, url: str) -> No
         found, listed = page.locator("#paircomp-found"), page.locator("#paircomp-cases label")
         expect(found).to_contain_text("1 to 10 of 37", timeout=SECONDS)
         expect(listed).to_have_count(10)
-        for _ in range(5):  # stops at the last page
+        expect(page.locator("#paircomp-back")).to_be_disabled()
+        for cases in ("11 to 20", "21 to 30", "31 to 37"):
             page.locator("#paircomp-on").click()
-        expect(found).to_contain_text("31 to 37 of 37", timeout=SECONDS)
+            expect(found).to_contain_text(f"{cases} of 37", timeout=SECONDS)
+        expect(page.locator("#paircomp-on")).to_be_disabled(timeout=SECONDS)
+        page.locator("#paircomp-back").click()
+        expect(found).to_contain_text("21 to 30 of 37", timeout=SECONDS)
         page.locator("#paircomp-category input").click()
         page.get_by_role("option", name="text").click()
         expect(found).to_contain_text("1 to 6 of 6", timeout=SECONDS)
