@@ -222,7 +222,9 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
     def make(*backends: Backend, **settings: Any) -> tuple[FastAPI, Registry]:
         sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
         chosen = Settings(models=tuple(sources), **settings)
-        models = Registry(ProcessLoader(chosen, on_death=lambda: None), aliases=chosen.aliases)
+        triton = chosen.backend == "triton"
+        loader = TritonLoader(chosen) if triton else ProcessLoader(chosen, on_death=lambda: None)
+        models = Registry(loader, aliases=chosen.aliases)
         for source, backend in zip(sources, backends, strict=True):
             models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)

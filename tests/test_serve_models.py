@@ -9,7 +9,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,18 @@ from PIL import Image
 
 from model.checkpoints.footprint import measure
 from model.checkpoints.load import load
-from model.checkpoints.save import save
 from model.errors import CheckpointError, NoRoom
 from model.janus import Janus
 from serve.backends.engine_backend import EngineBackend
 from serve.backends.loader import ProcessLoader
 from serve.backends.registry import Registry
+from serve.backends.triton.loader import TritonLoader
 from serve.backends.watch import follow, newest_checkpoint
 from serve.settings.model_source import ModelSource
 from serve.settings.server import Settings
 from tests.thread_backend import ThreadBackend
-from tests.tools import needs_compiler
+from tests.tools import needs_compiler, needs_triton
+from tests.triton_process import TritonProcess
 
 IMAGES = "/v1/images/generations"
 ADMIN = {"Authorization": "Bearer admin"}
@@ -44,17 +44,17 @@ def janus(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def other_folder(janus: Janus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint at guidance scale 1, so that the same seed draws another picture."""
-    folder = tmp_path_factory.mktemp("other") / "other"
-    save(replace(janus, name="other", sampling=janus.sampling.override(guidance_scale=1)), folder)
-    return folder
-
-
 @pytest.fixture
 def served(janus: Janus, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
     with serve_on_socket(ThreadBackend(janus, slots=2), admin_key="admin", api_keys="client") as served:
+        yield served
+
+
+@pytest.fixture
+def served_by_triton(triton: TritonProcess, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
+    settings: dict[str, Any] = {"backend": "triton", "triton_url": (triton.url,)}
+    backend = TritonLoader(Settings(**settings))(ModelSource(name="small", source="small"))
+    with serve_on_socket(backend, admin_key="admin", api_keys="client", **settings) as served:
         yield served
 
 
@@ -124,12 +124,11 @@ def engines() -> int:
     return sum(thread.name == "engine" for thread in threading.enumerate()) + len(multiprocessing.active_children())
 
 
-def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, small_folder: Path) -> None:
+def swap_under_load(served: Any, *sources: str) -> None:
     """Six clients draw without pause while the model is replaced and put back; every answer shows one of two pictures.
 
-    Pixels may differ by one level, depending on the decoded batch. The engines of the replaced models end.
+    Pixels may differ by one level, depending on the decoded batch.
     """
-    before = engines()
     drawn: list[NDArray[np.int16]] = []
     answers: list[httpx.Response] = []
     stop = threading.Event()
@@ -141,22 +140,33 @@ def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, sma
     threads = [threading.Thread(target=client) for _ in range(6)]
     for thread in threads:
         thread.start()
-    for source in [other_folder, small_folder]:
-        swapped = admin(served, "POST", "/admin/models", json={"source": str(source), "name": "small", "replace": True})
+    for source in sources:
+        swapped = admin(served, "POST", "/admin/models", json={"source": source, "name": "small", "replace": True})
         assert swapped.status_code == 200, swapped.text
         drawn.append(pixels(draw(served)))
     stop.set()
     for thread in threads:
         thread.join()
-    until = time.monotonic() + 20
-    while engines() != before and time.monotonic() < until:
-        time.sleep(0.05)
-    assert engines() == before
     assert len(answers) >= 6
     assert {answer.status_code for answer in answers} == {200}
     for answer in answers:
         assert min(np.abs(pixels(answer) - one).max() for one in drawn) <= 1
     assert np.abs(drawn[0] - drawn[1]).max() > 50
+
+
+def test_a_swap_under_load_fails_no_request(served: Any, other_folder: Path, small_folder: Path) -> None:
+    """The engines of the replaced models end."""
+    before = engines()
+    swap_under_load(served, str(other_folder), str(small_folder))
+    until = time.monotonic() + 20
+    while engines() != before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert engines() == before
+
+
+@needs_triton
+def test_a_swap_under_load_fails_no_request_of_a_front(served_by_triton: Any) -> None:
+    swap_under_load(served_by_triton, "other", "small")
 
 
 def test_memory_is_estimated_exactly_and_checked_before_loading(small_folder: Path, janus: Janus) -> None:

@@ -4,19 +4,19 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from model.errors import PromptError
 from model.prompt import encode_prompt
-from serve.backends.errors import NotRunning, QueueFull
+from serve.backends.accepted import AcceptedJobs, check_room
+from serve.backends.errors import NotRunning
 from serve.backends.generation import Generation
 from serve.backends.messages import Cancel, Close, Command, Died, Loaded, Report, Submit
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import BackendState, Stats
-from serve.engine.events import Cause, Ended, Event, Failed, Finished, Started
+from serve.engine.events import Ended, Event, Failed, Finished, Started
 from serve.engine.job import Job
 
 logger = logging.getLogger("focusdiff")
@@ -40,12 +40,16 @@ class Link(Protocol):
 
 
 @dataclass(eq=False)
-class _Accepted:
+class _Job:
     """An accepted job: its generation, and how many of its images have no slot and a slot."""
 
     generation: Generation
     waiting: int
     running: int = 0
+
+    @classmethod
+    def of(cls, generation: Generation) -> "_Job":
+        return cls(generation, generation.job.images)
 
     def count(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -80,9 +84,7 @@ class EngineBackend:
         self.queue_limit = queue_limit
         self._on_death = on_death
         self._on_close = on_close
-        self._numbers = count()
-        self._lock = threading.Lock()
-        self._accepted: dict[int, _Accepted] = {}
+        self._accepted = AcceptedJobs[_Job]()
         self.wait_seconds = 0.0  # estimated wait of a job, in the latest report
         self._closing = False
         self._dead = False
@@ -107,13 +109,7 @@ class EngineBackend:
     @property
     def stats(self) -> Stats:
         """Counts of accepted jobs, as of their latest events."""
-        with self._lock:
-            running = sum(job.running for job in self._accepted.values())
-            return Stats(running, self._waiting, self.loaded.slots, self.queue_limit)
-
-    @property
-    def _waiting(self) -> int:
-        return sum(job.waiting for job in self._accepted.values())
+        return self._accepted.stats(slots=self.loaded.slots, queue=self.queue_limit)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -133,23 +129,21 @@ class EngineBackend:
             QueueFull: too many images wait.
             NotRunning: the engine died, or is draining.
         """
-        with self._lock:
+        with self._accepted:
             if self.state != "ready":
                 raise NotRunning(f"the engine is {self.state}")
-            waiting = self._waiting
-            excess = waiting + job.images - self.queue_limit
-            if excess > 0:
-                # the queue empties evenly: there is room when this share of it is gone
-                raise QueueFull(waiting, self.wait_seconds * min(1.0, excess / max(1, waiting)))
-            number = next(self._numbers)
-            generation = Generation(job, self.info, cancel=lambda: self._cancel(number))
-            self._accepted[number] = _Accepted(generation, job.images)
+            check_room(
+                job.images, waiting=self._accepted.waiting, limit=self.queue_limit, wait_seconds=self.wait_seconds
+            )
+            number, accepted = self._accepted.add(job, self.info, _Job.of, self._cancel)
             self._link.send(Submit(number, job))
-        return generation
+        return accepted.generation
 
     def abandon(self) -> None:
         """End every accepted job with cause "stopping"; an engine that does not react in time is killed."""
-        self._end_all("stopping", "the server is stopping")
+        with self._accepted:
+            for number in self._accepted.end("stopping", "the server is stopping"):
+                self._link.send(Cancel(number))
         timer = threading.Timer(_HANGING_SECONDS, self._kill_if_hanging)
         timer.daemon = True
         timer.start()
@@ -160,7 +154,7 @@ class EngineBackend:
 
     def close(self) -> None:
         """Finish the accepted jobs, then end the engine. Blocks."""
-        with self._lock:
+        with self._accepted:
             self._closing = True
             self._link.send(Close())
         self._thread.join()
@@ -168,18 +162,9 @@ class EngineBackend:
         self._on_close()
 
     def _cancel(self, number: int) -> None:
-        with self._lock:
-            if self._accepted.pop(number, None) is not None:
+        with self._accepted:
+            if self._accepted.remove(number) is not None:
                 self._link.send(Cancel(number))
-
-    def _end_all(self, cause: Cause, reason: str) -> None:
-        with self._lock:
-            ended = list(self._accepted.values())
-            for number in self._accepted:
-                self._link.send(Cancel(number))
-            self._accepted.clear()
-        for job in ended:
-            job.generation.put(Ended(cause, reason))
 
     def _kill_if_hanging(self) -> None:
         if self._closing and self._thread.is_alive():
@@ -199,7 +184,7 @@ class EngineBackend:
 
     def _take(self, report: Report) -> None:
         """Count a report and hand its events on."""
-        with self._lock:
+        with self._accepted:
             self.wait_seconds = report.wait_seconds
             for number, event in report.events:
                 job = self._accepted.get(number)
@@ -207,14 +192,12 @@ class EngineBackend:
                     continue  # cancelled meanwhile
                 job.count(event)
                 if isinstance(event, Ended):
-                    del self._accepted[number]
+                    self._accepted.remove(number)
                 job.generation.put(event)
 
     def _die(self, reason: str) -> None:
         logger.error(reason)
-        with self._lock:
+        with self._accepted:
             self._dead = True
-        try:
-            self._end_all("engine died", reason)
-        finally:
-            self._on_death()
+            self._accepted.end("engine died", reason)
+        self._on_death()

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from itertools import count
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from model.prompt import encode_prompt
-from serve.backends.errors import NotRunning, QueueFull
+from serve.backends.accepted import AcceptedJobs, check_room
+from serve.backends.errors import NotRunning
 from serve.backends.generation import Generation
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import BackendState, Stats
@@ -51,9 +51,7 @@ class TritonBackend:
         self._fleet = fleet
         self._loop = loop
         self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(fleet.description.tokenizer))
-        self._numbers = count()
-        self._lock = threading.Lock()
-        self._accepted: dict[int, Progress] = {}
+        self._accepted = AcceptedJobs[Progress]()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # used on the fleet's event loop
         self._closing = False
         self._closed = False
@@ -78,10 +76,7 @@ class TritonBackend:
     def stats(self) -> Stats:
         """Counts of our accepted jobs, as of their latest events; slots and queues of the servers that are ready."""
         ready = self._fleet.ready
-        with self._lock:
-            running = sum(len(job.running) for job in self._accepted.values())
-            slots = sum(server.pulse.slots for server in ready)
-            return Stats(running, self._waiting, slots, self._room(ready))
+        return self._accepted.stats(slots=sum(server.pulse.slots for server in ready), queue=self._room(ready))
 
     def encode(self, prompt: str, *, name: str) -> list[int]:
         """Token ids of a prompt; raises PromptError, which names the field."""
@@ -94,22 +89,18 @@ class TritonBackend:
             QueueFull: too many images wait, ours or all that the servers have.
             NotRunning: no server is ready, or the backend is closing.
         """
-        with self._lock:
+        with self._accepted:
             if self._closing:
                 raise NotRunning("the server is draining")
             ready = self._fleet.ready
             if not ready:
                 raise NotRunning(f"no Triton server is ready: {self._fleet.trouble}")
-            waiting = max(self._waiting, sum(server.pulse.waiting for server in ready))
-            excess = waiting + job.images - self._room(ready)
-            if excess > 0:
-                wait = min(server.pulse.wait_seconds for server in ready)
-                raise QueueFull(waiting, wait * min(1.0, excess / max(1, waiting)))
-            number = next(self._numbers)
-            generation = Generation(job, self.info, cancel=lambda: self._cancel(number))
-            self._accepted[number] = progress = Progress(generation)
+            waiting = max(self._accepted.waiting, sum(server.pulse.waiting for server in ready))
+            wait_seconds = min(server.pulse.wait_seconds for server in ready)
+            check_room(job.images, waiting=waiting, limit=self._room(ready), wait_seconds=wait_seconds)
+            number, progress = self._accepted.add(job, self.info, Progress, self._cancel)
         self._loop.call(lambda: self._start(number, progress))
-        return generation
+        return progress.generation
 
     def abandon(self) -> None:
         """End every accepted job with cause "stopping"."""
@@ -121,7 +112,7 @@ class TritonBackend:
 
     def close(self) -> None:
         """Finish the accepted jobs, then close the connections. Blocks."""
-        with self._lock:
+        with self._accepted:
             self._closing = True
         with self._closed_once:
             if not self._closed:
@@ -138,22 +129,16 @@ class TritonBackend:
         """Images that may wait on these servers."""
         return sum(server.description.queue for server in servers if server.description is not None)
 
-    @property
-    def _waiting(self) -> int:
-        return sum(job.waiting for job in self._accepted.values())
-
     def _cancel(self, number: int) -> None:
-        with self._lock:
-            self._accepted.pop(number, None)
+        with self._accepted:
+            self._accepted.remove(number)
         self._loop.call(lambda: self._stop(number))
 
     def _end_all(self, cause: Cause, reason: str) -> None:
-        with self._lock:
-            ended = dict(self._accepted)
-            self._accepted.clear()
-        for number, progress in ended.items():
+        with self._accepted:
+            numbers = self._accepted.end(cause, reason)
+        for number in numbers:
             self._loop.call(partial(self._stop, number))
-            progress.generation.put(Ended(cause, reason))
 
     # what follows runs on the fleet's event loop
 
@@ -175,8 +160,8 @@ class TritonBackend:
             ended = await self._draw_in_time(progress)
         except Exception:
             logger.exception("a job broke")
-        with self._lock:
-            accepted = self._accepted.pop(number, None)
+        with self._accepted:
+            accepted = self._accepted.remove(number)
         if accepted is not None:  # nobody has ended it meanwhile
             progress.generation.put(ended)
 
@@ -233,11 +218,11 @@ class TritonBackend:
                     if isinstance(event, Ended):
                         ended = event
                         continue
-                    with self._lock:
+                    with self._accepted:
                         progress.take(event)
         finally:
-            with self._lock:
-                progress.running.clear()
+            with self._accepted:
+                progress.stop()
         if ended is None:
             raise Lost("the server ended its answers early")
         return ended
