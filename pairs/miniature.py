@@ -22,7 +22,12 @@ _FOLDER = Path(__file__).parent / "cases"
 @cache
 def miniature_cases(case_set: CaseSet) -> tuple[Case, ...]:
     """Cases of a set, ordered by category."""
-    return read_cases(_FOLDER / f"{case_set}.json")
+    return read_cases(cases_file(case_set))
+
+
+def cases_file(case_set: CaseSet) -> Path:
+    """File of a set's cases."""
+    return _FOLDER / f"{case_set}.json"
 
 
 def sample_cases(world: World, case_set: CaseSet) -> list[dict[str, str]]:

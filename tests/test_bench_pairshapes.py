@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from bench.command import main
-from bench.quality.comparison import compare
-from bench.quality.likelihood import surprise
-from bench.quality.pairshapes import (
+from bench.pictures.codes import pack_codes, unpack_codes
+from bench.world.comparison import compare
+from bench.world.likelihood import surprise
+from bench.world.pairshapes import (
     Picture,
     PromptSet,
     Result,
     judge_pictures,
-    pack_codes,
     read_results,
     table,
-    unpack_codes,
     unseen_prompts,
 )
 from model.checkpoints.load import load

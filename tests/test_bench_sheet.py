@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.quality.sheet import PAIRS, pair_sheet
+from bench.world.sheet import PAIRS, pair_sheet
 from model.checkpoints.load import load
 from model.generate import generate
 from model.image_tokenizer import ImageTokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench.quality.judge_check import DAMAGES, check, sample_pairs
+from bench.world.judge_check import DAMAGES, check, sample_pairs
 from pairs.caption import parse
 from pairs.judges.exact.exact_judge import ExactJudge, compare
 from pairs.judges.exact.reading import ObjectReading, Reading

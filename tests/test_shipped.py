@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, JanusForConditionalGeneration
 
-from bench.quality.pairshapes import unseen_prompts
-from bench.quality.reconstruction import reconstruction_scores
+from bench.world.pairshapes import unseen_prompts
+from bench.world.reconstruction import reconstruction_scores
 from model.checkpoints.load import load
 from model.checkpoints.shipped import SHIPPED, shipped_names
 from model.generate import generate
@@ -61,7 +61,7 @@ def test_the_sampling_settings_of_tiny_are_guided(tiny: Janus) -> None:
 
 
 def test_tiny_follows_unseen_prompts_better_than_tiny_base(tiny: Janus) -> None:
-    """48 pictures suffice to tell 0.85 from 0.7; bench/quality/pairshapes.py measures the exact scores."""
+    """48 pictures suffice to tell 0.85 from 0.7; bench/world/pairshapes.py measures the exact scores."""
     assert score(tiny) >= 0.7
     assert score(load("tiny-base", device="cpu")) <= score(tiny) - 0.1
 

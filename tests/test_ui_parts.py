@@ -6,10 +6,10 @@ import re
 import pytest
 from gradio.utils import diff
 
+from pairs.words import contrast, marked
 from ui.board import Board
 from ui.examples import examples
 from ui.settings import Comparison
-from ui.words import contrast, marked
 
 
 def test_differing_words_are_marked_and_prompts_are_escaped() -> None:

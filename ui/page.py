@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import gradio as gr
 
 from pairs.paircomp import Case
+from pairs.words import contrast, marked
 from ui.api import Api, ApiFailure, Model
 from ui.blind import build_blind
 from ui.board import Board, board_view
@@ -21,7 +22,6 @@ from ui.paircomp import build_paircomp
 from ui.settings import MAX_IMAGES, Comparison, SettingError
 from ui.training import build_training
 from ui.votes import Votes
-from ui.words import contrast, marked
 
 STYLE = Path(__file__).with_name("style.css")
 SWEEP = (1.0, 2.0, 3.0, 5.0, 8.0)  # guidance scales

@@ -5,21 +5,19 @@
 Every judged picture is one line of the results file, from which a stopped run resumes.
 """
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bench.json_lines import JsonLines, OtherIdentity, read_json_lines
+from bench.pictures.codes import pack_codes
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
 from pairs.caption import Wording, describe
-from pairs.files import write_atomically
 from pairs.judges.opening import OpenedJudge
 from pairs.scene import CATEGORIES, Category, Scene
 from pairs.scores import Mean, mean
@@ -120,12 +118,18 @@ def judge_pictures(
         "weights": fingerprint(janus),
         "sampling": janus.sampling.as_dict(),
     }
-    earlier = _resume(results, identity | dict(judge.identity))
+    try:
+        lines = JsonLines(results, identity | dict(judge.identity))
+    except OtherIdentity:
+        raise ValueError(
+            f"{results} belongs to another checkpoint, judge or other settings; choose another --out"
+        ) from None
+    earlier = _results(results, lines.rows)
     done = {key: result for key, result in earlier.items() if result.score is not None}
     engine = Engine(janus, slots=slots, int8=int8)
     missing = {_job(picture, janus): picture for picture in pictures if picture.key not in done}
     drawn: list[tuple[Picture, Finished]] = []
-    with open(results, "a") as file, tqdm(total=len(missing), desc="pictures", disable=None) as bar:
+    with tqdm(total=len(missing), desc="pictures", disable=None) as bar:
         for number, (job, event) in enumerate(draw(engine, missing), start=1):
             picture = missing[job]
             if not isinstance(event, Finished):
@@ -133,14 +137,15 @@ def judge_pictures(
             drawn.append((picture, event))
             if len(drawn) < judge.at_once and number < len(missing):
                 continue
+            rows = []
             judgements = judge.judge([one.picture for _, one in drawn], [one.prompt.caption for one, _ in drawn])
             for (one, finished), judgement in zip(drawn, judgements, strict=True):
                 codes = pack_codes(finished.codes)
                 done[one.key] = result = Result(None if judgement is None else judgement.score, codes)
                 factors = {} if judgement is None else {k: round(v, 4) for k, v in judgement.factors.items()}
                 key = dict(zip(("prompt", "guidance_scale", "seed"), one.key, strict=True))
-                file.write(json.dumps(key | asdict(result) | {"factors": factors}) + "\n")
-            file.flush()
+                rows.append(key | asdict(result) | {"factors": factors})
+            lines.append(rows)
             bar.update(len(drawn))
             drawn = []
     return done
@@ -151,49 +156,21 @@ def _job(picture: Picture, janus: Janus) -> Job:
     return Job(janus.encode(picture.prompt.caption), None, (picture.seed,), params)
 
 
-def _resume(results: Path, identity: Mapping[str, Any]) -> dict[Key, Result]:
-    """Read a results file, and create it or drop its incomplete last line, so that it can be appended to.
-
-    Raises:
-        ValueError: the file belongs to another checkpoint, judge or other settings.
-    """
-    lines = _whole_lines(results) or [json.dumps(identity)]
-    if lines[0] != json.dumps(identity):
-        raise ValueError(f"{results} belongs to another checkpoint, judge or other settings; choose another --out")
-    results.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(results, lambda partial: partial.write_text("".join(line + "\n" for line in lines)))
-    return read_results(results)[1]
-
-
 def read_results(file: Path) -> tuple[dict[str, Any], dict[Key, Result]]:
     """Read a results file: its first line, which identifies the checkpoint, and its results by key.
 
     Raises:
         ValueError: it is not a results file.
     """
+    identity, rows = read_json_lines(file)
+    return identity, _results(file, rows)
+
+
+def _results(file: Path, rows: Sequence[Mapping[str, Any]]) -> dict[Key, Result]:
     try:
-        identity, *rows = [json.loads(line) for line in _whole_lines(file)]
-        results = {
-            (row["prompt"], row["guidance_scale"], row["seed"]): Result(row["score"], row["codes"]) for row in rows
-        }
-        return identity, results
-    except (ValueError, KeyError, TypeError):
+        return {(row["prompt"], row["guidance_scale"], row["seed"]): Result(row["score"], row["codes"]) for row in rows}
+    except (KeyError, TypeError):
         raise ValueError(f"{file} is not a results file of this version") from None
-
-
-def _whole_lines(file: Path) -> list[str]:
-    """Lines of a file, without one that a kill cut short: it has no newline."""
-    return file.read_text().split("\n")[:-1] if file.exists() else []
-
-
-def pack_codes(codes: Sequence[int]) -> str:
-    """Codes as base64 of unsigned 16-bit numbers, little-endian."""
-    return base64.b64encode(np.array(codes, dtype="<u2").tobytes()).decode()
-
-
-def unpack_codes(packed: str) -> NDArray[np.uint16]:
-    """Codes that `pack_codes` packed."""
-    return np.frombuffer(base64.b64decode(packed), dtype="<u2")
 
 
 def table(prompts: Sequence[UnseenPrompt], results: Mapping[Key, Result], scales: Sequence[float], seeds: range) -> str:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.quality.pairshapes import UnseenPrompt
+from bench.world.pairshapes import UnseenPrompt
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from pairs.judges.judge import Judge

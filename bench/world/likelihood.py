@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bench.quality.pairshapes import UnseenPrompt
+from bench.world.pairshapes import UnseenPrompt
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.likelihood import image_logits

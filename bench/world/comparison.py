@@ -7,7 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from bench.quality.pairshapes import Key, Result, unpack_codes
+from bench.pictures.codes import unpack_codes
+from bench.world.pairshapes import Key, Result
 from pairs.scores import Mean, mean
 
 _NORMAL_95 = 1.96  # standard errors on either side

@@ -1,0 +1,1 @@
+"""The benches of `focusdiff-bench`: their arguments, and what they print."""

@@ -1,0 +1,133 @@
+"""Benchmarks of any model, from prompts to a report."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.commands.benches import Benches
+from bench.pictures.arguments import add_run_arguments, check_run_arguments
+from pairs.judges.settings import add_judge_arguments, judge_settings
+
+if TYPE_CHECKING:
+    from bench.benchmarks.benchmark import Benchmark
+    from bench.report.paircomp_run import PairCompRun
+
+_OTHERS = {  # help for the command and for its prompts
+    "geneval": ("draw GenEval's pictures, four of each prompt", "evaluation_metadata.jsonl"),
+    "t2i-compbench": ("draw T2I-CompBench's pictures, ten of each prompt", "files {category}_val.txt, or their folder"),
+    "dpg-bench": ("draw DPG-Bench's pictures, grids of four", "folder of the .txt files"),
+    "geneval2": ("draw GenEval 2's pictures, one of each prompt", "geneval2_data.jsonl"),
+    "wise": ("draw WISE's pictures, one of each prompt", "JSON files of prompts, of the paper or of WISE Verified"),
+}
+
+
+def add_benchmarks(benches: Benches) -> None:
+    """Add the benches' parsers."""
+    paircomp = benches.add_parser("paircomp", help="draw and judge PairComp, or its miniature; resumes")
+    paircomp.add_argument(
+        "--prompts",
+        nargs=1,
+        default=["pairshapes"],
+        metavar="FILE",
+        help="PairComp.json; or pairshapes, pairshapes-validation: shipped cases of the procedural world "
+        "(default: pairshapes)",
+    )
+    add_run_arguments(paircomp)
+    add_judge_arguments(paircomp)
+    paircomp.set_defaults(run=run_paircomp)
+
+    for name, (does, prompts) in _OTHERS.items():
+        parser = benches.add_parser(name, help=f"{does}; resumes")
+        parser.add_argument("--prompts", nargs="+", required=True, metavar="FILE", help=prompts)
+        add_run_arguments(parser)
+        parser.set_defaults(run=run_other)
+
+    report = benches.add_parser("report", help="print a run's tables, and write the page of a run of paircomp")
+    report.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    report.add_argument(
+        "--results", type=Path, nargs="+", metavar="FILE", help="result files of the benchmark's official evaluator"
+    )
+    report.add_argument("--scorer", default="official", metavar="NAME", help="name of what scored them")
+    report.add_argument("--against", type=Path, metavar="RUN", help="another run of paircomp, compared case by case")
+    report.set_defaults(run=report_run)
+
+
+def run_paircomp(arguments: argparse.Namespace) -> None:
+    """Draw, judge and report."""
+    check_run_arguments(arguments)
+    settings = judge_settings(arguments)
+
+    from bench.benchmarks.paircomp import PairComp
+    from bench.judging.paircomp import run
+    from bench.pictures.opening import open_generator
+    from pairs.judges.opening import open_judge
+
+    benchmark = _benchmark(arguments)
+    assert isinstance(benchmark, PairComp)
+    generator = open_generator(arguments)
+    judge = open_judge(settings, cache=arguments.out / "judgements" / "answers.sqlite")
+    run(benchmark, generator, judge, arguments.out)
+    _report_paircomp(arguments.out)
+
+
+def run_other(arguments: argparse.Namespace) -> None:
+    """Draw the pictures, and say what comes next."""
+    check_run_arguments(arguments)
+
+    from bench.benchmarks.running import draw_run
+    from bench.pictures.opening import open_generator
+
+    benchmark = _benchmark(arguments)
+    run = draw_run(benchmark, open_generator(arguments), arguments.out)
+    print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
+    print(f"then: focusdiff-bench report {arguments.out} --results FILES")
+
+
+def report_run(arguments: argparse.Namespace) -> None:
+    """Print the tables, write numbers and page."""
+    from bench.benchmarks.opening import benchmark_of
+    from bench.benchmarks.paircomp import PairComp
+    from bench.report.numbers import lines, write_scorer
+
+    benchmark = benchmark_of(arguments.folder)
+    if isinstance(benchmark, PairComp) and arguments.results is None:
+        _report_paircomp(arguments.folder, arguments.against)
+        return
+    if arguments.against is not None:
+        raise ValueError("--against compares runs of paircomp; for others: focusdiff-bench table")
+    if arguments.results is None:
+        raise ValueError(f"--results must name the result files of {benchmark.name}'s official evaluator")
+    numbers = benchmark.read_results(arguments.results)
+    write_scorer(arguments.folder, arguments.scorer, numbers)
+    for line in lines(numbers):
+        print(line)
+
+
+def _benchmark(arguments: argparse.Namespace) -> "Benchmark":
+    from bench.benchmarks.opening import open_benchmark
+
+    return open_benchmark(arguments.bench, arguments.prompts, seed=arguments.seed)
+
+
+def _report_paircomp(folder: Path, against: Path | None = None) -> None:
+    from bench.report.page import write_page
+    from bench.report.paircomp_run import read_run
+
+    run = read_run(folder)
+    other = None if against is None else read_run(against)
+    _print_paircomp(run)
+    if other is not None:
+        _print_paircomp(other)
+    page = folder / ("report.html" if other is None else f"against-{other.folder.resolve().name}.html")
+    write_page(page, run, other)
+    print(f"page: {page}")
+
+
+def _print_paircomp(run: "PairCompRun") -> None:
+    from bench.report.numbers import write_scorer
+    from bench.report.paircomp_text import lines
+
+    for judge in run.judges:
+        write_scorer(run.folder, judge.name, judge.table.numbers)
+    for line in lines(run):
+        print(line)

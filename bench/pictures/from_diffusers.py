@@ -1,0 +1,99 @@
+"""Pictures of any text-to-image pipeline of diffusers."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.picture import Part
+from train.provenance import provenance
+
+
+class DiffusersGenerator:
+    """Draws with a pipeline as its authors saved it.
+
+    Args:
+        source: folder or hub id of the pipeline.
+        revision: branch, tag or commit at the hub.
+        device: where it runs.
+        dtype: of its weights; None keeps the files' own.
+        batch: pictures drawn at once.
+        steps, guidance_scale: in place of the pipeline's defaults.
+
+    Raises:
+        GenerationError: diffusers is not installed, or the folder is no text-to-image pipeline.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        revision: str | None = None,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        batch: int,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> None:
+        try:
+            from diffusers import DiffusionPipeline
+        except ImportError:
+            raise GenerationError("diffusers is not installed: pip install 'focusdiff[diffusers]'") from None
+        try:
+            local = Path(source).expanduser()
+            folder = local if local.is_dir() else Path(DiffusionPipeline.download(source, revision=revision))
+            self._pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, AttributeError, ImportError) as error:
+            raise GenerationError(f"{source} is no pipeline of diffusers that can be loaded: {error}") from None
+        if "prompt" not in inspect.signature(self._pipeline.__call__).parameters:
+            raise GenerationError(f"{source}: {type(self._pipeline).__name__} draws from no prompt")
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._device, self._batch = device, batch
+        given = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+        self._arguments = {name: value for name, value in given.items() if value is not None}
+        self._name = local.resolve().name if local.is_dir() else source
+        self._weights = _digest(folder)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Pipeline, digest of its files, and the arguments of its call with their defaults."""
+        parameters = inspect.signature(self._pipeline.__call__).parameters
+        names = ("num_inference_steps", "guidance_scale", "height", "width")
+        defaults = {name: parameters[name].default for name in names if name in parameters}
+        return {
+            "generator": "diffusers",
+            "model": self._name,
+            "pipeline": type(self._pipeline).__name__,
+            "weights": self._weights,
+            "sampling": {**defaults, **self._arguments},
+        }
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        import diffusers
+
+        return {**provenance(device=self._device, dtype=self._pipeline.dtype), "diffusers": diffusers.__version__}
+
+    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+        """Draw each part (`bench.pictures.generator.Generator`); each has a random generator of its own."""
+        for start in range(0, len(parts), self._batch):
+            chosen = parts[start : start + self._batch]
+            generators = [torch.Generator(self._device).manual_seed(part.seed) for part in chosen]
+            images = self._pipeline(prompt=[part.prompt for part in chosen], generator=generators, **self._arguments)
+            for part, image in zip(chosen, images.images, strict=True):
+                yield Drawn(part, image.convert("RGB"))
+
+
+def _digest(folder: Path) -> str:
+    """First 16 hex digits of the SHA-256 of all files' names and contents."""
+    digest = sha256()
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with open(path, "rb") as file:
+            while block := file.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()[:16]

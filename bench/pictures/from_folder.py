@@ -1,0 +1,44 @@
+"""Pictures that were drawn elsewhere, in a benchmark's official layout."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.picture import Part
+from bench.pictures.run_folder import RunError, open_picture
+
+
+class FolderGenerator:
+    """Takes pictures from a folder.
+
+    Args:
+        folder: of the pictures.
+        name: of the model that drew them.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"generator": "folder", "model": self._name}
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {"folder": str(self._folder)}
+
+    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+        """Read each part (`bench.pictures.generator.Generator`)."""
+        for part in parts:
+            try:
+                image, _ = open_picture(self._folder / part.picture.file)
+            except RunError as error:
+                raise GenerationError(str(error)) from None
+            cells = len(part.picture.seeds)
+            if cells > 1:
+                side = round(cells**0.5)
+                width, height = image.width // side, image.height // side
+                left, top = part.number % side * width, part.number // side * height
+                image = image.crop((left, top, left + width, top + height))
+            yield Drawn(part, image)

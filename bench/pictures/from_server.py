@@ -1,0 +1,131 @@
+"""Pictures of a server that speaks OpenAI's Images API."""
+
+import base64
+import binascii
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import httpx
+import openai
+from PIL import Image
+
+from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.picture import Part
+
+logger = logging.getLogger("focusdiff")
+_RETRIES = 8  # of a request, with back-off or after the time that the server names
+_SECONDS = 600.0  # timeout of a request
+_SAMPLING = ("guidance_scale", "temperature", "top_k", "top_p")
+
+
+class ServerGenerator:
+    """Draws through any server with `/v1/images/generations`.
+
+    Seeds are sent as the field `seed`. A server that refuses it draws with its own, and the settings say so: then a
+    picture cannot be drawn again.
+
+    Args:
+        url: base URL, with /v1.
+        model: the server's name of it; None takes the only one, or the first if the server is ours.
+        key: API key.
+        at_once: requests at the same time.
+        sampling: settings that the request names; None leaves one to the server.
+
+    Raises:
+        GenerationError: the server cannot be reached, or has no such model.
+    """
+
+    def __init__(
+        self, url: str, model: str | None, *, key: str, at_once: int, sampling: Mapping[str, float | int | None]
+    ) -> None:
+        self._url, self._at_once = url, at_once
+        self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=_RETRIES, timeout=_SECONDS)
+        entry = self._find(model)
+        self._model: str = entry["id"]
+        self._sent = {name: sampling[name] for name in _SAMPLING if sampling.get(name) is not None}
+        self._known = {**entry.get("sampling", {}), **self._sent}
+        self._seeded = "sampling" in entry or self._takes_seeds()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Model, whether seeds decide its pictures, and sampling settings as far as they are known."""
+        return {"generator": "server", "model": self._model, "seeded": self._seeded, "sampling": self._known}
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {"server": self._url, "openai": openai.__version__}
+
+    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+        """Draw each part (`bench.pictures.generator.Generator`)."""
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="request")
+        try:
+            asked = {pool.submit(self._picture, part.prompt, part.seed): part for part in parts}
+            for future in as_completed(asked):
+                part = asked[future]
+                try:
+                    yield Drawn(part, future.result())
+                except openai.APIConnectionError as error:
+                    raise GenerationError(f"{self._url} is gone: {error.__cause__ or error}") from None
+                except openai.OpenAIError as error:
+                    raise GenerationError(f"{part.picture.file}: {self._url} refuses it: {error}") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _find(self, model: str | None) -> dict[str, Any]:
+        """The server's entry of a model."""
+        try:
+            entries = [entry.model_dump() for entry in self._client.models.list()]
+        except openai.OpenAIError as error:
+            raise GenerationError(f"{self._url} has no list of models: {error.__cause__ or error}") from None
+        names = [entry["id"] for entry in entries]
+        if model is None and entries and (len(entries) == 1 or "sampling" in entries[0]):
+            return entries[0]
+        for entry in entries:
+            if model in (entry["id"], *(entry.get("aliases") or ())):
+                return entry
+        raise GenerationError(f"{self._url} has the models {', '.join(names)}: name one of them, not {model!r}")
+
+    def _takes_seeds(self) -> bool:
+        """Whether the server takes a seed, asked with a picture that is not used."""
+        try:
+            self._picture("a red circle", 0, seeded=True)
+        except openai.BadRequestError as error:
+            logger.warning("%s takes no seed: %s", self._url, error)
+            return False
+        except openai.OpenAIError as error:
+            raise GenerationError(f"{self._url} draws nothing: {error.__cause__ or error}") from None
+        return True
+
+    def _picture(self, prompt: str, seed: int, *, seeded: bool | None = None) -> Image.Image:
+        seeds = {"seed": seed} if (self._seeded if seeded is None else seeded) else {}
+        answer = self._client.images.generate(model=self._model, prompt=prompt, n=1, extra_body={**self._sent, **seeds})
+        if not answer.data:
+            raise GenerationError(f"{self._url} answered without a picture")
+        one = answer.data[0]
+        if one.b64_json:
+            content = _decoded(one.b64_json, self._url)
+        elif one.url:
+            content = self._download(one.url)
+        else:
+            raise GenerationError(f"{self._url} answered with neither b64_json nor url")
+        try:
+            return Image.open(io.BytesIO(content)).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise GenerationError(f"{self._url} answered with a file that is no picture ({error})") from None
+
+    def _download(self, url: str) -> bytes:
+        try:
+            answer = httpx.get(httpx.URL(self._url).join(url), timeout=_SECONDS, follow_redirects=True)
+            return answer.raise_for_status().content
+        except httpx.HTTPError as error:
+            raise GenerationError(f"{url} cannot be downloaded: {error}") from None
+
+
+def _decoded(text: str, url: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise GenerationError(f"{url} answered with b64_json that is no base64") from None

@@ -1,0 +1,252 @@
+"""Runs of benchmarks: folders, resuming, and what is refused."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.benchmarks.benchmark import BenchmarkError
+from bench.benchmarks.dpg_bench import DpgBench
+from bench.benchmarks.opening import benchmark_of, open_benchmark
+from bench.benchmarks.paircomp import PairComp
+from bench.benchmarks.running import draw_run
+from bench.command import main
+from bench.pictures.generator import GenerationError
+from bench.pictures.run_folder import RunError
+from pairs.picture_file import read_metadata
+from tests.coloured_generator import SIDE, ColouredGenerator, colour
+from tests.ended import Ended
+from tests.forked_command import ForkedCommand
+
+CASES = [
+    {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
+    {"category": "Text difference", "caption1": 'a red sign that says "SUN"', "caption2": 'a red sign that says "RUN"'},
+    {"category": "Color difference", "caption1": "a green heart", "caption2": "a pink heart"},
+]
+
+
+@pytest.fixture
+def cases_file(tmp_path: Path) -> Path:
+    file = tmp_path / "PairComp.json"
+    file.write_text(json.dumps(CASES))
+    return file
+
+
+@pytest.fixture
+def paircomp(cases_file: Path) -> PairComp:
+    return PairComp([cases_file])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Content of all files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pictures_have_the_official_names_and_both_prompts_of_a_case_the_same_seeds(paircomp: PairComp) -> None:
+    pictures = {picture.file: (picture.prompt, picture.seeds) for picture in paircomp.pictures}
+    assert len(pictures) == 12
+    assert pictures["1_0_1.png"] == ('a red sign that says "SUN"', (3,))
+    assert pictures["1_1_1.png"] == ('a red sign that says "RUN"', (3,))
+    assert len({seeds for _, seeds in pictures.values()}) == 6
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_files(paircomp: PairComp, tmp_path: Path) -> None:
+    whole = draw_run(paircomp, ColouredGenerator(), tmp_path / "whole")
+    drawn = []
+    for after in (5, 3, None):
+        generator = ColouredGenerator(after=after, stop=KeyboardInterrupt())
+        with suppress(KeyboardInterrupt):
+            draw_run(paircomp, generator, tmp_path / "stopped")
+        drawn += [part.picture.file for part in generator.drawn]
+    assert sorted(drawn) == sorted(picture.file for picture in paircomp.pictures)  # none twice, none lost
+    assert content(tmp_path / "stopped" / "images") == content(whole.images)
+    assert (tmp_path / "stopped" / "manifest.json").read_bytes() == (tmp_path / "whole" / "manifest.json").read_bytes()
+
+
+def test_a_picture_carries_its_settings(paircomp: PairComp, tmp_path: Path) -> None:
+    run = draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    assert read_metadata(run.images / "2_1_0.png") == {
+        "prompt": "a pink heart",
+        "seeds": [4],
+        "generator": "colours",
+        "model": "colours",
+        "sampling": {"guidance_scale": 2.0},
+    }
+
+
+def test_four_seeds_make_a_grid_row_by_row(tmp_path: Path) -> None:
+    (tmp_path / "7.txt").write_text(" a long description \n")
+    run = draw_run(DpgBench([tmp_path / "7.txt"], seed=10), ColouredGenerator(), tmp_path / "run")
+    with Image.open(run.images / "7.png") as grid:
+        assert grid.size == (2 * SIDE, 2 * SIDE)
+        corners = [(0, 0), (SIDE, 0), (0, SIDE), (SIDE, SIDE)]
+        assert [grid.getpixel(corner) for corner in corners] == [
+            colour("a long description", seed) for seed in range(10, 14)
+        ]
+
+
+def test_a_run_with_other_settings_is_refused_and_the_setting_named(paircomp: PairComp, tmp_path: Path) -> None:
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    before = content(tmp_path / "run")
+    with pytest.raises(RunError, match=r"manifest\.json: generator\.model is 'colours', but now 'others'"):
+        draw_run(paircomp, ColouredGenerator(model="others"), tmp_path / "run")
+    with pytest.raises(RunError, match=r"benchmark\.seed is 0, but now 1"):
+        draw_run(PairComp(paircomp.prompt_files, seed=1), ColouredGenerator(), tmp_path / "run")
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(CASES[:2]))
+    with pytest.raises(RunError, match=r"benchmark\.prompts is \['PairComp.json'\], but now \['other.json'\]"):
+        draw_run(PairComp([other]), ColouredGenerator(), tmp_path / "run")
+    assert content(tmp_path / "run") == before
+
+
+def test_a_folder_of_something_else_is_refused(paircomp: PairComp, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match="not empty and is not a run"):
+        draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    assert content(tmp_path / "run") == {"thesis.tex": b"x"}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def replace(path: Path) -> None:
+    Image.new("RGB", (SIDE, SIDE)).save(path)
+
+
+def another(path: Path) -> None:
+    path.with_name("9_0_0.png").write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (cut, r"1_0_0\.png is damaged, or no picture"),
+        (replace, r"1_0_0\.png was made with other settings"),
+        (another, r"9_0_0\.png is no file of this run"),
+    ],
+)
+def test_a_damaged_or_foreign_picture_is_named(
+    paircomp: PairComp, tmp_path: Path, harm: Callable[[Path], None], said: str
+) -> None:
+    run = draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    whole = content(run.images)
+    harm(run.images / "1_0_0.png")
+    with pytest.raises(RunError, match=said):
+        draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    for name in content(run.images).keys() - whole.keys() | {"1_0_0.png"}:
+        (run.images / name).unlink()
+    generator = ColouredGenerator()
+    draw_run(paircomp, generator, tmp_path / "run")
+    assert [part.picture.file for part in generator.drawn] == ["1_0_0.png"]
+    assert content(run.images) == whole
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(paircomp: PairComp, tmp_path: Path) -> None:
+    run = draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    whole = content(run.images)
+    (run.images / ".1_0_0.png.partial").write_bytes(b"\x89PNG")
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    assert content(run.images) == whole
+
+
+def test_a_generator_that_fails_loses_no_picture(paircomp: PairComp, tmp_path: Path) -> None:
+    with pytest.raises(GenerationError, match="the server is gone"):
+        draw_run(paircomp, ColouredGenerator(after=7, stop=GenerationError("the server is gone")), tmp_path / "run")
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 7
+
+
+def test_a_run_knows_its_benchmark_without_the_original_prompts(paircomp: PairComp, tmp_path: Path) -> None:
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    paircomp.prompt_files[0].unlink()
+    found = benchmark_of(tmp_path / "run")
+    assert isinstance(found, PairComp)
+    assert found.cases == paircomp.cases
+    (tmp_path / "run" / "prompts" / "PairComp.json").write_text(json.dumps(CASES[:2]))
+    with pytest.raises(BenchmarkError, match="the prompts have changed"):
+        benchmark_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--batch", "0"), "--batch must be at least 1"),
+        (("--seed", "-1"), "--seed must be at least 0"),
+        (("--server", "http://x/v1", "--diffusers", "y"), "only one of --server, --diffusers"),
+        (("--steps", "3"), "--steps needs --diffusers"),
+        (("--pictures", "x"), "--pictures needs --name"),
+        (("--prompts", "/no/such.json"), "/no/such.json: No such file"),
+    ],
+)
+def test_a_bad_argument_is_named(
+    command: Callable[..., Ended], tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    ended = command(main, "paircomp", "--out", tmp_path / "run", *arguments)
+    assert ended.code == 2
+    assert said in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_three_times_has_the_same_bytes_as_an_undisturbed_one(tmp_path: Path) -> None:
+    """Real processes, ended by SIGKILL while they draw and judge."""
+    colours = ("red", "blue", "green", "yellow", "purple")
+    prompts = tmp_path / "cases.json"
+    prompts.write_text(
+        json.dumps(
+            [
+                {"category": "Color difference", "caption1": f"two {one} stars", "caption2": f"two {other} stars"}
+                for one, other in permutations(colours, 2)
+            ]
+        )
+    )
+
+    def start(name: str) -> ForkedCommand:
+        arguments = ("--prompts", prompts, "--batch", "2", "--model", "tiny-base", "--device", "cpu")
+        return ForkedCommand(main, "paircomp", *arguments, "--out", tmp_path / name, log=tmp_path / f"{name}.log")
+
+    undisturbed = start("whole")
+    assert undisturbed.wait() == 0, undisturbed.printed
+    images = tmp_path / "killed" / "images"
+    kept: dict[str, bytes] = {}
+    for pictures in (8, 30, 55):
+        process = start("killed")
+        while len(list(images.glob("[0-9]*.png"))) < pictures:
+            assert process.running, process.printed
+            time.sleep(0.001)
+        process.kill()
+        left = {name: text for name, text in content(images).items() if not name.startswith(".")}
+        assert len(left) < 80
+        assert {name: left[name] for name in kept} == kept
+        kept = left
+    last = start("killed")
+    assert last.wait() == 0, last.printed
+    whole, killed = content(tmp_path / "whole"), content(tmp_path / "killed")
+    pictures_of_whole = [name for name in whole if name.startswith("images/")]
+    assert len(pictures_of_whole) == 80
+    for name in ("scores/exact.json", *pictures_of_whole):
+        assert killed[name] == whole[name]
+    judged = [json.loads(line)["file"] for line in killed["judgements/exact.jsonl"].decode().splitlines()[1:]]
+    assert len(judged) == len(set(judged)) == 80
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_path: Path, cases_file: Path) -> None:
+    """A file size limit simulates a full disk: no picture fits."""
+    arguments = ("paircomp", "--prompts", cases_file, "--device", "cpu", "--model", "tiny", "--out", tmp_path / "run")
+    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=1200)
+    assert full.wait() == 2, full.printed
+    assert ".png" in full.printed
+    assert "Traceback" not in full.printed
+    assert ForkedCommand(main, *arguments, log=tmp_path / "log").wait() == 0
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 12
+
+
+@pytest.mark.parametrize("name", ["geneval", "t2i-compbench", "dpg-bench", "geneval2", "wise"])
+def test_another_benchmarks_prompts_are_refused(name: str, cases_file: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"PairComp\.json"):
+        open_benchmark(name, [str(cases_file)], seed=0)
