@@ -19,10 +19,17 @@ def colour(prompt: str, seed: int) -> tuple[int, int, int]:
 
 
 class ColouredGenerator:
-    """Draws in reverse order; stops with `stop` after so many drawings."""
+    """Draws in reverse order, with 16 codes or without; stops with `stop` after so many drawings."""
 
-    def __init__(self, *, model: str = "colours", after: int | None = None, stop: BaseException | None = None) -> None:
-        self._model, self._after, self._stop = model, after, stop
+    def __init__(
+        self,
+        *,
+        model: str = "colours",
+        codes: bool = False,
+        after: int | None = None,
+        stop: BaseException | None = None,
+    ) -> None:
+        self._model, self._codes, self._after, self._stop = model, codes, after, stop
         self.drawn: list[Part] = []
 
     @property
@@ -39,4 +46,5 @@ class ColouredGenerator:
                 assert self._stop is not None
                 raise self._stop
             self.drawn.append(part)
-            yield Drawn(part, Image.new("RGB", (SIDE, SIDE), colour(part.prompt, part.seed)))
+            codes = [*([7] * 12), *colour(part.prompt, part.seed), 7] if self._codes else None
+            yield Drawn(part, Image.new("RGB", (SIDE, SIDE), colour(part.prompt, part.seed)), codes)

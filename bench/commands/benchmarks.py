@@ -112,12 +112,15 @@ def _benchmark(arguments: argparse.Namespace) -> "Benchmark":
 def _report_paircomp(folder: Path, against: Path | None = None) -> None:
     from bench.report.page import write_page
     from bench.report.paircomp_run import read_run
+    from bench.report.paircomp_text import difference_lines
 
     run = read_run(folder)
     other = None if against is None else read_run(against)
     _print_paircomp(run)
     if other is not None:
         _print_paircomp(other)
+        for line in difference_lines(run, other):
+            print(line)
     page = folder / ("report.html" if other is None else f"against-{other.folder.resolve().name}.html")
     write_page(page, run, other)
     print(f"page: {page}")

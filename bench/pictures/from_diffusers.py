@@ -46,7 +46,7 @@ class DiffusersGenerator:
         try:
             local = Path(source).expanduser()
             folder = local if local.is_dir() else Path(DiffusionPipeline.download(source, revision=revision))
-            self._pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)  # type: ignore[no-untyped-call]
+            self._pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype).to(device)  # type: ignore[no-untyped-call]
         except (OSError, ValueError, AttributeError, ImportError) as error:
             raise GenerationError(f"{source} is no pipeline of diffusers that can be loaded: {error}") from None
         if "prompt" not in inspect.signature(self._pipeline.__call__).parameters:

@@ -19,7 +19,7 @@ from bench.benchmarks.paircomp import IMAGES, picture_file
 from bench.pictures.codes import unpack_codes
 from bench.pictures.run_folder import open_picture
 from bench.report.agreement import agreement
-from bench.report.paircomp_run import PairCompRun
+from bench.report.paircomp_run import PairCompRun, differences
 from bench.report.paircomp_scores import measures_of
 from bench.report.published import SOURCE, has_published_categories, published
 from pairs.difference import CodeDifference
@@ -69,6 +69,7 @@ def write_page(file: Path, run: PairCompRun, other: PairCompRun | None = None) -
             (first.name, second.name, agreement(run.cases, first.scores, second.scores))
             for first, second in combinations(run.judges, 2)
         ],
+        differences={} if other is None else differences(run, other),
         published=published() if has_published_categories({case.category for case in run.cases}) else {},
         source=SOURCE,
     )

@@ -11,7 +11,7 @@ from bench.benchmarks.opening import benchmark_of
 from bench.benchmarks.paircomp import PairComp
 from bench.judging.score_file import read_scores
 from bench.pictures.run_folder import RunError, read_manifest
-from bench.report.paircomp_scores import PairCompScores, paircomp_scores
+from bench.report.paircomp_scores import PairCompScores, paircomp_scores, paired_difference
 from pairs.paircomp import Case
 
 
@@ -80,6 +80,16 @@ def read_run(folder: Path) -> PairCompRun:
     if not files:
         raise BenchmarkError(f"{folder / 'scores'} has no scores: no judge has judged this run")
     return PairCompRun(folder, manifest, cases, tuple(_judged(file, folder, cases) for file in files))
+
+
+def differences(run: PairCompRun, other: PairCompRun) -> dict[str, PairCompScores]:
+    """What `run` has more than `other`, by each judge that has judged both."""
+    theirs = {judge.name: judge.scores for judge in other.judges}
+    return {
+        judge.name: paired_difference(run.cases, theirs[judge.name], judge.scores)
+        for judge in run.judges
+        if judge.name in theirs
+    }
 
 
 def _judged(file: Path, folder: Path, cases: tuple[Case, ...]) -> Judged:

@@ -91,6 +91,30 @@ def paircomp_scores(cases: Sequence[Case], scores: Mapping[int, Sequence[float]]
     Raises:
         ValueError: a category has no complete case.
     """
+    return _aggregate(cases, {number: list(measures_of(own).values()) for number, own in scores.items()})
+
+
+def paired_difference(
+    cases: Sequence[Case], first: Mapping[int, Sequence[float]], second: Mapping[int, Sequence[float]]
+) -> PairCompScores:
+    """Aggregate what the second run has more than the first, case by case; cases that one of them lacks are missing.
+
+    Args:
+        cases: of the benchmark.
+        first, second: scores of each run, by one judge, as in `paircomp_scores`.
+
+    Raises:
+        ValueError: a category has no case that is complete in both.
+    """
+    gains = {}
+    for number in first.keys() & second.keys():
+        before, after = (measures_of(one[number]) for one in (first, second))
+        gains[number] = [after[measure] - before[measure] for measure in MEASURES]
+    return _aggregate(cases, gains)
+
+
+def _aggregate(cases: Sequence[Case], values_of: Mapping[int, Sequence[float]]) -> PairCompScores:
+    """Aggregate values of cases, one for each measure."""
     rng = np.random.default_rng(_SEED)
     categories = list(dict.fromkeys(case.category for case in cases))
     subtasks = []
@@ -98,7 +122,7 @@ def paircomp_scores(cases: Sequence[Case], scores: Mapping[int, Sequence[float]]
     weights = []
     for category in categories:
         own = [case for case in cases if case.category == category]
-        complete = [list(measures_of(scores[case.number]).values()) for case in own if case.number in scores]
+        complete = [values_of[case.number] for case in own if case.number in values_of]
         if not complete:
             raise ValueError(f"no case of {category!r} has all its scores")
         values = np.array(complete)

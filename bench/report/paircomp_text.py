@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from bench.report.agreement import agreement
-from bench.report.paircomp_run import PairCompRun
+from bench.report.paircomp_run import PairCompRun, differences
 from bench.report.paircomp_scores import Estimate, PairCompScores
 from bench.report.published import SOURCE, has_published_categories, published
 
@@ -25,6 +25,13 @@ def lines(run: PairCompRun) -> Iterator[str]:
             yield f"{model:24s}{'':8s}{100 * s_a:<20.1f}{100 * s_g:<20.1f}"
     for warning in run.warnings:
         yield f"warning: {warning}"
+
+
+def difference_lines(run: PairCompRun, other: PairCompRun) -> Iterator[str]:
+    """What one run has more than another, by each judge of both."""
+    for judge, table in differences(run, other).items():
+        yield f"{run.name} minus {other.name}, case by case, judge {judge}"
+        yield from _table(table)
 
 
 def _table(scores: PairCompScores) -> Iterator[str]:
