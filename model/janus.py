@@ -1,5 +1,6 @@
 """A loaded Janus: transformers' model, its tokenizer and its default sampling settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +18,7 @@ class Janus:
     """A model that draws pictures from prompts, with its tokenizer.
 
     `ids` comes from the tokenizer. For a checkpoint without one it comes from the configuration, and prompts must
-    be token ids.
+    be token ids. `reward_judge` identifies the judge whose scores were its reward in training, if there was one.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Janus:
     tokenizer: PreTrainedTokenizerBase | None
     ids: SpecialIds
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    reward_judge: Mapping[str, str | None] | None = None
 
     @property
     def device(self) -> torch.device:

@@ -138,9 +138,12 @@ def test_conversion_round_trip(converted_folder: Path, deepseek: Janus) -> None:
 
 def test_sampling_settings_and_special_ids_are_saved_and_loaded(tmp_path: Path, deepseek: Janus) -> None:
     sampling = SamplingParams(guidance_scale=2.5, temperature=0.8, top_k=100, top_p=0.9)
-    save(Janus("x", deepseek.network, None, deepseek.ids, sampling), tmp_path / "x")
+    judge = {"judge": "endpoint", "judge model": "vlm", "judge weights": None}
+    save(Janus("x", deepseek.network, None, deepseek.ids, sampling, judge), tmp_path / "x")
     again = load(tmp_path / "x", device="cpu")
     assert again.sampling == sampling
+    assert again.reward_judge == judge
+    assert deepseek.reward_judge is None
     assert again.ids == deepseek.ids
 
 

@@ -342,12 +342,9 @@ def test_the_manifest_names_the_judge_and_its_questions(
     assert ended.code == 0, ended.err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     digest = Questions.read(questions).digest
-    assert {name: value for name, value in manifest.items() if "judge" in name} == {
-        "judge": "endpoint",
-        "judge model": "vlm",
-        "judge weights": None,
-        "judge questions": digest,
-    }
+    judged_by = {"judge": "endpoint", "judge model": "vlm", "judge weights": None, "judge questions": digest}
+    assert {name: value for name, value in manifest.items() if "judge" in name} == judged_by
+    assert load(tmp_path / "run" / "latest", device="cpu").reward_judge == judged_by
     (row,) = rows(tmp_path / "run")
     assert row["failed judgements"] == 0
     assert endpoint.questions.total() == 4

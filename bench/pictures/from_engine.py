@@ -31,13 +31,15 @@ class EngineGenerator:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Model, digest of its weights, whether they are 8-bit, and sampling settings."""
+        """Model, digest of its weights, whether they are 8-bit, sampling settings, and the judge of its training."""
+        judge = self._janus.reward_judge
         return {
             "generator": "checkpoint",
             "model": self._janus.name,
             "weights": self._weights,
             "int8": self._int8,
             "sampling": self._janus.sampling.as_dict(),
+            **({} if judge is None else {"reward judge": dict(judge)}),
         }
 
     @property

@@ -13,7 +13,7 @@ from model.architecture import parameter_shapes
 from model.checkpoints.config import read_config, read_json
 from model.checkpoints.deepseek import convert_tensors
 from model.checkpoints.hub import find_folder
-from model.checkpoints.sampling_file import generation_config, read_sampling
+from model.checkpoints.settings_file import generation_config, read_reward_judge, read_sampling
 from model.checkpoints.tensors import read_file, read_tensors
 from model.device import Device, DType, choose_device, choose_dtype
 from model.errors import CheckpointError, first_line
@@ -74,7 +74,7 @@ def load(
     network = _build(config, weights, chosen, choose_dtype(dtype, chosen, tensors["lm_head.weight"].dtype))
     sampling = read_sampling(folder)
     network.generation_config = generation_config(config, ids, sampling)
-    return Janus(name, network, text_tokenizer, ids, sampling)
+    return Janus(name, network, text_tokenizer, ids, sampling, read_reward_judge(folder))
 
 
 def load_from(arguments: argparse.Namespace) -> Janus:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from model.checkpoints.sampling_file import generation_config, write_sampling
+from model.checkpoints.settings_file import generation_config, write_settings
 from model.decoder_weights import check_has_matrices
 from model.errors import CheckpointError, first_line
 from model.janus import Janus
@@ -62,7 +62,7 @@ def _write(janus: Janus, folder: Path) -> None:
     janus.network.save_pretrained(folder)
     if janus.tokenizer is not None:
         janus.tokenizer.save_pretrained(folder)
-    write_sampling(folder, janus.sampling)
+    write_settings(folder, janus.sampling, janus.reward_judge)
 
 
 def _sync(folder: Path) -> None:

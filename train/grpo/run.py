@@ -1,5 +1,6 @@
 """Start or resume a GRPO run from its command's settings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -50,7 +51,7 @@ def train(
     start = {"model": janus.name, "weights": fingerprint(janus), **opened_judge.identity, "data": opened.key}
     ranks.at_first(lambda: claim_manifest(out / "manifest.json", start))
     trainer = Trainer(
-        janus,
+        replace(janus, reward_judge=opened_judge.identity),
         opened.source,
         opened_judge.judge,
         recipe,

@@ -1,6 +1,7 @@
-"""Sampling settings of a checkpoint: our focusdiff.json, and transformers' generation_config.json."""
+"""Settings of a checkpoint that its weights do not tell: our focusdiff.json, and transformers' generation_config.json."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import GenerationConfig, JanusConfig
@@ -28,9 +29,24 @@ def read_sampling(folder: Path) -> SamplingParams:
         raise CheckpointError(f"{path}: invalid sampling settings ({error})") from None
 
 
-def write_sampling(folder: Path, sampling: SamplingParams) -> None:
-    """Write focusdiff.json, which `read_sampling` reads."""
-    (folder / _FILE).write_text(json.dumps({"sampling": sampling.as_dict()}, indent=2) + "\n")
+def read_reward_judge(folder: Path) -> dict[str, str | None] | None:
+    """Read the identity of the judge whose scores a checkpoint was trained with; None if there was none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / _FILE
+    judge = read_json(path).get("reward judge") if path.exists() else None
+    if judge is not None and not isinstance(judge, dict):
+        raise CheckpointError(f"{path}: invalid reward judge {judge!r}")
+    return judge
+
+
+def write_settings(folder: Path, sampling: SamplingParams, reward_judge: Mapping[str, str | None] | None) -> None:
+    """Write focusdiff.json, which `read_sampling` and `read_reward_judge` read."""
+    content = {"sampling": sampling.as_dict()}
+    judge = {} if reward_judge is None else {"reward judge": dict(reward_judge)}
+    (folder / _FILE).write_text(json.dumps(content | judge, indent=2) + "\n")
 
 
 def generation_config(config: JanusConfig, ids: SpecialIds, sampling: SamplingParams) -> GenerationConfig:
