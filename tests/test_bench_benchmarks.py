@@ -15,6 +15,7 @@ from bench.benchmarks.opening import open_benchmark
 from bench.benchmarks.running import draw_run
 from bench.benchmarks.t2i_compbench import T2ICompBench
 from bench.benchmarks.wise import Wise
+from bench.detection.errors import GenEvalError
 from bench.results import Number
 from tests.coloured_generator import ColouredGenerator
 
@@ -87,7 +88,7 @@ def test_geneval_results_that_lack_a_picture_are_refused(geneval: GenEval, tmp_p
     with pytest.raises(BenchmarkError, match=r"has twice: picture '00000/samples/0000\.png'"):
         geneval.read_results([json_lines(tmp_path / "results.jsonl", [*rows, rows[0]])])
     rows[2]["correct"] = "yes"
-    with pytest.raises(BenchmarkError, match=r"results\.jsonl, row 3: correct"):
+    with pytest.raises(GenEvalError, match=r"results\.jsonl:3: .*correct"):
         geneval.read_results([json_lines(tmp_path / "results.jsonl", rows)])
 
 

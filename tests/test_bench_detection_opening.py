@@ -1,10 +1,12 @@
 """A scorer opened from tiny random checkpoints, in mmdetection's input size, scores a folder and is named in it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench.command import main
 from bench.detection.colours import load_colours
 from bench.detection.detector import load_detector
 from bench.detection.errors import GenEvalError
@@ -13,6 +15,8 @@ from bench.detection.results import read_results
 from bench.detection.scoring import score_folder
 from bench.detection.summary import summarise
 from bench.detection.verdict import Thresholds
+from bench.results import read_numbers
+from tests.ended import Ended
 from tests.geneval_scenes import prompt, save_folder
 from tests.tiny_clip import save_tiny_clip
 from tests.tiny_mask2former import save_tiny_mask2former
@@ -51,6 +55,21 @@ def test_results_name_the_models_and_their_weights(folder: Path, tmp_path: Path)
     assert (
         0.05 < min(scores) < LOW.counting
     )  # the tag is not counting: the lower threshold applies, also in the detector
+
+
+def test_the_command_draws_scores_and_names_the_scorer(
+    folder: Path, tmp_path: Path, small_folder: Path, command: Callable[..., Ended]
+) -> None:
+    prompts = tmp_path / "evaluation_metadata.jsonl"
+    prompts.write_text(json.dumps({"tag": "counting", "include": [{"class": "cup", "count": 2}], "prompt": "two cups"}))
+    arguments = ("geneval", "--prompts", prompts, "--out", tmp_path / "run", "--model", small_folder, "--device", "cpu")
+    models = ("--score", "--detector", folder / "tiny-mask2former", "--clip", folder / "tiny-clip")
+    ended = command(main, *arguments, *models)
+    assert ended.code == 0, ended.err
+    assert "overall" in ended.out
+    about, numbers = read_numbers(tmp_path / "run" / "numbers" / "tiny-mask2former-and-tiny-clip.json")
+    assert about["workload"]["scorer"] == "tiny-mask2former and tiny-clip"
+    assert [number.count for number in numbers] == [4, 4]
 
 
 def test_models_in_each_others_place_are_refused(folder: Path) -> None:

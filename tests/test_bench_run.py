@@ -248,5 +248,5 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_pat
 
 @pytest.mark.parametrize("name", ["geneval", "t2i-compbench", "dpg-bench", "geneval2", "wise"])
 def test_another_benchmarks_prompts_are_refused(name: str, cases_file: Path) -> None:
-    with pytest.raises(BenchmarkError, match=r"PairComp\.json"):
+    with pytest.raises(ValueError, match=r"PairComp\.json"):
         open_benchmark(name, [str(cases_file)], seed=0)

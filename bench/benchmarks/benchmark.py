@@ -62,7 +62,7 @@ class Benchmark(ABC):
         """All pictures, in the order they are drawn."""
 
     def other_files(self, images: Path) -> Mapping[str, str]:
-        """Text of the files that the evaluator reads beside the pictures, by name relative to `images`."""
+        """Texts of the files that the evaluator reads beside the pictures, by name relative to `images`."""
         return {}
 
     def reads(self, name: str) -> bool:

@@ -4,35 +4,18 @@ Prompts: `evaluation_metadata.jsonl`. Pictures: `00000/samples/0000.png` …, be
 Results: `results.jsonl` of the official evaluator, or of `bench.detection`.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
-
-from bench.benchmarks.benchmark import Benchmark, BenchmarkError, check_complete, read_rows
+from bench.benchmarks.benchmark import Benchmark, BenchmarkError, check_complete
+from bench.detection.metadata import read_metadata
+from bench.detection.results import read_results
+from bench.detection.summary import Share, summarise
 from bench.pictures.picture import Picture
 from bench.results import Number
 
 IMAGES = 4  # of each prompt
-
-
-class _Prompt(BaseModel):
-    """A line of the prompts file; other fields are the scorer's."""
-
-    model_config = ConfigDict(extra="allow")
-
-    tag: str
-    prompt: str = Field(min_length=1)
-    include: list[dict[str, Any]] = Field(min_length=1)
-
-
-class _Result(BaseModel):
-    filename: str
-    tag: str
-    correct: StrictBool
 
 
 class GenEval(Benchmark):
@@ -42,7 +25,7 @@ class GenEval(Benchmark):
 
     def __init__(self, files: Sequence[Path], *, seed: int = 0) -> None:
         super().__init__(files, seed=seed)
-        self.prompts = read_rows(files[0], _Prompt)
+        self.prompts = read_metadata(files[0])
 
     @property
     def pictures(self) -> Sequence[Picture]:
@@ -53,30 +36,29 @@ class GenEval(Benchmark):
         ]
 
     def other_files(self, images: Path) -> Mapping[str, str]:
-        return {
-            f"{number:05d}/metadata.jsonl": json.dumps(row.model_dump(exclude_unset=True))
-            for number, row in enumerate(self.prompts)
-        }
+        return {f"{number:05d}/metadata.jsonl": row.as_json() for number, row in enumerate(self.prompts)}
 
     def reads(self, name: str) -> bool:
         return re.match(r"\d+/samples/\d+\.png", name) is not None
 
     def read_results(self, files: Sequence[Path]) -> list[Number]:
-        """Share of correct pictures by tag, and the mean over tags, as the official summary has them."""
-        rows = read_rows(files[0], _Result)
-        found = [_place(row.filename) for row in rows]
-        check_complete(files[0], found, [_place(picture.file) for picture in self.pictures], "picture")
-        tags = list(dict.fromkeys(row.tag for row in rows))
-        correct = {tag: [row.correct for row in rows if row.tag == tag] for tag in tags}
-        means = {tag: sum(own) / len(own) for tag, own in correct.items()}
+        """Share of correct pictures by tag, and its mean over tags, as the official summary computes them."""
+        results = read_results(files[0])
+        places = [_place(result.filename) for result in results]
+        check_complete(files[0], places, [_place(picture.file) for picture in self.pictures], "picture")
+        summary = summarise(results)
         return [
-            *(Number(tag, value, "share", "higher", count=len(correct[tag])) for tag, value in means.items()),
-            Number("overall", sum(means.values()) / len(means), "share", "higher", count=len(rows)),
+            *(_number(tag, share) for tag, share in summary.tags.items()),
+            Number("overall", summary.score, "share", "higher", count=summary.images.count),
         ]
 
 
+def _number(name: str, share: Share) -> Number:
+    return Number(name, share.value, "share", "higher", count=share.count)
+
+
 def _place(name: str) -> str:
-    """Prompt and image of a picture's file, whose digits the official generator writes in another number."""
+    """Prompt and image of a picture's file; the official generator writes more digits."""
     parts = Path(name).parts
     if len(parts) < 3 or not parts[-3].isdecimal() or not Path(name).stem.isdecimal():
         raise BenchmarkError(f"{name!r} is no name of a picture: it must end in 00000/samples/0000.png")

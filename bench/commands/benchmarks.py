@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.commands.benches import Benches
+from bench.detection.scorer import CLIP, DETECTOR
 from bench.pictures.arguments import add_run_arguments, check_run_arguments
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
@@ -40,6 +41,8 @@ def add_benchmarks(benches: Benches) -> None:
         parser = benches.add_parser(name, help=f"{does}; resumes")
         parser.add_argument("--prompts", nargs="+", required=True, metavar="FILE", help=prompts)
         add_run_arguments(parser)
+        if name == "geneval":
+            _add_scorer_arguments(parser)
         parser.set_defaults(run=run_other)
 
     report = benches.add_parser("report", help="print a run's tables, and write the page of a run of paircomp")
@@ -50,6 +53,31 @@ def add_benchmarks(benches: Benches) -> None:
     report.add_argument("--scorer", default="official", metavar="NAME", help="name of what scored them")
     report.add_argument("--against", type=Path, metavar="RUN", help="another run of paircomp, compared case by case")
     report.set_defaults(run=report_run)
+
+    table = benches.add_parser("table", help="print a leaderboard of runs that have numbers, as Markdown")
+    table.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs")
+    table.add_argument("--csv", type=Path, metavar="FILE", help="also write one line for each number")
+    table.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
+    table.set_defaults(run=print_table)
+
+
+def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("scorer, in place of the official one")
+    group.add_argument("--score", action="store_true", help="score the pictures with a detector and CLIP")
+    group.add_argument("--detector", default=DETECTOR, metavar="SOURCE", help="Mask2Former (default: %(default)s)")
+    group.add_argument("--clip", default=CLIP, metavar="SOURCE", help="CLIP (default: %(default)s)")
+
+
+def print_table(arguments: argparse.Namespace) -> None:
+    """Print the tables of several runs, and write them as files."""
+    from bench.report.table import as_csv, as_html, as_markdown, tables
+
+    found = tables(arguments.folders)
+    for line in as_markdown(found):
+        print(line)
+    for file, text in ((arguments.csv, as_csv(found)), (arguments.html, as_html(found))):
+        if file is not None:
+            _write(file, text)
 
 
 def run_paircomp(arguments: argparse.Namespace) -> None:
@@ -80,7 +108,22 @@ def run_other(arguments: argparse.Namespace) -> None:
     benchmark = _benchmark(arguments)
     run = draw_run(benchmark, open_generator(arguments), arguments.out)
     print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
-    print(f"then: focusdiff-bench report {arguments.out} --results FILES")
+    if getattr(arguments, "score", False):
+        _score_geneval(arguments)
+    else:
+        print(f"then: focusdiff-bench report {arguments.out} --results FILES")
+
+
+def _score_geneval(arguments: argparse.Namespace) -> None:
+    """Score the pictures by our own scorer, and report."""
+    from bench.detection.opening import open_scorer
+    from bench.detection.scoring import score_folder
+
+    scorer = open_scorer(arguments.detector, arguments.clip, device=arguments.device)
+    results = arguments.out / "results.jsonl"
+    score_folder(arguments.out / "images", results, scorer)
+    name = f"{Path(arguments.detector).name} and {Path(arguments.clip).name}"
+    report_run(argparse.Namespace(folder=arguments.out, results=[results], scorer=name, against=None))
 
 
 def report_run(arguments: argparse.Namespace) -> None:
@@ -101,6 +144,12 @@ def report_run(arguments: argparse.Namespace) -> None:
     write_scorer(arguments.folder, arguments.scorer, numbers)
     for line in lines(numbers):
         print(line)
+
+
+def _write(file: Path, text: str) -> None:
+    from pairs.files import write_atomically
+
+    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _benchmark(arguments: argparse.Namespace) -> "Benchmark":
