@@ -16,10 +16,11 @@ TRITON = [ "$$(uname -sm)" != "Linux x86_64" ] || $(BIN)/python -m pip install -
 serve: $(VENV)/.serve
 	$(BIN)/focusdiff-serve $(addprefix --model ,$(SERVED)) --judge exact --port $(PORT)
 
-# Two workers with a thread each: threads that wait for each other take the cores from other tests.
+# Three workers with a thread each for two cores: many tests wait, and threads that wait for each other take the cores
+# from other tests.
 test: $(VENV)/.dev
-	@echo "every test, on the CPU: 7 to 12 minutes on two cores"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	@echo "every test, on the CPU: 10 to 15 minutes on two cores"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -170,13 +170,15 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_engines() -> Iterator[None]:
-    """Fork the engines of tests from a process that has imported everything: a new one takes seconds for that.
+    """Fork engines, and the ablation's runs, from a process that has imported everything: a new one takes seconds.
 
     Servers that run in processes of their own start theirs as always.
     """
     multiprocessing.set_forkserver_preload(["serve.backends.child", "model.checkpoints.load"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serve.backends.process._PROCESSES", multiprocessing.get_context("forkserver"))
+        forked = multiprocessing.get_context("forkserver")
+        patch.setattr("serve.backends.process._PROCESSES", forked)
+        patch.setattr("train.ablation.ablation._PROCESSES", forked)
         yield
 
 

@@ -3,10 +3,7 @@
 import json
 import os
 import pickle
-import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from model.janus import Janus
 from model.params import SamplingParams
 from pairs.world import World
 from tests.ended import Ended
+from tests.forked_command import ForkedCommand
 from train.data.scenes import SceneSource
 from train.tiny.text_tokenizer import train_text_tokenizer
 
@@ -231,23 +229,12 @@ def test_a_folder_that_is_not_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_saving_never_leaves_half_a_checkpoint(tmp_path: Path, deepseek_folder: Path, deepseek: Janus) -> None:
     """A file size limit simulates a full disk: the write fails in the middle of the weights."""
-
-    def no_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    command = [
-        sys.executable,
-        "-m",
-        "model.checkpoints.convert",
-        str(tmp_path / "out"),
-        "--model",
-        str(deepseek_folder),
-    ]
-    full = subprocess.run(command, preexec_fn=no_room, capture_output=True, text=True, check=False)
-    assert full.returncode == 2, full.stderr
-    assert len(full.stderr.splitlines()) == 1, full.stderr
-    assert f"{tmp_path / 'out'} cannot be written" in full.stderr
-    assert list(tmp_path.iterdir()) == []
+    folder, log = tmp_path / "checkpoints", tmp_path / "log"
+    full = ForkedCommand(main, folder / "out", "--model", deepseek_folder, log=log, file_bytes=20_000)
+    assert full.wait() == 2, full.printed
+    assert len(full.printed.splitlines()) == 1, full.printed
+    assert f"{folder / 'out'} cannot be written" in full.printed
+    assert list(folder.iterdir()) == []
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match="exists"):
         save(deepseek, tmp_path / "out")

@@ -1,9 +1,6 @@
 """`focusdiff-generate`: files, settings in them, resuming, and one-line refusals."""
 
 import json
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +13,7 @@ from model.image_tokenizer import ImageTokenizer
 from pairs.picture_file import read_metadata
 from serve.generate_command import main
 from tests.ended import Ended
-
-
-def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "serve.generate_command", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+from tests.forked_command import ForkedCommand
 
 
 @pytest.fixture
@@ -36,9 +29,10 @@ def refused(command: Callable[..., Ended]) -> Callable[..., str]:
     return call
 
 
-def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
+def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path, command: Callable[..., Ended]) -> None:
     out = tmp_path / "pictures"
-    result = run(
+    result = command(
+        main,
         "three red circles",
         "--model",
         small_folder,
@@ -52,8 +46,8 @@ def test_pictures_grid_and_settings(tmp_path: Path, small_folder: Path) -> None:
         "--guidance-scale",
         "3",
     )
-    assert result.returncode == 0, result.stderr
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.code == 0, result.err
+    rows = [json.loads(line) for line in result.out.splitlines()]
     assert [row["seed"] for row in rows] == [7, 8]
     janus = load(small_folder, device="cpu")
     codes = generate(janus, ["three red circles"] * 2, seeds=[7, 8], guidance_scale=3)
@@ -146,14 +140,9 @@ def test_a_prompts_file_that_is_not_text_is_named(tmp_path: Path, refused: Calla
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, small_folder: Path) -> None:
     """A file size limit simulates a full disk: the picture does not fit."""
 
-    def no_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-
-    command = [sys.executable, "-m", "serve.generate_command", "a star", "--seed", "1", "--model", str(small_folder)]
-    result = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")], preexec_fn=no_room, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 2, result.stderr
-    assert "a-star-1.png" in result.stderr
-    assert "Traceback" not in result.stderr
+    arguments = ("a star", "--seed", "1", "--model", small_folder, "--out", tmp_path / "out")
+    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=500)
+    assert full.wait() == 2, full.printed
+    assert "a-star-1.png" in full.printed
+    assert "Traceback" not in full.printed
     assert not list((tmp_path / "out").iterdir())

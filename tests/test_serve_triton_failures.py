@@ -101,7 +101,7 @@ class Load:
 def servers(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[list[TritonProcess]]:
     servers = [
         TritonProcess(
-            tmp_path_factory.mktemp("triton"), {"small": small_folder}, "--slots", "2", "--silence-seconds", "5"
+            tmp_path_factory.mktemp("triton"), {"small": small_folder}, "--slots", "2", "--silence-seconds", "15"
         )
         for _ in range(2)
     ]
@@ -115,7 +115,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Ite
 @pytest.fixture
 def backend(servers: list[TritonProcess]) -> TritonBackend:
     urls = tuple(server.url for server in servers)
-    settings = Settings(backend="triton", triton_url=urls, triton_silence_seconds=4)
+    settings = Settings(backend="triton", triton_url=urls, triton_silence_seconds=12)
     backend = TritonLoader(settings)(ModelSource(name="small", source="small"))
     wait_until(lambda: backend.stats.slots == 4)  # both servers are ready
     return backend

@@ -1,8 +1,6 @@
 """Training: schedule, codebook, optimiser, batches, recipes, and runs that resume to the same weights."""
 
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,6 +21,7 @@ from model.janus import Janus
 from model.prompt import special_ids
 from pairs.world import World
 from tests.ended import Ended
+from tests.forked_command import ForkedCommand
 from tests.stopping import Killed, stopping_at
 from train.command import main
 from train.data.scenes import SceneSource
@@ -250,24 +249,23 @@ def test_resumed_image_tokenizer_training_equals_an_uninterrupted_run(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def tiny_command(recipe: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "train.command", "tiny", "--recipe", str(recipe), "--out", str(out)]
+def start(recipe: Path, out: Path) -> ForkedCommand:
+    return ForkedCommand(main, "tiny", "--recipe", recipe, "--out", out, log=out.with_suffix(".log"))
 
 
 def finish(recipe: Path, out: Path) -> None:
-    result = subprocess.run(tiny_command(recipe, out), capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    run = start(recipe, out)
+    assert run.wait() == 0, run.printed
 
 
 def kill_after(recipe: Path, out: Path, marker: Path) -> None:
     """Start a run and kill it as soon as a file appears."""
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(tiny_command(recipe, out), stdout=quiet, stderr=quiet) as run:
-        deadline = time.monotonic() + 120
-        while run.poll() is None and not marker.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert run.poll() is None, "the run ended before it could be killed"
-        run.kill()
+    run = start(recipe, out)
+    deadline = time.monotonic() + 120
+    while run.running and not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert run.running, "the run ended before it could be killed"
+    run.kill()
 
 
 @pytest.mark.long

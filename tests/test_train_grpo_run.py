@@ -280,16 +280,16 @@ except (OSError, ValueError) as error:
 
 
 @pytest.mark.long
-def test_a_run_killed_at_fifty_random_moments_equals_one_that_was_not(small_folder: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_25_random_moments_equals_one_that_was_not(small_folder: Path, tmp_path: Path) -> None:
     """Bit by bit: weights, optimizer, reference, rewards. Lives are forked, so that none spends its time on imports."""
-    command = [sys.executable, "-m", "tests.killed_runs", str(small_folder), str(tmp_path), "50"]
+    command = [sys.executable, "-m", "tests.killed_runs", str(small_folder), str(tmp_path), "25"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
-    assert result["kills"] == 50
-    assert result["finished runs"] >= 2
-    assert result["kills while saving"] + result["kills elsewhere"] == 50
-    assert result["kills elsewhere"] >= 25
+    assert result["kills"] == 25
+    assert result["finished runs"] >= 1
+    assert result["kills while saving"] + result["kills elsewhere"] == 25
+    assert result["kills elsewhere"] >= 12
 
 
 def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path, command: Callable[..., Ended]) -> None:

@@ -16,6 +16,7 @@ from train.errors import TrainingError
 from train.recipe import RecipeError
 
 logger = logging.getLogger("focusdiff")
+_PROCESSES = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ class Ablation:
 
     def _perform(self, runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, Result]]:
         missing = [run for run in runs if self.result(run) is None]
-        spawned = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, mp_context=spawned, max_tasks_per_child=1) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=_PROCESSES, max_tasks_per_child=1) as pool:
             calls = {pool.submit(_perform_alone, self.study, run, self.out, self.results): run for run in missing}
             failed: dict[Run, BaseException] = {}
             for call in as_completed(calls):
