@@ -28,7 +28,8 @@ def use_fast_memory_format(vq: nn.Module, device: torch.device) -> None:
 class ImageTokenizer:
     """A model's VQ autoencoder: codes to pictures and back. Not thread-safe.
 
-    A picture's pixels may differ by one level with the pictures decoded beside it; its codes never differ.
+    Where C functions are used, a picture's pixels do not depend on the pictures decoded beside it; elsewhere they may
+    differ by one level. Its codes never differ.
 
     Args:
         janus: after its network's weights have changed, call `load_weights`.

@@ -39,7 +39,9 @@ class _Norm(ctypes.Structure):
 
 
 class NativePixelDecoder:
-    """Decodes codes to pixels. Not thread-safe, because the buffers between convolutions are reused.
+    """Decodes codes to pixels, which do not depend on the pictures decoded beside them.
+
+    Not thread-safe, because the buffers between convolutions are reused.
 
     Args:
         library: the compiled C functions (`model.cpu.library`).
@@ -70,20 +72,20 @@ class NativePixelDecoder:
     def __call__(self, codes: Tensor) -> Tensor:
         """Decode codes [N, tokens], N ≤ `pictures`, like `JanusVQVAE.decode`: float32 [N, 3, H, W]."""
         decoder = self._vq.decoder
-        x = self._vq.post_quant_conv(self._vq.quantize.get_codebook_entry(codes))
-        x = decoder.mid(decoder.conv_in(x))
+        x = _apply(self._vq.post_quant_conv, self._vq.quantize.get_codebook_entry(codes))
+        x = _apply(decoder.mid, _apply(decoder.conv_in, x))
         for level in decoder.up:
             for i, block in enumerate(level.block):
                 x = self._residual(block, x)
                 if level.attn:
-                    x = level.attn[i](x)
+                    x = _apply(level.attn[i], x)
             if hasattr(level, "upsample"):
                 x = self.convolve(level.upsample.conv, x, doubled=True)
         return self.convolve(decoder.conv_out, x, decoder.norm_out).clone()
 
     def _residual(self, block: JanusVQVAEResnetBlock, x: Tensor) -> Tensor:
         inner = self.convolve(block.conv1, x, block.norm1)
-        kept = x if block.in_channels == block.out_channels else block.nin_shortcut(x)
+        kept = x if block.in_channels == block.out_channels else _apply(block.nin_shortcut, x)
         return self.convolve(
             block.conv2, inner, block.norm2, residual=kept.contiguous(memory_format=torch.channels_last)
         )
@@ -104,7 +106,7 @@ class NativePixelDecoder:
         if convolution not in self._tables:
             x = x if norm is None else F.silu(norm(x))
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") if doubled else x
-            result: Tensor = convolution(x)
+            result = _apply(convolution, x)
             return result if residual is None else residual.add_(result)
         x = x.contiguous(memory_format=torch.channels_last)
         count, channels, height, width = x.shape
@@ -134,6 +136,15 @@ class NativePixelDecoder:
         if len(self._scratch) < size:
             self._scratch = torch.zeros(size, dtype=torch.float32)
         return self._scratch
+
+
+def _apply(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module of PyTorch to pictures [N, C, H, W], with a result that does not depend on N.
+
+    For a single small picture PyTorch's convolution takes another algorithm, whose rounding differs.
+    """
+    result: Tensor = module(x) if len(x) > 1 else module(torch.cat([x, x]))[:1]
+    return result
 
 
 def planned_bytes(vq: JanusVQVAE, *, pictures: int) -> int:
