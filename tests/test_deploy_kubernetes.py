@@ -227,4 +227,4 @@ def test_what_the_job_writes_is_served_by_the_deployment(
         assert answer.status_code == 200
         assert httpx.get(answer.json()["data"][0]["url"], timeout=60).content.startswith(b"\x89PNG")
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0

@@ -152,7 +152,9 @@ def test_it_trains_a_step(installed: Installed) -> None:
 
 
 def test_it_benches(installed: Installed) -> None:
-    """The last line is the measurement as JSON."""
-    few = ("--images", "1", "--rounds", "1", "--arrivals", "0", "--baselines-up-to", "0")
-    measured = json.loads(installed("focusdiff-bench", "speed", *few).splitlines()[-1])
-    assert measured["together"]["1"]["engine"]["codes"] > 0
+    """A benchmark's pictures are drawn and judged, and the page is written from its template."""
+    case = {"category": "colour difference", "caption1": "a red heart", "caption2": "a blue heart"}
+    (installed.folder / "cases.json").write_text(json.dumps([case]))
+    printed = installed("focusdiff-bench", "paircomp", "--prompts", "cases.json", "--out", "benchmark")
+    assert "tiny, judge exact" in printed
+    assert (installed.folder / "benchmark" / "report.html").read_text().startswith("<!doctype html>")

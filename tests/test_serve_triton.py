@@ -233,7 +233,7 @@ def test_a_front_waits_for_its_server_and_stops_with_requests_under_way(small_fo
             answers = [completed(stream) for stream in streams]
         assert answers[0] == answers[1] == answers[2]
         assert len(set(answers[0])) == 10
-        said = front.communicate(timeout=60)[1]
+        said = front.communicate(timeout=120)[1]
         assert front.returncode == 0, said
         assert "Traceback" not in said
     finally:
@@ -253,7 +253,7 @@ def test_a_front_that_never_found_a_server_stops_at_once() -> None:
         health = httpx.get(f"http://127.0.0.1:{port}/health/ready")
         assert (health.status_code, health.json()["status"]) == (503, "loading")
         front.terminate()
-        said = front.communicate(timeout=60)[1]
+        said = front.communicate(timeout=120)[1]
         assert front.returncode == 0, said
     finally:
         front.kill()
