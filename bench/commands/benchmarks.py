@@ -1,6 +1,7 @@
 """Benchmarks of any model, from prompts to a report."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def print_table(arguments: argparse.Namespace) -> None:
 
 def run_paircomp(arguments: argparse.Namespace) -> None:
     """Draw, judge and report."""
-    check_run_arguments(arguments)
+    _prepare(arguments)
     settings = judge_settings(arguments)
 
     from bench.benchmarks.paircomp import PairComp
@@ -100,7 +101,7 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
 
 def run_other(arguments: argparse.Namespace) -> None:
     """Draw the pictures, and say what comes next."""
-    check_run_arguments(arguments)
+    _prepare(arguments)
 
     from bench.benchmarks.running import draw_run
     from bench.pictures.opening import open_generator
@@ -150,6 +151,13 @@ def _write(file: Path, text: str) -> None:
     from pairs.files import write_atomically
 
     write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Check the arguments, before torch is imported."""
+    check_run_arguments(arguments)
+    # the engine's threads then sleep while they wait for each other, and leave cores to the judge and the writers
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _benchmark(arguments: argparse.Namespace) -> "Benchmark":
