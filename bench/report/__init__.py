@@ -1,1 +1,1 @@
-"""What is made of scores: means with intervals, agreement of judges, tables, and a page that opens offline."""
+"""Reports: means with intervals, agreement of judges, tables, and a page that opens offline."""

@@ -51,7 +51,7 @@ class PairCompRun:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the scores must know."""
+        """Notes for readers of the scores: cases left out, and a judge that also gave the rewards."""
         found = []
         trained = self.manifest["settings"]["generator"].get("reward judge")
         for judge in self.judges:
@@ -83,7 +83,7 @@ def read_run(folder: Path) -> PairCompRun:
 
 
 def differences(run: PairCompRun, other: PairCompRun) -> dict[str, PairCompScores]:
-    """What `run` has more than `other`, by each judge that has judged both."""
+    """Scores of `run` minus those of `other`, by each judge that has judged both."""
     theirs = {judge.name: judge.scores for judge in other.judges}
     return {
         judge.name: paired_difference(run.cases, theirs[judge.name], judge.scores)

@@ -97,7 +97,7 @@ def paircomp_scores(cases: Sequence[Case], scores: Mapping[int, Sequence[float]]
 def paired_difference(
     cases: Sequence[Case], first: Mapping[int, Sequence[float]], second: Mapping[int, Sequence[float]]
 ) -> PairCompScores:
-    """Aggregate what the second run has more than the first, case by case; cases that one of them lacks are missing.
+    """Aggregate the second run minus the first, case by case; cases that one of them lacks are missing.
 
     Args:
         cases: of the benchmark.

@@ -28,7 +28,7 @@ def lines(run: PairCompRun) -> Iterator[str]:
 
 
 def difference_lines(run: PairCompRun, other: PairCompRun) -> Iterator[str]:
-    """What one run has more than another, by each judge of both."""
+    """Tables of one run minus another, by each judge of both."""
     for judge, table in differences(run, other).items():
         yield f"{run.name} minus {other.name}, case by case, judge {judge}"
         yield from _table(table)
