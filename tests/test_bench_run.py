@@ -180,6 +180,8 @@ def test_a_run_knows_its_benchmark_without_the_original_prompts(paircomp: PairCo
         (("--seed", "-1"), "--seed must be at least 0"),
         (("--server", "http://x/v1", "--diffusers", "y"), "only one of --server, --diffusers"),
         (("--steps", "3"), "--steps needs --diffusers"),
+        (("--best-of", "0"), "--best-of must be at least 1"),
+        (("--best-of", "2", "--pictures", "x", "--name", "y"), "--best-of draws"),
         (("--pictures", "x"), "--pictures needs --name"),
         (("--prompts", "/no/such.json"), "/no/such.json: No such file"),
     ],

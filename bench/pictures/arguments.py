@@ -21,6 +21,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     others.add_argument("--steps", type=int, help="denoising steps of the pipeline (default: its own)")
     others.add_argument("--pictures", type=Path, metavar="DIR", help="pictures drawn elsewhere, in the official layout")
     others.add_argument("--name", metavar="NAME", help="name of the model that drew --pictures")
+    best = parser.add_argument_group("best of several")
+    best.add_argument("--best-of", type=int, default=1, metavar="N", help="draw N of each picture, keep the best")
+    best.add_argument("--selector", default="exact", metavar="JUDGE", help="judge that chooses (default: exact)")
+    best.add_argument("--selector-model", metavar="NAME", help="model name at the selector's endpoint")
     add_sampling_arguments(parser)
 
 
@@ -36,11 +40,15 @@ def check_run_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--seed must be at least 0, not {arguments.seed}")
     if arguments.steps is not None and arguments.steps < 1:
         raise ValueError(f"--steps must be at least 1, not {arguments.steps}")
+    if arguments.best_of < 1:
+        raise ValueError(f"--best-of must be at least 1, not {arguments.best_of}")
     chosen = [name for name in ("server", "diffusers", "pictures") if getattr(arguments, name) is not None]
     if len(chosen) > 1:
         raise ValueError(f"give only one of --{', --'.join(chosen)}")
     for name, needed in (("server_model", "server"), ("steps", "diffusers"), ("name", "pictures")):
         if getattr(arguments, name) is not None and getattr(arguments, needed) is None:
             raise ValueError(f"--{name.replace('_', '-')} needs --{needed}")
+    if arguments.best_of > 1 and arguments.pictures is not None:
+        raise ValueError("--best-of draws, but --pictures were drawn elsewhere")
     if arguments.pictures is not None and arguments.name is None:
         raise ValueError("--pictures needs --name, the name of the model that drew them")

@@ -49,6 +49,8 @@ def draw_pictures(
         metadata = run.metadata(picture)
         if in_order[0].codes is not None:
             metadata["codes"] = [pack_codes(one.codes) for one in in_order if one.codes is not None]
+        if in_order[0].seed is not None:
+            metadata["drawn seeds"] = [one.seed for one in in_order]
         path = run.images / picture.file
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(path, _grid([one.image for one in in_order]), metadata)

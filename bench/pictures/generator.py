@@ -15,11 +15,16 @@ class GenerationError(ValueError):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A drawing, and the codes it was decoded from if the generator has any."""
+    """A drawing.
+
+    codes: that it was decoded from, if the generator has any.
+    seed: that it was drawn with, if not the part's own.
+    """
 
     part: Part
     image: Image.Image
     codes: Sequence[int] | None = None
+    seed: int | None = None
 
 
 class Generator(Protocol):

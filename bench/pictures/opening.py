@@ -3,8 +3,11 @@
 import argparse
 from dataclasses import replace
 
+from bench.pictures.best_of import BestOf
 from bench.pictures.from_engine import EngineGenerator
 from bench.pictures.generator import GenerationError, Generator
+from pairs.judges.opening import open_judge
+from pairs.judges.settings import JudgeSettings
 
 
 def open_generator(arguments: argparse.Namespace) -> Generator:
@@ -13,6 +16,14 @@ def open_generator(arguments: argparse.Namespace) -> Generator:
     Raises:
         ValueError: an argument is invalid, or what it names cannot be loaded or reached.
     """
+    generator = _open_one(arguments)
+    if arguments.best_of == 1:
+        return generator
+    selector = open_judge(JudgeSettings(source=arguments.selector, model=arguments.selector_model))
+    return BestOf(generator, selector, arguments.best_of)
+
+
+def _open_one(arguments: argparse.Namespace) -> Generator:
     sampling = {name: getattr(arguments, name) for name in ("guidance_scale", "temperature", "top_k", "top_p")}
     if arguments.server is not None:
         from bench.pictures.from_server import ServerGenerator

@@ -18,6 +18,8 @@ from bench.pictures.picture import Picture
 from pairs.files import write_atomically
 from pairs.picture_file import read_metadata
 
+DRAWN = ("codes", "drawn seeds")  # metadata that the drawing decides
+
 
 class RunError(ValueError):
     """A run's folder cannot be used; the message names the file and the difference."""
@@ -92,8 +94,7 @@ class RunFolder:
 
     def _check(self, path: Path, picture: Picture) -> None:
         found = open_picture(path)[1]
-        found.pop("codes", None)
-        if found != self.metadata(picture):
+        if {name: value for name, value in found.items() if name not in DRAWN} != self.metadata(picture):
             raise RunError(f"{path} was made with other settings than this run's; move it away")
 
     def _write(self) -> None:

@@ -121,8 +121,10 @@ def _model(workload: dict[str, Any]) -> str:
 
 
 def _settings(workload: dict[str, Any]) -> str:
-    sampling = workload["generator"].get("sampling", {})
-    return ", ".join(f"{name} {value}" for name, value in sampling.items())
+    generator = workload["generator"]
+    sampling = generator.get("sampling", {})
+    best = {"best of": generator["best of"]} if "best of" in generator else {}
+    return ", ".join(f"{name} {value}" for name, value in (sampling | best).items())
 
 
 def _cell(number: Number | None) -> str:
