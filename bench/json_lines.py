@@ -36,10 +36,17 @@ class JsonLines:
         write_atomically(file, lambda partial: partial.write_text("".join(line + "\n" for line in lines)))
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add rows; they are in the file when this returns."""
+        """Add rows; they are in the file when this returns.
+
+        Raises:
+            OSError: the file cannot be written; the error names it.
+        """
         new = [dict(row) for row in rows]
-        with open(self.file, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in new)
+        try:
+            with open(self.file, "a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+        except OSError as error:  # a full disk: found when writing, names no file
+            raise OSError(error.errno, error.strerror, str(self.file)) from error
         self.rows += new
 
 

@@ -133,7 +133,7 @@ def test_t2i_compbenchs_scores_are_means_over_pictures(tmp_path: Path) -> None:
         ("colour_val.txt", "a cup", "must be named CATEGORY_val.txt"),
         ("color_val.txt", "a cup\na/b", "line 2: a prompt must be text without /"),
         ("color_val.txt", "a cup\n\nx", "line 2: a prompt must be text"),
-        ("color_val.txt", "x" * 250, "line 1: the prompt is too long"),
+        ("color_val.txt", "x" * 240, "line 1: the prompt is too long"),
         ("color_val.txt", "", "is empty"),
     ],
 )

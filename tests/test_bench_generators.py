@@ -86,6 +86,7 @@ class StrangersServer:
 
     def __init__(self) -> None:
         self.seeds = False
+        self.refusal = 400  # status of a request with a seed
         self.asked: list[dict[str, Any]] = []
         self.faults: list[int | str] = []  # statuses or bodies of the next answers
         outer = self
@@ -111,7 +112,7 @@ class StrangersServer:
                     self.send_text(200, fault)
                 elif "seed" in body and not outer.seeds:
                     error = {"message": "Unknown parameter: 'seed'.", "type": "x", "param": "seed", "code": None}
-                    self.send(400, {"error": error})
+                    self.send(outer.refusal, {"error": error})
                 else:
                     self.send(200, {"created": 0, "data": [{"url": f"{outer.url}/files/1.jpg"}]})
 
@@ -136,7 +137,11 @@ def stranger() -> Iterator[StrangersServer]:
     server.server.server_close()
 
 
-def test_a_server_that_refuses_seeds_draws_without_and_the_settings_say_so(stranger: StrangersServer) -> None:
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_seeds_draws_without_and_the_settings_say_so(
+    stranger: StrangersServer, status: int
+) -> None:
+    stranger.refusal = status
     generator = stranger.generator()
     assert generator.settings["seeded"] is False
     found = drawn(generator)

@@ -1,7 +1,7 @@
 """The page of a run of PairComp, opened from its file in a real browser."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from bench.benchmarks.paircomp import PairComp
 from bench.judging.paircomp import run
+from bench.pictures.run_folder import RunError
 from bench.report.page import write_page
 from bench.report.paircomp_run import PairCompRun, read_run
 from bench.report.paircomp_scores import measures_of, paired_difference
+from bench.report.paircomp_text import difference_lines
 from tests.browser import browser, shot
 from tests.coloured_generator import ColouredGenerator
 from tests.scripted_judge import ScriptedJudge
@@ -25,10 +27,10 @@ CASES = [
 ] + [{"category": "Text difference", "caption1": 'a sign "SUN"', "caption2": 'a sign "RUN"'}]
 
 
-def judged(folder: Path, *, seed: int = 0, model: str = "colours") -> PairCompRun:
+def judged(folder: Path, *, seed: int = 0, model: str = "colours", cases: Sequence[object] = CASES) -> PairCompRun:
     """A run of coloured pictures that two judges have judged."""
     file = folder.parent / "PairComp.json"
-    file.write_text(json.dumps(CASES))
+    file.write_text(json.dumps(cases))
     for judge in (ScriptedJudge().opened(), ScriptedJudge(inverted=True).opened("pale")):
         run(PairComp([file], seed=seed), ColouredGenerator(codes=True, model=model), judge, folder)
     return read_run(folder)
@@ -126,10 +128,8 @@ def test_a_difference_between_runs_is_paired_by_case(tmp_path: Path) -> None:
 
 def test_runs_of_different_cases_are_not_compared(tmp_path: Path) -> None:
     one = judged(tmp_path / "one")
-    CASES.append({"category": "Text difference", "caption1": "x", "caption2": "y"})
-    try:
-        other = judged(tmp_path / "other")
-    finally:
-        CASES.pop()
-    with pytest.raises(ValueError, match="runs of different cases"):
+    other = judged(tmp_path / "other", cases=CASES[1:])
+    with pytest.raises(RunError, match="runs of different cases"):
         write_page(tmp_path / "both.html", one, other)
+    with pytest.raises(RunError, match="runs of different cases"):
+        list(difference_lines(one, other))

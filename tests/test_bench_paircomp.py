@@ -19,6 +19,7 @@ from bench.command import main
 from bench.judging.judgements import JudgementError
 from bench.judging.paircomp import run
 from bench.judging.score_file import read_scores, write_scores
+from bench.pictures.best_of import BestOf
 from bench.pictures.run_folder import RunError
 from bench.report.agreement import agreement
 from bench.report.paircomp_run import read_run
@@ -252,6 +253,30 @@ def test_two_judges_of_one_run_and_a_real_endpoint(
     assert about["workload"]["generator"]["model"] == "tiny-base"
     assert {"s_a Average", "s_g counting", "passed All cases"} <= {number.name for number in numbers}
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_fresh_run_is_judged_at_an_endpoint_whose_key_is_kept_out_of_its_files(
+    command: Callable[..., Ended], endpoint: VlmEndpoint, paircomp: PairComp, tmp_path: Path, small_folder: Path
+) -> None:
+    judge = ("--judge", endpoint.url, "--judge-model", "vlm", "--judge-key", "sk-secret")
+    arguments = ("paircomp", "--prompts", paircomp.prompt_files[0], "--model", small_folder, "--device", "cpu", *judge)
+    ended = command(main, *arguments, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if b"sk-secret" in path.read_bytes()] == []
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("x")
+    refused = command(main, *arguments, "--out", tmp_path / "thesis")
+    assert refused.code == 2
+    assert "is not empty and is not a run" in refused.err
+    assert [path.name for path in (tmp_path / "thesis").rglob("*")] == ["thesis.tex"]
+
+
+def test_a_judge_that_also_chose_the_pictures_is_named(paircomp: PairComp, tmp_path: Path) -> None:
+    judge = ScriptedJudge().opened()
+    run(paircomp, BestOf(ColouredGenerator(), judge, 2), judge, tmp_path / "run")
+    assert read_run(tmp_path / "run").warnings == ["red also chose these pictures, the best of 2 each"]
 
 
 def test_a_run_that_is_not_of_paircomp_or_not_judged_is_refused(paircomp: PairComp, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_bad_argument_is_named(
 
 def test_a_run_killed_three_times_has_the_same_bytes_as_an_undisturbed_one(tmp_path: Path) -> None:
     """Real processes, ended by SIGKILL while they draw and judge."""
-    colours = ("red", "blue", "green", "yellow")
+    colours = ("red", "blue", "green", "yellow", "purple", "orange")
     prompts = tmp_path / "cases.json"
     prompts.write_text(
         json.dumps(
@@ -223,24 +223,24 @@ def test_a_run_killed_three_times_has_the_same_bytes_as_an_undisturbed_one(tmp_p
             time.sleep(0.001)
         process.kill()
         left = {name: text for name, text in content(images).items() if not name.startswith(".")}
-        assert len(left) < 48
+        assert len(left) < 120
         assert {name: left[name] for name in kept} == kept
         kept = left
     last = start("killed")
     assert last.wait() == 0, last.printed
     whole, killed = content(tmp_path / "whole"), content(tmp_path / "killed")
     pictures_of_whole = [name for name in whole if name.startswith("images/")]
-    assert len(pictures_of_whole) == 48
+    assert len(pictures_of_whole) == 120
     for name in ("scores/exact.json", *pictures_of_whole):
         assert killed[name] == whole[name]
     judged = [json.loads(line)["file"] for line in killed["judgements/exact.jsonl"].decode().splitlines()[1:]]
-    assert len(judged) == len(set(judged)) == 48
+    assert len(judged) == len(set(judged)) == 120
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_path: Path, cases_file: Path) -> None:
     """A file size limit simulates a full disk: no picture fits."""
     arguments = ("paircomp", "--prompts", cases_file, "--device", "cpu", "--model", "tiny", "--out", tmp_path / "run")
-    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=1200)
+    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=2000)
     assert full.wait() == 2, full.printed
     assert ".png" in full.printed
     assert "Traceback" not in full.printed

@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ def provenance(*, device: object, dtype: object) -> dict[str, str | int]:
     """Commit, command and machine of a measured result; `commit` ends in "-dirty" if files differ from it."""
     return {
         "commit": _commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *_without_keys(sys.argv[1:])]),
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
         "machine": platform.machine(),
@@ -22,6 +23,18 @@ def provenance(*, device: object, dtype: object) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def _without_keys(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the values of --…-key hidden: provenance is published."""
+    hidden = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, _ = argument.partition("=")
+        if before.startswith("--") and before.endswith("-key"):
+            hidden.append("…")
+        else:
+            hidden.append(f"{name}=…" if equals and name.startswith("--") and name.endswith("-key") else argument)
+    return hidden
 
 
 def _commit() -> str:

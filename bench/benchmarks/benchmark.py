@@ -1,8 +1,8 @@
 """Benchmarks: prompts, the folder of pictures that the official evaluator reads, and its results."""
 
 import json
-import shutil
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench.pictures.picture import Picture
 from bench.results import Number
+from pairs.files import write_atomically
 
 PROMPTS_FOLDER = "prompts"  # copies of the prompts files, in the folder of a run
 M = TypeVar("M", bound=BaseModel)
@@ -81,13 +82,14 @@ class Benchmark(ABC):
         """Write the prompts and the files beside the pictures into the folder of a run."""
         (folder / PROMPTS_FOLDER).mkdir(exist_ok=True)
         for file in self.prompt_files:
-            copy = folder / PROMPTS_FOLDER / file.name
-            if not copy.exists():
-                shutil.copyfile(file, copy)
+            content, copy = file.read_bytes(), folder / PROMPTS_FOLDER / file.name
+            if not copy.exists() or copy.read_bytes() != content:
+                write_atomically(copy, lambda partial, content=content: partial.write_bytes(content))  # type: ignore[misc]
         for name, text in self.other_files(folder / "images").items():
             path = folder / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                write_atomically(path, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))  # type: ignore[misc]
 
 
 def read_text(file: Path) -> str:
@@ -135,10 +137,11 @@ def check_complete(file: Path | str, found: Sequence[object], wanted: Sequence[o
     Raises:
         BenchmarkError: some are missing, there are others, or one occurs twice; the message names the first.
     """
+    counts, known = Counter(found), set(wanted)
     for problem, names in (
-        ("lacks", [one for one in wanted if one not in set(found)]),
-        ("has other pictures than the run's:", [one for one in found if one not in set(wanted)]),
-        ("has twice:", [one for one in set(found) if found.count(one) > 1]),
+        ("lacks", [one for one in wanted if one not in counts]),
+        ("has unknown", [one for one in counts if one not in known]),
+        ("has twice:", [one for one, count in counts.items() if count > 1]),
     ):
         if names:
             raise BenchmarkError(

@@ -27,6 +27,8 @@ class DpgBench(Benchmark):
     def __init__(self, files: Sequence[Path], *, seed: int = 0) -> None:
         super().__init__(files, seed=seed)
         self._prompts = {file.stem: read_text(file).strip() for file in files}
+        if len(self._prompts) < len(files):
+            raise BenchmarkError(f"{', '.join(map(str, files))}: an item is given twice")
         for file in files:
             if file.suffix != ".txt" or not self._prompts[file.stem]:
                 raise BenchmarkError(f"{file}: must be a .txt file with a prompt")
@@ -52,7 +54,7 @@ class DpgBench(Benchmark):
         if score is None:
             raise BenchmarkError(f"{files[0]} has no line 'DPG-Bench score: …'")
         rows, _, summary = text.partition("\nModel:")
-        items = [Path(row.split(", ")[0]).stem for row in rows.splitlines() if row.strip()]
+        items = [Path(row.rsplit(", ", IMAGES + 1)[0]).stem for row in rows.splitlines() if row.strip()]
         check_complete(files[0], items, [item for item in self._prompts if item in items or item != _SKIPPED], "item")
         found = {"overall": score.group(1), **dict(_CATEGORY.findall(summary.partition("L2 category")[0]))}
         try:

@@ -44,6 +44,8 @@ class T2ICompBench(Benchmark):
     def __init__(self, files: Sequence[Path], *, seed: int = 0) -> None:
         super().__init__(files, seed=seed)
         self._prompts = {_category(file): _lines(file) for file in files}
+        if len(self._prompts) < len(files):
+            raise BenchmarkError(f"{', '.join(map(str, files))}: a category is given twice")
 
     @property
     def pictures(self) -> Sequence[Picture]:
@@ -94,6 +96,6 @@ def _lines(file: Path) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or any(character in line for character in "/_\t"):
             raise BenchmarkError(f"{file}, line {number}: a prompt must be text without /, _ and tabs: {line!r}")
-        if len(line.encode()) > _NAME_BYTES - len("_000000.png"):
+        if len(line.encode()) > _NAME_BYTES - len("._000000.png.partial"):
             raise BenchmarkError(f"{file}, line {number}: the prompt is too long for a file's name")
     return lines

@@ -12,7 +12,7 @@ from pairs.judges.settings import add_judge_arguments, judge_settings
 
 if TYPE_CHECKING:
     from bench.benchmarks.benchmark import Benchmark
-    from bench.report.paircomp_run import PairCompRun
+    from bench.benchmarks.geneval import GenEval
 
 _OTHERS = {  # help for the command and for its prompts
     "geneval": ("draw GenEval's pictures, four of each prompt", "evaluation_metadata.jsonl"),
@@ -87,6 +87,7 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
     settings = judge_settings(arguments)
 
     from bench.benchmarks.paircomp import PairComp
+    from bench.benchmarks.running import open_run
     from bench.judging.paircomp import run
     from bench.pictures.opening import open_generator
     from pairs.judges.opening import open_judge
@@ -94,6 +95,7 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
     benchmark = _benchmark(arguments)
     assert isinstance(benchmark, PairComp)
     generator = open_generator(arguments)
+    open_run(benchmark, generator, arguments.out)  # or the judge's cache would make the folder
     judge = open_judge(settings, cache=arguments.out / "judgements" / "answers.sqlite")
     run(benchmark, generator, judge, arguments.out)
     _report_paircomp(arguments.out)
@@ -103,6 +105,7 @@ def run_other(arguments: argparse.Namespace) -> None:
     """Draw the pictures, and say what comes next."""
     _prepare(arguments)
 
+    from bench.benchmarks.geneval import GenEval
     from bench.benchmarks.running import draw_run
     from bench.pictures.opening import open_generator
 
@@ -110,20 +113,22 @@ def run_other(arguments: argparse.Namespace) -> None:
     run = draw_run(benchmark, open_generator(arguments), arguments.out)
     print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
     if getattr(arguments, "score", False):
-        _score_geneval(arguments)
+        assert isinstance(benchmark, GenEval)
+        _score_geneval(arguments, benchmark)
     else:
         print(f"then: focusdiff-bench report {arguments.out} --results FILES")
 
 
-def _score_geneval(arguments: argparse.Namespace) -> None:
+def _score_geneval(arguments: argparse.Namespace, benchmark: "GenEval") -> None:
     """Score the pictures by our own scorer, and report."""
     from bench.detection.opening import open_scorer
     from bench.detection.scoring import score_folder
+    from bench.judging.judgements import slug
 
     scorer = open_scorer(arguments.detector, arguments.clip, device=arguments.device)
-    results = arguments.out / "results.jsonl"
-    score_folder(arguments.out / "images", results, scorer)
     name = f"{Path(arguments.detector).name} and {Path(arguments.clip).name}"
+    results = arguments.out / f"results-{slug(name)}.jsonl"
+    score_folder(arguments.out / "images", results, scorer, prompts=benchmark.prompts)
     report_run(argparse.Namespace(folder=arguments.out, results=[results], scorer=name, against=None))
 
 
@@ -167,27 +172,18 @@ def _benchmark(arguments: argparse.Namespace) -> "Benchmark":
 
 
 def _report_paircomp(folder: Path, against: Path | None = None) -> None:
+    from bench.report.numbers import write_scorer
     from bench.report.page import write_page
     from bench.report.paircomp_run import read_run
-    from bench.report.paircomp_text import difference_lines
+    from bench.report.paircomp_text import difference_lines, lines
 
     run = read_run(folder)
+    for judge in run.judges:
+        write_scorer(folder, judge.name, judge.table.numbers)
     other = None if against is None else read_run(against)
-    _print_paircomp(run)
-    if other is not None:
-        _print_paircomp(other)
-        for line in difference_lines(run, other):
-            print(line)
+    printed = [*lines(run), *([] if other is None else [*lines(other), *difference_lines(run, other)])]
+    for line in printed:
+        print(line)
     page = folder / ("report.html" if other is None else f"against-{other.folder.resolve().name}.html")
     write_page(page, run, other)
     print(f"page: {page}")
-
-
-def _print_paircomp(run: "PairCompRun") -> None:
-    from bench.report.numbers import write_scorer
-    from bench.report.paircomp_text import lines
-
-    for judge in run.judges:
-        write_scorer(run.folder, judge.name, judge.table.numbers)
-    for line in lines(run):
-        print(line)

@@ -15,7 +15,7 @@ class JudgementError(ValueError):
 
 
 class Judgements:
-    """Scores by picture file; failed judgements are not kept, and so are asked for again.
+    """Scores by picture file; failed judgements are not kept; the next run asks again.
 
     Args:
         file: JSON lines: the judge's identity, then one score a line; made if missing.
@@ -53,7 +53,8 @@ class Judgements:
         if len(self.scores) >= _FEW and len(set(self.scores.values())) == 1:
             value = next(iter(self.scores.values()))
             raise JudgementError(
-                f"{self._lines.file}: all {len(self.scores)} scores are {value:g}, as of a broken judge"
+                f"{self._lines.file}: all {len(self.scores)} scores are {value:g}, as of a broken judge; when it is "
+                "repaired, move this file and answers.sqlite away, and run again"
             )
 
 

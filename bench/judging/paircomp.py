@@ -32,11 +32,12 @@ def run(benchmark: PairComp, generator: Generator, judge: OpenedJudge, folder: P
     opened = open_run(benchmark, generator, folder)
     pictures = benchmark.pictures
     missing = opened.missing(pictures, reads=benchmark.reads)
+    drawn_before = set(pictures) - set(missing)
     file = judgements_file(folder, judge)
     judgements = Judgements(file, judge)
     with Judging(judge, judgements, opened.images, total=len(pictures)) as judging:
         for picture in pictures:
-            if picture not in missing and picture.file not in judgements.scores:
+            if picture in drawn_before and picture.file not in judgements.scores:
                 judging.put(picture)
         draw_pictures(opened, pictures, missing, generator, on_picture=judging.put)
     judgements.check()

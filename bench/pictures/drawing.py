@@ -4,7 +4,7 @@ missing pictures → generator → file → on_picture
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from PIL import Image
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from bench.pictures.picture import Part, Picture
 from bench.pictures.run_folder import RunFolder
 from pairs.picture_file import write_png
 
+_WAITING = 8  # pictures for the writers, of which a kill loses at most so many
 _WRITERS = 2  # threads; encoding a PNG takes about as long as a small model's share of a step
 
 
@@ -69,8 +70,8 @@ def draw_pictures(
             own[drawn.part.number] = drawn
             if len(own) == len(picture.seeds):
                 writing.add(pool.submit(write, picture, parts.pop(picture)))
-            finished = {future for future in writing if future.done()}
-            writing -= finished
+            full = len(writing) >= _WAITING
+            finished, writing = wait(writing, timeout=None if full else 0, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()
         wait(writing)

@@ -7,6 +7,7 @@ from typing import Any
 from bench.pictures.generator import Drawn, GenerationError
 from bench.pictures.picture import Part
 from bench.pictures.run_folder import RunError, open_picture
+from train.provenance import provenance
 
 
 class FolderGenerator:
@@ -26,7 +27,7 @@ class FolderGenerator:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        return {"folder": str(self._folder)}
+        return {**provenance(device="elsewhere", dtype="unknown"), "folder": str(self._folder)}
 
     def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
         """Read each part (`bench.pictures.generator.Generator`)."""

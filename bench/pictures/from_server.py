@@ -14,6 +14,7 @@ from PIL import Image
 
 from bench.pictures.generator import Drawn, GenerationError
 from bench.pictures.picture import Part
+from train.provenance import provenance
 
 logger = logging.getLogger("focusdiff")
 _RETRIES = 8  # of a request, with back-off or after the time that the server names
@@ -56,7 +57,7 @@ class ServerGenerator:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        return {"server": self._url, "openai": openai.__version__}
+        return {**provenance(device="server", dtype="unknown"), "server": self._url, "openai": openai.__version__}
 
     def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
         """Draw each part (`bench.pictures.generator.Generator`)."""
@@ -64,7 +65,7 @@ class ServerGenerator:
         try:
             asked = {pool.submit(self._picture, part.prompt, part.seed): part for part in parts}
             for future in as_completed(asked):
-                part = asked[future]
+                part = asked.pop(future)  # and with it the picture, once it is written
                 try:
                     yield Drawn(part, future.result())
                 except openai.APIConnectionError as error:
@@ -92,7 +93,7 @@ class ServerGenerator:
         """Whether the server takes a seed, asked with a picture that is not used."""
         try:
             self._picture("a red circle", 0, seeded=True)
-        except openai.BadRequestError as error:
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             logger.warning("%s takes no seed: %s", self._url, error)
             return False
         except openai.OpenAIError as error:

@@ -1,14 +1,17 @@
 """The folder of a run of a benchmark.
 
 manifest.json        what decided the pictures, and each command that drew some
+prompts/             copies of the prompts files
 images/              pictures and other files, as the official evaluator reads them
 judgements/          scores of single pictures, one file for each judge
 scores/              a judge's scores in the benchmark's official format
-report.json, report.html
+numbers/             results, one file for each scorer (`bench.results`)
+report.html
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +51,9 @@ class RunFolder:
             raise RunError(f"{folder} is not empty and is not a run: it has no manifest.json; choose another --out")
         else:
             self.manifest = {"settings": settings, "history": []}
-            self.images.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._write()
+        self.images.mkdir(exist_ok=True)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -58,7 +62,8 @@ class RunFolder:
 
     def record(self, provenance: Mapping[str, Any]) -> None:
         """Add a command that draws pictures to the manifest, unless its latest entry is the same."""
-        entry = json.loads(json.dumps(provenance))
+        versions = {name: version(name) for name in ("transformers", "pillow")}
+        entry = json.loads(json.dumps({**provenance, **versions}))
         if self.manifest["history"][-1:] != [entry]:
             self.manifest["history"].append(entry)
             self._write()

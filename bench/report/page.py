@@ -54,11 +54,9 @@ def write_page(file: Path, run: PairCompRun, other: PairCompRun | None = None) -
         other: run to compare with, of the same cases.
 
     Raises:
-        ValueError: the runs have different cases.
-        RunError: a picture is missing or damaged.
+        RunError: the runs have different cases, or a picture is missing or damaged.
     """
-    if other is not None and [case.prompts for case in run.cases] != [case.prompts for case in other.cases]:
-        raise ValueError(f"{run.folder} and {other.folder} are runs of different cases")
+    minus = {} if other is None else differences(run, other)
     environment = Environment(loader=PackageLoader("bench.report"), autoescape=True, undefined=StrictUndefined)
     stream = environment.get_template("page.html").stream(
         run=run,
@@ -69,7 +67,7 @@ def write_page(file: Path, run: PairCompRun, other: PairCompRun | None = None) -
             (first.name, second.name, agreement(run.cases, first.scores, second.scores))
             for first, second in combinations(run.judges, 2)
         ],
-        differences={} if other is None else differences(run, other),
+        differences=minus,
         published=published() if has_published_categories({case.category for case in run.cases}) else {},
         source=SOURCE,
     )

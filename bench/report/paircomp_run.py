@@ -53,12 +53,15 @@ class PairCompRun:
     def warnings(self) -> list[str]:
         """Notes for readers of the scores: cases left out, and a judge that also gave the rewards."""
         found = []
-        trained = self.manifest["settings"]["generator"].get("reward judge")
+        generator = self.manifest["settings"]["generator"]
+        trained = generator.get("reward judge")
         for judge in self.judges:
             lost = [case.number for case in self.cases if case.number not in judge.scores]
             if lost:
                 shown = ", ".join(map(str, lost[:10])) + (" …" if len(lost) > 10 else "")
                 found.append(f"{judge.name}: {len(lost)} cases lack a judgement and are left out: {shown}")
+            if _same_judge(generator.get("selected by", {}), judge.identity):
+                found.append(f"{judge.name} also chose these pictures, the best of {generator['best of']} each")
             if trained and _same_judge(trained, judge.identity):
                 found.append(f"{judge.name} gave the rewards that this checkpoint was trained with")
         return found
@@ -83,7 +86,13 @@ def read_run(folder: Path) -> PairCompRun:
 
 
 def differences(run: PairCompRun, other: PairCompRun) -> dict[str, PairCompScores]:
-    """Scores of `run` minus those of `other`, by each judge that has judged both."""
+    """Scores of `run` minus those of `other`, by each judge that has judged both.
+
+    Raises:
+        RunError: the runs have different cases.
+    """
+    if [case.prompts for case in run.cases] != [case.prompts for case in other.cases]:
+        raise RunError(f"{run.folder} and {other.folder} are runs of different cases")
     theirs = {judge.name: judge.scores for judge in other.judges}
     return {
         judge.name: paired_difference(run.cases, theirs[judge.name], judge.scores)
@@ -106,4 +115,4 @@ def _judged(file: Path, folder: Path, cases: tuple[Case, ...]) -> Judged:
 def _same_judge(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two identities are of one judge, whatever questions it was asked."""
     names = ("judge", "judge model", "judge weights")
-    return all(first.get(name) == second.get(name) for name in names)
+    return bool(first) and all(first.get(name) == second.get(name) for name in names)

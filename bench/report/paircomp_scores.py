@@ -124,7 +124,7 @@ def _aggregate(cases: Sequence[Case], values_of: Mapping[int, Sequence[float]]) 
         own = [case for case in cases if case.category == category]
         complete = [values_of[case.number] for case in own if case.number in values_of]
         if not complete:
-            raise ValueError(f"no case of {category!r} has all its scores")
+            raise ValueError(f"no case of {category!r} has all its scores; run again to judge what is missing")
         values = np.array(complete)
         chosen = rng.integers(len(values), size=(_ROUNDS, len(values)))
         drawn.append(values[chosen].mean(1))

@@ -1,4 +1,4 @@
-"""Settings of a checkpoint that its weights do not tell: our focusdiff.json, and transformers' generation_config.json."""
+"""Settings of a checkpoint besides its weights: our focusdiff.json, and transformers' generation_config.json."""
 
 import json
 from collections.abc import Mapping

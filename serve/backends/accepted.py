@@ -31,7 +31,7 @@ J = TypeVar("J", bound=Counted)
 class AcceptedJobs(Generic[J]):
     """Jobs by number. `with accepted:` holds its lock, which every call but `stats` needs.
 
-    A job that is no longer here has ended or was cancelled; so whoever removes it is the one who ends it.
+    Whoever removes a job ends it.
     """
 
     def __init__(self) -> None:
@@ -56,18 +56,18 @@ class AcceptedJobs(Generic[J]):
             return Stats(sum(job.running for job in self._jobs.values()), self.waiting, slots, queue)
 
     def add(
-        self, job: Job, info: ModelInfo, count: Callable[[Generation], J], cancel: Callable[[int], None]
+        self, job: Job, info: ModelInfo, make: Callable[[Generation], J], cancel: Callable[[int], None]
     ) -> tuple[int, J]:
         """Add a job; returns its number and what counts its images.
 
         Args:
             job: what is drawn.
             info: the model that draws it.
-            count: makes what counts its images.
+            make: makes what counts its images.
             cancel: called with the number when the client leaves.
         """
         number = next(self._numbers)
-        self._jobs[number] = counted = count(Generation(job, info, cancel=lambda: cancel(number)))
+        self._jobs[number] = counted = make(Generation(job, info, cancel=lambda: cancel(number)))
         return number, counted
 
     def get(self, number: int) -> J | None:
@@ -88,7 +88,7 @@ class AcceptedJobs(Generic[J]):
 
 
 def check_room(images: int, *, waiting: int, limit: int, wait_seconds: float) -> None:
-    """Raise QueueFull if so many images do not fit into a queue.
+    """Raise QueueFull if a new job exceeds the queue's limit.
 
     Args:
         images: of a new job.
