@@ -1,4 +1,4 @@
-"""Measured numbers with what decided them, in one JSON schema for quality, speed and load."""
+"""Measured numbers with what decided them, in one JSON schema."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -58,7 +58,7 @@ def test_a_candidate_without_a_judgement_is_not_kept() -> None:
     assert one.seed == sorted(levels, key=levels.__getitem__)[1]
     failing = ScriptedJudge()
     failing.fails = {"a red star"}
-    with pytest.raises(GenerationError, match=r"a\.png: red has scored no candidate"):
+    with pytest.raises(GenerationError, match=r"a\.png: red scored none of its 3 candidates"):
         list(BestOf(ColouredGenerator(), failing.opened(), 3).draw(PARTS[:1]))
 
 

@@ -77,7 +77,7 @@ def test_our_own_server_as_a_strangers(janus: Janus, serve_on_socket: Callable[.
             assert np.abs(pair[0] - pair[1]).max() <= 1
         warm = ServerGenerator(f"{served.url}/v1", "small", key="none", at_once=4, sampling=UNSET | {"temperature": 0})
         assert warm.settings["sampling"]["temperature"] == 0
-        with pytest.raises(GenerationError, match="has the models small: name one of them, not 'other'"):
+        with pytest.raises(GenerationError, match="--server-model must be one of small, not 'other'"):
             ServerGenerator(f"{served.url}/v1", "other", key="none", at_once=4, sampling=UNSET)
 
 
@@ -301,4 +301,4 @@ def test_a_pipeline_of_diffusers_draws_each_picture_from_its_seed(pipeline_folde
 
 def test_a_folder_that_is_no_pipeline_is_named(small_folder: Path) -> None:
     with pytest.raises(GenerationError, match="small is no pipeline of diffusers"):
-        DiffusersGenerator(str(small_folder), device=torch.device("cpu"), dtype=None, batch=1)
+        DiffusersGenerator(str(small_folder), device=torch.device("cpu"), dtype=torch.float32, batch=1)

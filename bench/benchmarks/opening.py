@@ -45,6 +45,8 @@ def benchmark_of(folder: Path) -> Benchmark:
         BenchmarkError: its prompts are missing or damaged.
     """
     settings = read_manifest(folder)["settings"]["benchmark"]
+    if settings["name"] not in _BENCHMARKS:
+        raise BenchmarkError(f"{folder} is a run of {settings['name']!r}, which this version does not know")
     files = [folder / PROMPTS_FOLDER / name for name in settings["prompts"]]
     benchmark = _BENCHMARKS[settings["name"]](files, seed=settings["seed"])
     if benchmark.settings["digest"] != settings["digest"]:

@@ -63,7 +63,10 @@ class BestOf:
             if judgement is not None
         }
         if not scores:
-            raise GenerationError(f"{drawn[0].part.picture.file}: {self._selector.name} has scored no candidate")
+            raise GenerationError(
+                f"{drawn[0].part.picture.file}: {self._selector.name} scored none of its {len(drawn)} candidates; "
+                "run again to draw them anew"
+            )
         return max(
             (one for one in drawn if one.part.number in scores),
             key=lambda one: (scores[one.part.number], -one.part.number),

@@ -20,7 +20,7 @@ class DiffusersGenerator:
         source: folder or hub id of the pipeline.
         revision: branch, tag or commit at the hub.
         device: where it runs.
-        dtype: of its weights; None keeps the files' own.
+        dtype: of its weights.
         batch: pictures drawn at once.
         steps, guidance_scale: in place of the pipeline's defaults.
 
@@ -34,7 +34,7 @@ class DiffusersGenerator:
         *,
         revision: str | None = None,
         device: torch.device,
-        dtype: torch.dtype | None,
+        dtype: torch.dtype,
         batch: int,
         steps: int | None = None,
         guidance_scale: float | None = None,
@@ -55,6 +55,9 @@ class DiffusersGenerator:
         self._device, self._batch = device, batch
         given = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
         self._arguments = {name: value for name, value in given.items() if value is not None}
+        for name in self._arguments:
+            if name not in inspect.signature(self._pipeline.__call__).parameters:
+                raise GenerationError(f"{source}: {type(self._pipeline).__name__} has no {name}")
         self._name = local.resolve().name if local.is_dir() else source
         self._weights = _digest(folder)
 
@@ -69,6 +72,7 @@ class DiffusersGenerator:
             "model": self._name,
             "pipeline": type(self._pipeline).__name__,
             "weights": self._weights,
+            "dtype": str(self._pipeline.dtype).removeprefix("torch."),
             "sampling": {**defaults, **self._arguments},
         }
 

@@ -30,7 +30,7 @@ class ServerGenerator:
 
     Args:
         url: base URL, with /v1.
-        model: the server's name of it; None takes the only one, or the first if the server is ours.
+        model: name at the server; None takes its only model, or our server's first.
         key: API key.
         at_once: requests at the same time.
         sampling: settings that the request names; None leaves one to the server.
@@ -87,7 +87,8 @@ class ServerGenerator:
         for entry in entries:
             if model in (entry["id"], *(entry.get("aliases") or ())):
                 return entry
-        raise GenerationError(f"{self._url} has the models {', '.join(names)}: name one of them, not {model!r}")
+        known = f"must be one of {', '.join(names)}" if names else "cannot be found: the server lists none"
+        raise GenerationError(f"--server-model {known}" + ("" if model is None else f", not {model!r}"))
 
     def _takes_seeds(self) -> bool:
         """Whether the server takes a seed, asked with a picture that is not used."""

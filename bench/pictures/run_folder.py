@@ -116,7 +116,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        manifest["settings"]["benchmark"]["name"]
+        benchmark = manifest["settings"]["benchmark"]
+        benchmark["name"], benchmark["prompts"], benchmark["seed"], benchmark["digest"]
         manifest["settings"]["generator"]["generator"]
         manifest["history"][:0]
     except OSError as error:

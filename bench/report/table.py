@@ -61,6 +61,8 @@ def tables(folders: Sequence[Path]) -> list[Table]:
         for file in files:
             about, numbers = read_numbers(file)
             workload = about["workload"]
+            if "benchmark" not in workload or "scorer" not in workload:
+                raise RunError(f"{file} is not of a benchmark of models")
             key = (about["bench"], str(workload["scorer"]), workload["benchmark"]["digest"])
             paircomp = about["bench"] == "paircomp"
             kept = {one.name: one for one in numbers if not paircomp or one.name.startswith(_PAIRCOMP_MEASURES)}
