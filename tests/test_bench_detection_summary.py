@@ -53,7 +53,7 @@ def test_the_scorer_is_named_and_two_are_not_mixed() -> None:
 
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_official_results_are_read(tmp_path: Path, end: str) -> None:
-    """As pandas writes them: slashes escaped, and some versions end without a newline."""
+    """Pandas escapes slashes; some of its versions write no newline at the end."""
     line = (
         '{"filename":"out\\/00000\\/samples\\/0000.png","tag":"colors","prompt":"a photo of a red dog","correct":%s,'
         '"reason":"","metadata":"{\\"tag\\": \\"colors\\"}","details":"{\\"dog\\": [[1.0, 2.0, 3.0, 4.0, 0.5]]}"}'

@@ -292,7 +292,7 @@ def test_the_real_paircomp_has_2200_pictures() -> None:
     """With the authors' file, which is not shipped; its path is in FOCUSDIFF_PAIRCOMP."""
     path = os.environ.get("FOCUSDIFF_PAIRCOMP")
     if path is None:
-        pytest.skip("FOCUSDIFF_PAIRCOMP names no PairComp.json")
+        pytest.skip("PairComp.json is not shipped; FOCUSDIFF_PAIRCOMP may name the file")
     benchmark = PairComp([Path(path)])
     assert len(benchmark.pictures) == 2200
     assert benchmark.pictures[-1].file == "549_1_1.png"

@@ -55,7 +55,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def relations(one: Box, other: Box, *, margin: float) -> tuple[Relation, ...]:
-    """Where `one` is, seen from `other`: none, one, or two relations near a diagonal.
+    """Position of `one` relative to `other`: one relation, two near a diagonal, or none.
 
     The offset of the centres is shortened, along each axis, by `margin` times the sum of both boxes' sides. An axis
     counts if what is left of it exceeds half the length of the whole offset.
