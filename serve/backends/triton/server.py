@@ -127,12 +127,15 @@ class TritonServer:
 
     def _set(self, pulse: Pulse, trouble: str) -> None:
         changed = pulse.ready != self.pulse.ready
-        self.pulse = pulse
         if pulse.ready:
             trouble = ""
-        if trouble != self.trouble and self.description is not None:  # before, whoever waits for it says so
-            logger.log(logging.WARNING if trouble else logging.INFO, "%s: %s", self.url, trouble or "ready")
+        news = trouble != self.trouble
+        if trouble:  # first, so that other threads never see a server that is not ready and has no trouble
+            self.trouble = trouble
+        self.pulse = pulse
         self.trouble = trouble
+        if news and self.description is not None:  # before, whoever waits for it says so
+            logger.log(logging.WARNING if trouble else logging.INFO, "%s: %s", self.url, trouble or "ready")
         if changed:
             self._on_change(self)
 
