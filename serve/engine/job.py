@@ -1,5 +1,6 @@
 """A job and its progress. Imports no torch: servers make jobs and have none."""
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +33,11 @@ class Job:
     @property
     def images(self) -> int:
         return len(self.seeds)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, 0 if it has passed; None without a deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 @dataclass(eq=False)

@@ -25,6 +25,7 @@ from serve.http.guards.keys import KeyGuard, Keys
 from serve.http.guards.rates import Limiter
 from serve.http.guards.request_context import RequestContext
 from serve.http.guards.unmatched import Unmatched
+from serve.http.judging import ServedJudge
 from serve.http.metrics import Metrics
 from serve.http.routes.images import images_router
 from serve.http.routes.judgements import judgements_router
@@ -63,7 +64,7 @@ def create_app(
         admin=keys_of(settings.admin_key),
         limiter=Limiter(settings.rate_limit),
         store=store,
-        judge=None if judge is None else open_judge(judge),
+        judge=None if judge is None else ServedJudge(open_judge(judge)),
         request_seconds=settings.request_seconds,
         upscale=settings.upscale is not None,
         public_url=str(settings.public_url) if settings.public_url else None,

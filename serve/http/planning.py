@@ -33,10 +33,10 @@ def seeds_of(request: PictureRequest) -> tuple[int, ...]:
     """Seeds of a request's pictures, one per image.
 
     Raises:
-        InvalidRequest: a list whose length is not n, or seeds that are too large.
+        InvalidRequest: a list with another number of seeds, or seeds that are too large.
     """
     try:
-        return tuple(resolve_seeds(request.seed, request.n))
+        return tuple(resolve_seeds(request.seed, request.drawn))
     except ValueError as error:
         raise InvalidRequest(str(error), param="seed") from None
 

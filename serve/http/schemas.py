@@ -57,6 +57,11 @@ class PictureRequest(BaseModel):
     )
 
     @property
+    def drawn(self) -> int:
+        """Pictures to draw of each prompt."""
+        return self.n
+
+    @property
     def sampling(self) -> dict[str, float | int | None]:
         """Arguments of `SamplingParams.override`."""
         names = ("guidance_scale", "temperature", "top_k", "top_p")
@@ -66,8 +71,8 @@ class PictureRequest(BaseModel):
 class ImageRequest(PictureRequest):
     """`POST /v1/images/generations`.
 
-    Extends OpenAI's fields with seed, negative_prompt, guidance_scale, temperature, top_k, top_p and queue_events,
-    and allows more than three partial_images. quality, style, moderation, user and safety_identifier have no effect.
+    Extends OpenAI's fields with seed, negative_prompt, guidance_scale, temperature, top_k, top_p, best_of and
+    queue_events, and allows more than three partial_images. quality, style, moderation, user and safety_identifier have no effect.
     """
 
     model_config = ConfigDict(
@@ -81,6 +86,12 @@ class ImageRequest(PictureRequest):
     )
 
     prompt: Prompt
+    best_of: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_IMAGES,
+        description="draw this many and answer with the n that the server's judge scores highest, best first",
+    )
     model: str | None = None
     size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size the server offers')
     response_format: Literal["b64_json", "url"] = "b64_json"
@@ -91,13 +102,21 @@ class ImageRequest(PictureRequest):
     user: str | None = None
     safety_identifier: str | None = None
 
+    @property
+    def drawn(self) -> int:
+        return self.n if self.best_of is None else self.best_of
+
 
 class ImageData(BaseModel):
-    """A picture, as base64 or as a link, and the seed that reproduces it."""
+    """A picture, as base64 or as a link, and the seed that reproduces it.
+
+    score: the judge's, 0 to 1, with best_of; null if the picture could not be judged.
+    """
 
     b64_json: str | None = None
     url: str | None = None
     seed: int
+    score: float | None = None
 
 
 class InputTokensDetails(BaseModel):
@@ -138,7 +157,7 @@ class _PictureEvent(StreamEvent):
 
 
 class ImageResponse(BaseModel):
-    """Answer of `POST /v1/images/generations`: pictures in the order of their seeds."""
+    """Answer of `POST /v1/images/generations`: pictures in the order of their seeds; with best_of, best first."""
 
     created: int
     model: str

@@ -10,7 +10,6 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import SecretStr
 
-from pairs.judges.opening import OpenedJudge
 from serve.backends.errors import NoModel, NotRunning, QueueFull, UnknownModel
 from serve.backends.generation import Generation
 from serve.backends.protocol import Backend
@@ -19,6 +18,7 @@ from serve.engine.job import Job
 from serve.http.errors import ApiError, Busy, ModelNotFound, Unavailable
 from serve.http.guards.keys import Caller, Keys
 from serve.http.guards.rates import Limiter
+from serve.http.judging import ServedJudge
 from serve.http.metrics import Metrics
 from serve.http.schemas import ErrorResponse
 from serve.http.store import Store
@@ -52,7 +52,7 @@ class Service:
     admin: Keys
     limiter: Limiter
     store: Store
-    judge: OpenedJudge | None = None
+    judge: ServedJudge | None = None
     request_seconds: float = 600.0
     upscale: bool = False
     public_url: str | None = None

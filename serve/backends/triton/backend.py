@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -166,9 +165,8 @@ class TritonBackend:
             progress.generation.put(ended)
 
     async def _draw_in_time(self, progress: Progress) -> Ended:
-        deadline = progress.generation.job.deadline
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+            async with asyncio.timeout(progress.generation.job.seconds_left):
                 return await self._draw(progress)
         except TimeoutError:
             return Ended("deadline", "the deadline passed")

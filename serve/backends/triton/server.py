@@ -78,7 +78,6 @@ class TritonServer:
             Lost: the server is gone, or answers nothing any more.
         """
         job = progress.begin()
-        seconds = None if job.deadline is None else max(0.0, job.deadline - time.monotonic())
         negative = None if job.negative_prompt is None else tuple(job.negative_prompt)
         request = Draw(
             prompt=tuple(job.prompt),
@@ -89,7 +88,7 @@ class TritonServer:
             top_k=job.params.top_k,
             top_p=job.params.top_p,
             preview_rows=job.preview_rows,
-            seconds=seconds,
+            seconds=job.seconds_left,
         )
         self.jobs.add(progress)
         try:

@@ -1,8 +1,10 @@
 """OpenAI's Images API: pictures of one prompt, as JSON or as a stream."""
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
@@ -11,9 +13,10 @@ from serve.backends.generation import Generation
 from serve.engine.events import Finished, Preview, Queued
 from serve.http.answers import as_base64, metadata, picture_file, usage
 from serve.http.connection import cancel_on_disconnect
-from serve.http.errors import InvalidRequest
+from serve.http.errors import DeadlinePassed, InvalidRequest
 from serve.http.generations import counted, finished
 from serve.http.guards.keys import Caller
+from serve.http.judging import ServedJudge
 from serve.http.metrics import Metrics
 from serve.http.planning import PictureFormat, job_of, picture_format, seeds_of
 from serve.http.schemas import (
@@ -44,13 +47,14 @@ def images_router(service: Service) -> APIRouter:
             raise InvalidRequest(
                 "background must be auto or opaque: these models cannot draw transparency", param="background"
             )
+        judge = _judge_of(request, service)
         backend = service.find(request.model).backend
         seeds = seeds_of(request)
         format = picture_format(request, backend, size=request.size, upscale=service.upscale)
         job = job_of(request, backend, {"prompt": request.prompt}, seeds, deadline=service.deadline)
         (generation,) = service.submit(caller, [(backend, job)])
         shown = {"prompt": request.prompt} if service.log_prompts else {}
-        logger.info("%d images by %s", request.n, backend.info.name, extra={"caller": caller.name, **shown})
+        logger.info("%d images by %s", request.drawn, backend.info.name, extra={"caller": caller.name, **shown})
 
         async def content(event: Finished) -> Content:
             file = await picture_file(event.picture, format, metadata(generation, event.index, request, request.prompt))
@@ -63,7 +67,8 @@ def images_router(service: Service) -> APIRouter:
             events = _events(service.metrics, generation, format, content, queue_events=request.queue_events)
             return EventStream([generation], events, seconds=service.stream_seconds)
         async with generation:
-            return await cancel_on_disconnect(connection, _answer(service.metrics, generation, format, content))
+            choose = partial(_choose, service.metrics, generation, request, judge)
+            return await cancel_on_disconnect(connection, _answer(choose, generation, format, content))
 
     @router.post("/v1/images/edits", responses=ERRORS, status_code=400)
     @router.post("/v1/images/variations", responses=ERRORS, status_code=400)
@@ -84,24 +89,62 @@ class Content(NamedTuple):
     url: str | None = None
 
 
+def _judge_of(request: ImageRequest, service: Service) -> ServedJudge | None:
+    """The judge that chooses among the pictures, if the request wants it.
+
+    Raises:
+        InvalidRequest: best_of is less than n, the request wants a stream, or the server has no judge.
+    """
+    if request.best_of is None:
+        return None
+    if service.judge is None:
+        raise InvalidRequest(
+            "best_of needs a judge: start the server with --judge", param="best_of", code="unsupported"
+        )
+    if request.best_of < request.n:
+        raise InvalidRequest(f"best_of must be at least n ({request.n}), not {request.best_of}", param="best_of")
+    if request.stream:
+        raise InvalidRequest("best_of cannot be streamed: the best is known when all are drawn", param="best_of")
+    return service.judge
+
+
+async def _choose(
+    metrics: Metrics, generation: Generation, request: ImageRequest, judge: ServedJudge | None
+) -> list[tuple[Finished, float | None]]:
+    """Wait for all pictures and return those of the answer, with their scores.
+
+    Raises:
+        ApiError: an image failed, the job ended early, or the judge failed or took too long.
+    """
+    pictures = await finished(generation, metrics)
+    if judge is None:
+        return [(picture, None) for picture in pictures]
+    try:
+        async with asyncio.timeout(generation.job.seconds_left):
+            ranked = await judge.rank(pictures, request.prompt)
+    except TimeoutError:
+        raise DeadlinePassed("the deadline passed while the pictures were judged") from None
+    return ranked[: request.n]
+
+
 async def _answer(
-    metrics: Metrics,
+    choose: Callable[[], Awaitable[list[tuple[Finished, float | None]]]],
     generation: Generation,
     format: PictureFormat,
     content: Callable[[Finished], Awaitable[Content]],
 ) -> ImageResponse:
-    """Build the JSON answer once all images are complete."""
+    """Build the JSON answer."""
     data = []
-    for event in await finished(generation, metrics):
+    for event, score in await choose():
         b64_json, url = await content(event)
-        data.append(ImageData(seed=generation.job.seeds[event.index], b64_json=b64_json, url=url))
+        data.append(ImageData(seed=generation.job.seeds[event.index], score=score, b64_json=b64_json, url=url))
     return ImageResponse(
         created=int(time.time()),
         model=generation.info.name,
         size=format.size_text,
         output_format=format.name,
         data=data,
-        usage=usage(generation, len(data)),
+        usage=usage(generation, generation.job.images),
     )
 
 

@@ -1,6 +1,5 @@
 """Judgements of pictures against prompts."""
 
-import asyncio
 import base64
 import binascii
 import io
@@ -23,7 +22,6 @@ _MAX_SIDE = 4096  # pixels
 def judgements_router(service: Service) -> APIRouter:
     """Route `/v1/judgements`."""
     router = APIRouter(tags=["pairs"])
-    one_at_a_time = asyncio.Semaphore(1)
 
     @router.post("/v1/judgements", responses=ERRORS)
     async def judgements(
@@ -41,8 +39,7 @@ def judgements_router(service: Service) -> APIRouter:
             raise InvalidRequest(f"images must be at most {MAX_JUDGED} altogether", param="images")
         service.limiter.check(caller, sum(map(len, request.images)))
         service.limiter.spend(caller, sum(map(len, request.images)))
-        async with one_at_a_time:  # engines need the CPU cores as well
-            return await asyncio.to_thread(judged, service.judge, request)
+        return await service.judge.run(lambda opened: judged(opened, request))
 
     return router
 
