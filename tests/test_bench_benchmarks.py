@@ -16,7 +16,7 @@ from bench.benchmarks.running import draw_run
 from bench.benchmarks.t2i_compbench import T2ICompBench
 from bench.benchmarks.wise import Wise
 from bench.detection.errors import GenEvalError
-from bench.results import Number
+from bench.measurements.measurement import Number
 from tests.coloured_generator import ColouredGenerator
 
 

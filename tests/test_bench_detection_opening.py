@@ -15,7 +15,7 @@ from bench.detection.results import read_results
 from bench.detection.scoring import score_folder
 from bench.detection.summary import summarise
 from bench.detection.verdict import Thresholds
-from bench.results import read_numbers
+from bench.measurements.measurement import Measurement
 from tests.ended import Ended
 from tests.geneval_scenes import prompt, save_folder
 from tests.tiny_clip import save_tiny_clip
@@ -67,9 +67,9 @@ def test_the_command_draws_scores_and_names_the_scorer(
     ended = command(main, *arguments, *models)
     assert ended.code == 0, ended.err
     assert "overall" in ended.out
-    about, numbers = read_numbers(tmp_path / "run" / "numbers" / "tiny-mask2former-and-tiny-clip.json")
-    assert about["workload"]["scorer"] == "tiny-mask2former and tiny-clip"
-    assert [number.count for number in numbers] == [4, 4]
+    found = Measurement.read(tmp_path / "run" / "numbers" / "tiny-mask2former-and-tiny-clip.json")
+    assert found.workload["scorer"] == "tiny-mask2former and tiny-clip"
+    assert [number.count for number in found.numbers] == [4, 4]
 
 
 def test_models_in_each_others_place_are_refused(folder: Path) -> None:

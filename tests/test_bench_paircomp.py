@@ -19,13 +19,13 @@ from bench.command import main
 from bench.judging.judgements import JudgementError
 from bench.judging.paircomp import run
 from bench.judging.score_file import read_scores, write_scores
+from bench.measurements.measurement import Measurement
 from bench.pictures.best_of import BestOf
 from bench.pictures.run_folder import RunError
 from bench.report.agreement import agreement
 from bench.report.paircomp_run import read_run
 from bench.report.paircomp_scores import paircomp_scores
 from bench.report.paircomp_text import lines
-from bench.results import read_numbers
 from pairs.judges.judge import Judgement
 from pairs.judges.opening import OpenedJudge
 from pairs.miniature import cases_file
@@ -249,9 +249,9 @@ def test_two_judges_of_one_run_and_a_real_endpoint(
     assert "tiny-base, judge exact" in second.out
     assert "tiny-base, judge vlm-red" in second.out
     assert "Kendall's tau of exact and vlm-red" in second.out
-    about, numbers = read_numbers(tmp_path / "run" / "numbers" / "exact.json")
-    assert about["workload"]["generator"]["model"] == "tiny-base"
-    assert {"s_a Average", "s_g counting", "passed All cases"} <= {number.name for number in numbers}
+    found = Measurement.read(tmp_path / "run" / "numbers" / "exact.json")
+    assert found.workload["generator"]["model"] == "tiny-base"
+    assert {"s_a Average", "s_g counting", "passed All cases"} <= {number.name for number in found.numbers}
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -1,6 +1,5 @@
 """The speed benchmark: its stopwatch, baseline loops, workloads and report."""
 
-import json
 import time
 
 import numpy as np
@@ -71,22 +70,23 @@ def test_times_of_random_arrivals_and_of_engine_parts_are_plausible(deepseek: Ja
 
 def test_the_report_names_its_conditions(small_folder: object) -> None:
     before = torch.get_num_threads()
-    lines = report(
+    lines: list[str] = []
+    found = report(
         model=str(small_folder), geometry=None, device="cpu", threads=1, batches=[1, 2], rounds=1, arrivals=3,
-        baselines_up_to=1,
+        baselines_up_to=1, show=lines.append,
     )  # fmt: skip
-    *_, last = lines
     torch.set_num_threads(before)
-    result = json.loads(last)
+    numbers = {number.name for number in found.numbers}
     own = {"engine", "no compiler"} if native_library() is None else {"engine", "int8", "no compiler"}
-    assert set(result["together"]["1"]) == own | {"transformers", "growing cache"}
-    assert set(result["together"]["2"]) == own
-    assert result["previews"]["1"]["made"] == result["previews"]["1"]["requested"] == 3
-    assert {"commit", "command", "device", "dtype", "threads"} <= set(result)
+    assert {f"{name}, 2 together" for name in own} <= numbers
+    assert {f"{name}, 1 together" for name in own | {"transformers", "growing cache"}} <= numbers
+    assert "transformers, 2 together" not in numbers
+    assert {"commit", "command", "device", "dtype", "threads", "processor"} <= set(found.provenance)
+    assert "3 of   3" in lines[-2]  # previews
 
 
 @pytest.mark.parametrize(("change", "said"), [({"threads": 0}, "--threads"), ({"batches": [0]}, "--images")])
 def test_bad_settings_are_named(change: dict[str, object], said: str) -> None:
     settings = {"model": None, "geometry": None, "device": "cpu", "threads": 1, "batches": [1], "rounds": 1}
     with pytest.raises(ValueError, match=said):
-        next(report(**settings | {"arrivals": 0, "baselines_up_to": 0} | change))  # type: ignore[arg-type]
+        report(**settings | {"arrivals": 0, "baselines_up_to": 0, "show": print} | change)  # type: ignore[arg-type]

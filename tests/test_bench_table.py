@@ -11,10 +11,10 @@ import pytest
 from bench.benchmarks.geneval2 import GenEval2
 from bench.benchmarks.running import draw_run
 from bench.command import main
+from bench.measurements.measurement import Number
 from bench.pictures.run_folder import RunError
 from bench.report.numbers import write_scorer
 from bench.report.table import as_csv, as_html, as_markdown, tables
-from bench.results import Number
 from tests.coloured_generator import ColouredGenerator
 from tests.ended import Ended
 

@@ -26,11 +26,12 @@ ALLOWED = {
     "serve.command": {"model", "serve.server", "serve.http", "serve.backends", "serve.settings", "serve.logs"},
     "serve": {"model", "pairs", "serve.engine"},
     "ui": {"pairs"},
+    "bench.measurements": {"pairs"},
     "bench.pictures": {"model", "pairs", "serve.engine", "train"},
     "bench.detection": {"model", "pairs"},
-    "bench.benchmarks": {"pairs", "bench.pictures", "bench.detection", "bench.results"},
+    "bench.benchmarks": {"pairs", "bench.pictures", "bench.detection", "bench.measurements"},
     "bench.judging": {"pairs", "bench.benchmarks", "bench.pictures", "bench.json_lines"},
-    "bench.report": {"pairs", "bench.judging", "bench.benchmarks", "bench.pictures", "bench.results"},
+    "bench.report": {"pairs", "bench.judging", "bench.benchmarks", "bench.pictures", "bench.measurements"},
     "bench": {"model", "pairs", "serve.engine", "train"},
 }
 PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})

@@ -19,10 +19,23 @@ def provenance(*, device: object, dtype: object) -> dict[str, str | int]:
         "device": str(device),
         "dtype": str(dtype).removeprefix("torch."),
         "machine": platform.machine(),
+        "processor": _processor(device),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def _processor(device: object) -> str:
+    """Model name of the GPU, or of the processor if it draws itself; "unknown" where the system does not tell."""
+    if str(device).startswith("cuda"):
+        return torch.cuda.get_device_name(str(device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown")
 
 
 def _without_keys(arguments: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bench.measurements.measurement import Number
 from bench.pictures.picture import Picture
-from bench.results import Number
 from pairs.files import write_atomically
 
 PROMPTS_FOLDER = "prompts"  # copies of the prompts files, in the folder of a run

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.benchmarks.benchmark import Benchmark, BenchmarkError, check_complete, read_text
+from bench.measurements.measurement import Number
 from bench.pictures.picture import Picture
-from bench.results import Number
 
 IMAGES = 4  # of each prompt
 _PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

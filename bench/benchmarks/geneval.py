@@ -12,8 +12,8 @@ from bench.benchmarks.benchmark import Benchmark, BenchmarkError, check_complete
 from bench.detection.metadata import read_metadata
 from bench.detection.results import read_results
 from bench.detection.summary import Share, summarise
+from bench.measurements.measurement import Number
 from bench.pictures.picture import Picture
-from bench.results import Number
 
 IMAGES = 4  # of each prompt
 

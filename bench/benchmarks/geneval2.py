@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from scipy.stats import gmean
 
 from bench.benchmarks.benchmark import Benchmark, BenchmarkError, read_rows, read_text
+from bench.measurements.measurement import Number
 from bench.pictures.picture import Picture
-from bench.results import Number
 
 _SCORES = TypeAdapter(list[list[Annotated[float, Field(ge=0, le=1)]]])
 

@@ -13,8 +13,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from bench.benchmarks.benchmark import Benchmark, BenchmarkError, read_rows, read_text
+from bench.measurements.measurement import Number
 from bench.pictures.picture import Picture
-from bench.results import Number
 
 IMAGES = 10  # of each prompt
 _SUFFIX = "_val"

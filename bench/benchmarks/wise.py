@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from bench.benchmarks.benchmark import Benchmark, BenchmarkError, check_complete, read_rows
+from bench.measurements.measurement import Number
 from bench.pictures.picture import Picture
-from bench.results import Number
 
 Version = Literal["paper", "verified"]
 

@@ -1,9 +1,12 @@
 """Benches of speed, load and memory."""
 
 import argparse
-from collections.abc import Iterable
+from functools import partial
 
 from bench.commands.benches import Benches
+from bench.commands.history import add_history, keep
+
+_show = partial(print, flush=True)
 
 
 def add_speed(benches: Benches) -> None:
@@ -73,6 +76,9 @@ def add_speed(benches: Benches) -> None:
     )
     startup.set_defaults(run=measure_startup)
 
+    for bench in (speed, training, load, triton, waiting, startup):
+        add_history(bench)
+
 
 def measure_speed(arguments: argparse.Namespace) -> None:
     """Print the speed tables."""
@@ -80,7 +86,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
 
     if arguments.model and arguments.geometry:
         raise ValueError("give either --model or --geometry")
-    lines = report(
+    measurement = report(
         model=arguments.model,
         geometry=arguments.geometry,
         device=arguments.device,
@@ -89,76 +95,76 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         arrivals=arguments.arrivals,
         baselines_up_to=arguments.baselines_up_to,
+        show=_show,
     )
-    _print(lines)
+    keep(measurement, arguments.history)
 
 
 def measure_training(arguments: argparse.Namespace) -> None:
     """Print the measurements of training."""
     from bench.speed.training_report import report
 
-    lines = report(
+    measurement = report(
         model=arguments.model,
         recipe=arguments.recipe,
         device=arguments.device,
         threads=arguments.threads,
         steps=arguments.steps,
         rounds=arguments.rounds,
+        show=_show,
     )
-    _print(lines)
+    keep(measurement, arguments.history)
 
 
 def measure_load(arguments: argparse.Namespace) -> None:
     """Print the measurements of a server under load."""
     from bench.speed.load import report
 
-    lines = report(
+    measurement = report(
         arguments.model,
         threads=arguments.threads,
         slots=arguments.slots,
         seconds=arguments.seconds,
         factors=arguments.factors,
+        show=_show,
     )
-    _print(lines)
+    keep(measurement, arguments.history)
 
 
 def measure_triton(arguments: argparse.Namespace) -> None:
     """Print throughput and latency of a server beside those of a front of Triton."""
     from bench.speed.triton import report
 
-    lines = report(
+    measurement = report(
         arguments.model,
         threads=arguments.threads,
         slots=arguments.slots,
         seconds=arguments.seconds,
         times=arguments.times,
+        show=_show,
     )
-    _print(lines)
+    keep(measurement, arguments.history)
 
 
 def measure_waiting(arguments: argparse.Namespace) -> None:
     """Print the throughput of engines whose threads wait in different ways."""
     from bench.speed.waiting import report
 
-    lines = report(
+    measurement = report(
         arguments.model,
         threads=arguments.threads,
         slots=arguments.slots,
         seconds=arguments.seconds,
         times=arguments.times,
         busy=arguments.busy,
+        show=_show,
     )
-    _print(lines)
+    keep(measurement, arguments.history)
 
 
 def measure_startup(arguments: argparse.Namespace) -> None:
     """Print a server's start time and memory."""
     from bench.speed.startup import report
 
-    print(report(arguments.model, threads=arguments.threads, fresh=arguments.fresh))
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Print lines as they are measured."""
-    for line in lines:
-        print(line, flush=True)
+    measurement = report(arguments.model, threads=arguments.threads, fresh=arguments.fresh, show=_show)
+    keep(measurement, arguments.history)

@@ -1,11 +1,11 @@
 """Benches of the procedural world: its prompts, and its judge."""
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from bench.commands.benches import Benches
+from bench.commands.history import add_history, keep
 from model.cli import add_model_arguments
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
@@ -35,6 +35,7 @@ def add_world(benches: Benches) -> None:
     scores.add_argument(
         "--out", type=Path, default=Path("run/pairshapes"), help="results folder; a stopped run resumes"
     )
+    add_history(scores)
     scores.set_defaults(run=pairshapes)
 
     comparison = benches.add_parser(
@@ -58,6 +59,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     """Print the score table of one checkpoint."""
     settings = judge_settings(arguments)
 
+    from bench.measurements.measurement import Measurement, Number
     from bench.world.likelihood import surprise
     from bench.world.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.world.reconstruction import reconstruction_scores
@@ -99,11 +101,23 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     print(
         f"negative log-likelihood of fresh pictures: {given_prompt:.4f} given the prompt, {unconditional:.4f} without, nats"
     )
-    overall = {
-        f"{g:g}": mean(made[(p.caption, g, s)].score for p in prompts for s in seeds).value for g in arguments.guidance
+    by_prompt = {
+        g: [mean(made[(prompt.caption, g, seed)].score for seed in seeds).value for prompt in prompts]
+        for g in arguments.guidance
     }
-    sizes = {"prompts": len(prompts), "seeds": len(seeds)}
-    print(json.dumps({"model": janus.name, **judge.identity, **place, **sizes, "overall": overall}))
+    numbers = [Number.of_rounds(f"score at guidance {g:g}", own, "share", "higher") for g, own in by_prompt.items()]
+    numbers.append(Number("score of reconstructions", reconstructions.value, "share", "higher"))
+    numbers.append(Number("negative log-likelihood, given the prompt", given_prompt, "nats", "lower"))
+    numbers.append(Number("negative log-likelihood, unconditional", unconditional, "nats", "lower"))
+    workload = {
+        "model": janus.name,
+        "sampling": janus.sampling.as_dict(),
+        **judge.identity,
+        "prompts": len(prompts),
+        "prompt set": arguments.prompts,
+        "seeds": len(seeds),
+    }
+    keep(Measurement("pairshapes", workload, place, numbers), arguments.history)
 
 
 def compare_results(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ prompts/             copies of the prompts files
 images/              pictures and other files, as the official evaluator reads them
 judgements/          scores of single pictures, one file for each judge
 scores/              a judge's scores in the benchmark's official format
-numbers/             results, one file for each scorer (`bench.results`)
+numbers/             results, one file for each scorer (`bench.measurements`)
 report.html
 """
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.judging.judgements import slug
+from bench.measurements.measurement import Measurement, Number
 from bench.pictures.run_folder import read_manifest
-from bench.results import Number, write_numbers
 
 FOLDER = "numbers"  # in the folder of a run, one file for each scorer
 
@@ -20,13 +20,10 @@ def write_scorer(folder: Path, scorer: str, numbers: Sequence[Number]) -> None:
     """
     manifest = read_manifest(folder)
     settings = manifest["settings"]
-    write_numbers(
-        folder / FOLDER / f"{slug(scorer)}.json",
-        bench=settings["benchmark"]["name"],
-        workload={**settings, "scorer": scorer},
-        provenance={"history": manifest["history"]},
-        numbers=numbers,
+    measurement = Measurement(
+        settings["benchmark"]["name"], {**settings, "scorer": scorer}, {"history": manifest["history"]}, numbers
     )
+    measurement.write(folder / FOLDER / f"{slug(scorer)}.json")
 
 
 def lines(numbers: Sequence[Number]) -> Iterator[str]:

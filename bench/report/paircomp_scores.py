@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.results import Number
+from bench.measurements.measurement import Number
 from pairs.paircomp import Case
 
 Measure = Literal["s_a", "s_g", "passed"]

@@ -2,15 +2,15 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from bench.measurements.measurement import Measurement, Number
 from bench.pictures.run_folder import RunError
 from bench.report.numbers import FOLDER
-from bench.results import Number, read_numbers
 
 _PAIRCOMP_MEASURES = ("s_a ", "s_g ")  # of a table; the page has the others
 
@@ -59,13 +59,15 @@ def tables(folders: Sequence[Path]) -> list[Table]:
         if not files:
             raise RunError(f"{folder} has no numbers: focusdiff-bench report {folder} writes them")
         for file in files:
-            about, numbers = read_numbers(file)
-            workload = about["workload"]
+            measurement = Measurement.read(file)
+            workload = measurement.workload
             if "benchmark" not in workload or "scorer" not in workload:
                 raise RunError(f"{file} is not of a benchmark of models")
-            key = (about["bench"], str(workload["scorer"]), workload["benchmark"]["digest"])
-            paircomp = about["bench"] == "paircomp"
-            kept = {one.name: one for one in numbers if not paircomp or one.name.startswith(_PAIRCOMP_MEASURES)}
+            key = (measurement.bench, str(workload["scorer"]), workload["benchmark"]["digest"])
+            paircomp = measurement.bench == "paircomp"
+            kept = {
+                one.name: one for one in measurement.numbers if not paircomp or one.name.startswith(_PAIRCOMP_MEASURES)
+            }
             found.setdefault(key, []).append(Row(_model(workload), _settings(workload), kept))
     return [
         Table(f"{bench}, scored by {scorer}, prompts {digest}", tuple(rows))
@@ -117,12 +119,12 @@ _STYLE = (
 )
 
 
-def _model(workload: dict[str, Any]) -> str:
+def _model(workload: Mapping[str, Any]) -> str:
     generator = workload["generator"]
     return str(generator.get("model") or generator["generator"])
 
 
-def _settings(workload: dict[str, Any]) -> str:
+def _settings(workload: Mapping[str, Any]) -> str:
     generator = workload["generator"]
     sampling = generator.get("sampling", {})
     best = {"best of": generator["best of"]} if "best of" in generator else {}

@@ -162,6 +162,11 @@ class PreviewCost:
     seconds: float
     seconds_without: float
 
+    @property
+    def more(self) -> float:
+        """Share by which previews make the drawing longer."""
+        return self.seconds / self.seconds_without - 1
+
 
 def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> PreviewCost:
     """Median times with and without previews, measured alternately."""

@@ -10,13 +10,13 @@ for its whole life.
 """
 
 import asyncio
-import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
+from bench.measurements.measurement import Measurement, Number
 from bench.speed.clients import PROMPT, TIMEOUT_SECONDS, Answer, arrive, saturate
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.server_process import ServerProcess, free_port, running, serve_command
@@ -43,18 +43,56 @@ class Round:
         """Images drawn, divided by the seconds until the last answer."""
         return self.count(200) / self.seconds
 
-    def percentiles(self, values: Sequence[float]) -> list[float]:
-        """p50, p95 and p99; NaN for fewer than two values."""
-        if len(values) < 2:
-            return [float("nan")] * 3
-        cuts = statistics.quantiles(values, n=100, method="inclusive")
-        return [cuts[49], cuts[94], cuts[98]]
+    @property
+    def lost(self) -> int:
+        """Number of answers that are neither a picture nor a refusal."""
+        return len(self.answers) - self.count(200) - self.count(429)
+
+    @property
+    def latencies(self) -> list[float]:
+        """p50, p95 and p99 of the seconds to a picture."""
+        return _percentiles([answer.latency for answer in self.answers if answer.status == 200])
+
+    @property
+    def previews(self) -> list[float]:
+        """p50, p95 and p99 of the seconds to a preview."""
+        return _percentiles([answer.preview for answer in self.answers if answer.preview is not None])
+
+    @property
+    def numbers(self) -> Iterator[Number]:
+        """Its results."""
+        load = f"load {self.factor:g}"
+        yield Number(f"{load}: drawn", self.drawn_per_second, "images/s", "higher")
+        yield Number(f"{load}: refused", self.count(429) / max(1, len(self.answers)), "share", "lower")
+        yield Number(f"{load}: lost", self.lost, "requests", "lower")
+        for what, values in (("picture", self.latencies), ("preview", self.previews)):
+            for name, value in zip(_PERCENTILES, values, strict=True):
+                yield Number(f"{load}: {what} {name}", value, "s", "lower")
+        yield Number(f"{load}: memory", self.memory[1] / 2**20, "MiB", "lower")
+
+
+_PERCENTILES = ("p50", "p95", "p99")
+
+
+def _percentiles(values: Sequence[float]) -> list[float]:
+    """p50, p95 and p99; NaN for fewer than two values."""
+    if len(values) < 2:
+        return [float("nan")] * 3
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return [cuts[49], cuts[94], cuts[98]]
 
 
 def report(
-    model: str, *, threads: int, slots: int, seconds: float, factors: Sequence[float], times: int = 6
-) -> Iterator[str]:
-    """Yield table lines as they are measured, then one JSON line.
+    model: str,
+    *,
+    threads: int,
+    slots: int,
+    seconds: float,
+    factors: Sequence[float],
+    times: int = 6,
+    show: Callable[[str], None],
+) -> Measurement:
+    """Measure capacity, the cost of HTTP, and each load.
 
     Args:
         model: shipped name or folder.
@@ -63,6 +101,7 @@ def report(
         seconds: of each load, and of all comparisons together.
         factors: loads, as multiples of the capacity.
         times: pairs of a new server and a new engine process that are compared.
+        show: called with table lines as they are measured.
 
     Raises:
         ValueError: a number is not above 0.
@@ -76,7 +115,7 @@ def report(
         if value <= 0:
             raise ValueError(f"--{name} must be above 0, not {value:g}")
     place = provenance(device="cpu", dtype="float32") | {"threads": threads}
-    yield f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
+    show(f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}")
     capacities, alone = [], []
     for _ in range(times):
         with (
@@ -86,16 +125,21 @@ def report(
             over_http, of_engine = _side_by_side(server.url, engine, slots, seconds / (2 * times))
         capacities.append(over_http)
         alone.append(of_engine)
-    capacity, share = statistics.mean(capacities), mean(h / e for h, e in zip(capacities, alone, strict=True))
-    yield (
+    shares = [h / e for h, e in zip(capacities, alone, strict=True)]
+    capacity = statistics.mean(capacities)
+    show(
         f"capacity over HTTP {capacity:.2f} images/s, engine alone {statistics.mean(alone):.2f}: "
-        f"{share} of it, {share.count} times with new processes"
+        f"{mean(shares)} of it, {times} times with new processes"
     )
-    yield (
+    numbers = [
+        Number.of_rounds("capacity over HTTP", capacities, "images/s", "higher"),
+        Number.of_rounds("engine alone", alone, "images/s", "higher"),
+        Number.of_rounds("capacity over HTTP ÷ engine alone", shares, "ratio", "higher"),
+    ]
+    show(
         "   load  arrive/s  arrived     200     429   lost  images/s    p50    p95    p99 "
         " preview p50    p95    p99  memory MiB"
     )
-    rounds = []
     with _server(model, slots=slots, threads=threads) as server:
         for factor in factors:
             one = Round(factor, factor * capacity)
@@ -103,34 +147,17 @@ def report(
             one.answers = asyncio.run(arrive(server.url, rate=one.rate, seconds=seconds))
             one.seconds = time.perf_counter() - started
             one.memory = before, server.memory_bytes
-            rounds.append(one)
-            yield _line(one)
-    yield json.dumps(
-        {"model": model, "slots": slots, **place, "capacity": capacities, "engine_alone": alone, "share": share.value}
-        | {
-            "rounds": [
-                {
-                    "factor": one.factor,
-                    "arrived": len(one.answers),
-                    "answered": {str(s): one.count(s) for s in sorted({a.status for a in one.answers})},
-                    "images_per_second": one.drawn_per_second,
-                    "latency": one.percentiles([a.latency for a in one.answers if a.status == 200]),
-                    "preview": one.percentiles([a.preview for a in one.answers if a.preview is not None]),
-                    "memory": one.memory,
-                }
-                for one in rounds
-            ]
-        }
-    )
+            show(_line(one))
+            numbers += one.numbers
+    workload = {"model": model, "slots": slots, "seconds": seconds, "factors": list(factors), "times": times}
+    return Measurement("load", workload, place, numbers)
 
 
 def _line(one: Round) -> str:
-    latency = one.percentiles([answer.latency for answer in one.answers if answer.status == 200])
-    preview = one.percentiles([answer.preview for answer in one.answers if answer.preview is not None])
-    lost = len(one.answers) - one.count(200) - one.count(429)
+    latency, preview = one.latencies, one.previews
     before, after = (bytes / 2**20 for bytes in one.memory)
     return (
-        f"{one.factor:6.2f}× {one.rate:9.2f} {len(one.answers):8d} {one.count(200):7d} {one.count(429):7d} {lost:6d}"
+        f"{one.factor:6.2f}× {one.rate:9.2f} {len(one.answers):8d} {one.count(200):7d} {one.count(429):7d} {one.lost:6d}"
         f" {one.drawn_per_second:9.2f} {latency[0]:6.2f} {latency[1]:6.2f} {latency[2]:6.2f}"
         f" {preview[0]:12.2f} {preview[1]:6.2f} {preview[2]:6.2f}  {before:.0f} → {after:.0f}"
     )

@@ -1,16 +1,16 @@
 """Start of a server: seconds until ready and to the first picture, and memory."""
 
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from bench.measurements.measurement import Measurement, Number
 from bench.speed.server_process import free_port, running, serve_command
 from train.provenance import provenance
 
@@ -58,20 +58,33 @@ def _measure(
         return Serving(server.ready_seconds, first, held)
 
 
-def report(model: str, *, threads: int, fresh: bool) -> str:
-    """Measure and return a table and one JSON line; with `fresh`, also time `make serve` in a new clone."""
+def report(model: str, *, threads: int, fresh: bool, show: Callable[[str], None]) -> Measurement:
+    """Measure a start; with `fresh`, also time `make serve` in a new clone.
+
+    Args:
+        model: shipped name or folder.
+        threads: CPU threads.
+        fresh: whether a new clone is measured.
+        show: called with lines as they are measured.
+
+    Raises:
+        ValueError: threads is below 1.
+    """
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, not {threads}")
-    serving = measure_serving(model, threads=threads)
     place = provenance(device="cpu", dtype="float32") | {"threads": threads}
-    lines = [
-        f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}",
-        f"server started to first picture    {serving.first_picture_seconds:7.2f} s  (ready {serving.ready_seconds:.2f})",
-        f"server's memory                    {serving.memory_bytes / 2**20:7.0f} MiB",
+    show(f"{model}, {', '.join(f'{k} {v}' for k, v in place.items())}")
+    serving = measure_serving(model, threads=threads)
+    first, ready, memory = serving.first_picture_seconds, serving.ready_seconds, serving.memory_bytes / 2**20
+    show(f"server started to first picture    {first:7.2f} s  (ready {ready:.2f})")
+    show(f"server's memory                    {memory:7.0f} MiB")
+    numbers = [
+        Number("start to ready", ready, "s", "lower"),
+        Number("start to first picture", first, "s", "lower"),
+        Number("server's memory", memory, "MiB", "lower"),
     ]
-    result = {"model": model, **place, "serving": asdict(serving)}
     if fresh:
-        setup = measure_fresh_machine(model)
-        lines.append(f"make serve, new clone to picture    {setup.first_picture_seconds:7.1f} s")
-        result["fresh"] = {"first_picture_seconds": setup.first_picture_seconds}
-    return "\n".join([*lines, json.dumps(result)])
+        first = measure_fresh_machine(model).first_picture_seconds
+        show(f"make serve, new clone to picture    {first:7.1f} s")
+        numbers.append(Number("new clone to first picture", first, "s", "lower"))
+    return Measurement("startup", {"model": model, "fresh": fresh}, place, numbers)

@@ -1,18 +1,27 @@
-"""`focusdiff-bench training`: what a step of GRPO takes, as tables and one JSON line."""
+"""`focusdiff-bench training`: time and memory of a step of GRPO."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 
+from bench.measurements.measurement import Measurement, Number
 from bench.speed.training import time_passes, time_rollouts, time_steps
 from model.checkpoints.load import load
 from train.grpo.recipe import load_recipe
 from train.provenance import provenance
 
 
-def report(*, model: str, recipe: str, device: str, threads: int, steps: int, rounds: int) -> Iterator[str]:
-    """Run all timings; yield table lines as they are measured, then one JSON line.
+def report(
+    *,
+    model: str,
+    recipe: str,
+    device: str,
+    threads: int,
+    steps: int,
+    rounds: int,
+    show: Callable[[str], None],
+) -> Measurement:
+    """Run all timings.
 
     Args:
         model: shipped name or folder.
@@ -21,6 +30,7 @@ def report(*, model: str, recipe: str, device: str, threads: int, steps: int, ro
         threads: CPU threads.
         steps: training steps that are timed, after one that is not.
         rounds: rounds of the other timings.
+        show: called with table lines as they are measured.
 
     Raises:
         ValueError: a setting is out of range; the message names it.
@@ -31,34 +41,33 @@ def report(*, model: str, recipe: str, device: str, threads: int, steps: int, ro
     torch.set_num_threads(threads)
     settings, janus = load_recipe(recipe), load(model, device=device)
     where = provenance(device=janus.device, dtype=janus.dtype)
-    yield f"{janus.name}, recipe {recipe}, {', '.join(f'{k} {v}' for k, v in where.items())}"
+    show(f"{janus.name}, recipe {recipe}, {', '.join(f'{k} {v}' for k, v in where.items())}")
+    numbers: list[Number] = []
 
     pictures = min(64, 2 * settings.rollout.pairs * settings.rollout.samples)
-    yield f"\n{pictures} rollouts                    pictures/s  engine together ÷ this"
+    show(f"\n{pictures} rollouts                    pictures/s  engine together ÷ this")
     rates = time_rollouts(janus, pictures, rounds=rounds)
     for name, rate in rates.items():
-        yield f"{name:30} {rate:10.2f}  {rates['engine, together'] / rate:10.2f}×"
+        show(f"{name:30} {rate:10.2f}  {rates['engine, together'] / rate:10.2f}×")
+        numbers.append(Number(f"rollouts: {name}", rate, "images/s", "higher"))
 
     batch = min(settings.update.micro_batch, pictures)
-    yield f"\nforward and backward of {batch:3} pictures  tokens/s  peak MiB"
-    passes = time_passes(janus, settings, batch, rounds=rounds)
-    for name, one in passes.items():
-        yield f"{name:35} {one.tokens_per_second:9.0f}  {one.peak / 2**20:8.1f}"
+    show(f"\nforward and backward of {batch:3} pictures  tokens/s  peak MiB")
+    for name, one in time_passes(janus, settings, batch, rounds=rounds).items():
+        show(f"{name:35} {one.tokens_per_second:9.0f}  {one.peak / 2**20:8.1f}")
+        numbers.append(Number(f"pass: {name}", one.tokens_per_second, "tokens/s", "higher"))
+        numbers.append(Number(f"pass: {name}, peak", one.peak / 2**20, "MiB", "lower"))
 
     times = time_steps(janus, settings, steps=steps)
-    yield (
+    rate = times.samples / times.whole
+    show(
         f"\na step: {times.samples:.0f} samples, {times.live:.0%} with an advantage: {times.whole:.2f} s, "
-        f"{times.samples / times.whole:.1f} samples/s"
+        f"{rate:.1f} samples/s"
     )
+    numbers.append(Number("step", rate, "samples/s", "higher"))
     for part, seconds in times.seconds.items():
-        yield f"{part:30} {seconds:8.2f} s  {seconds / times.whole:6.1%}"
-    yield f"{'of which the judge':30} {times.judging:8.2f} s  {times.judging / times.whole:6.1%}"
-    result = {
-        "model": janus.name,
-        "recipe": recipe,
-        **where,
-        "rollouts": rates,
-        "passes": {name: vars(one) for name, one in passes.items()},
-        "step": vars(times),
-    }
-    yield "\n" + json.dumps(result)
+        show(f"{part:30} {seconds:8.2f} s  {seconds / times.whole:6.1%}")
+        numbers.append(Number(f"step: {part}", seconds, "s", "lower"))
+    show(f"{'of which the judge':30} {times.judging:8.2f} s  {times.judging / times.whole:6.1%}")
+    numbers.append(Number("step: of which the judge", times.judging, "s", "lower"))
+    return Measurement("training", {"model": janus.name, "recipe": recipe}, where, numbers)

@@ -5,14 +5,14 @@ Both run at the same time and are measured in turn, several times with new proce
 
 import asyncio
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from bench.measurements.measurement import Measurement, Number
 from bench.speed.clients import TIMEOUT_SECONDS, latency, saturate
 from bench.speed.server_process import free_port, running, serve_command
 from pairs.scores import mean
@@ -28,9 +28,16 @@ class Side:
     throughput: float
     latencies: list[float]
 
+    @property
+    def latency(self) -> float:
+        """Median seconds of a single image."""
+        return statistics.median(self.latencies)
 
-def report(model: str, *, threads: int, slots: int, seconds: float, times: int) -> Iterator[str]:
-    """Yield a table line for each round, then a summary and one JSON line.
+
+def report(
+    model: str, *, threads: int, slots: int, seconds: float, times: int, show: Callable[[str], None]
+) -> Measurement:
+    """Measure both in several rounds.
 
     Args:
         model: shipped name or folder.
@@ -38,27 +45,29 @@ def report(model: str, *, threads: int, slots: int, seconds: float, times: int) 
         slots: guided images drawn at once.
         seconds: of each load.
         times: rounds, each with new processes.
+        show: called with a table line for each round, then a summary.
     """
     place = provenance(device="cpu", dtype="float32") | {"threads": threads}
-    yield f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
-    yield "round  engine images/s  Triton images/s  ratio   engine p50 s  Triton p50 s  added ms"
+    show(f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}")
+    show("round  engine images/s  Triton images/s  ratio   engine p50 s  Triton p50 s  added ms")
     rounds: list[tuple[Side, Side]] = []
     for number in range(times):
         with _servers(model, slots=slots, threads=threads) as (engine, triton):
-            sides = _side_by_side(engine, triton, slots, seconds)
-        rounds.append(sides)
-        ours, theirs = (statistics.median(side.latencies) for side in sides)
-        yield (
-            f"{number:5d} {sides[0].throughput:16.2f} {sides[1].throughput:16.2f}"
-            f" {sides[1].throughput / sides[0].throughput:6.3f} {ours:14.4f} {theirs:13.4f} {1000 * (theirs - ours):9.1f}"
+            ours, theirs = _side_by_side(engine, triton, slots, seconds)
+        rounds.append((ours, theirs))
+        show(
+            f"{number:5d} {ours.throughput:16.2f} {theirs.throughput:16.2f} {theirs.throughput / ours.throughput:6.3f}"
+            f" {ours.latency:14.4f} {theirs.latency:13.4f} {1000 * (theirs.latency - ours.latency):9.1f}"
         )
-    ratio = mean(triton.throughput / engine.throughput for engine, triton in rounds)
-    added = mean(statistics.median(t.latencies) - statistics.median(e.latencies) for e, t in rounds)
-    yield f"throughput by Triton: {ratio} of the engine's; latency of an image: {1000 * added.value:+.1f} ms"
-    yield json.dumps(
-        {"model": model, "slots": slots, **place, "ratio": ratio.value, "added_seconds": added.value}
-        | {"rounds": [[asdict(side) for side in sides] for sides in rounds]}
-    )
+    ratios = [theirs.throughput / ours.throughput for ours, theirs in rounds]
+    added = [1000 * (theirs.latency - ours.latency) for ours, theirs in rounds]
+    show(f"throughput by Triton: {mean(ratios)} of the engine's; latency of an image: {mean(added).value:+.1f} ms")
+    numbers = [
+        Number.of_rounds("throughput of a front ÷ engine's", ratios, "ratio", "higher"),
+        Number.of_rounds("latency added by a front", added, "ms", "lower"),
+    ]
+    workload = {"model": model, "slots": slots, "seconds": seconds, "times": times}
+    return Measurement("triton", workload, place, numbers)
 
 
 @contextlib.contextmanager

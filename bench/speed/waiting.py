@@ -5,10 +5,10 @@ one a spinning thread takes the core from the thread that it waits for.
 """
 
 import contextlib
-import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from bench.measurements.measurement import Measurement, Number
 from bench.speed.clients import PROMPT
 from bench.speed.engine_alone import EngineAlone
 from pairs.scores import mean
@@ -23,9 +23,16 @@ POLICIES: Mapping[str, Mapping[str, str]] = {
 
 
 def report(
-    model: str, *, threads: Sequence[int], slots: int, seconds: float, times: int, busy: Sequence[int]
-) -> Iterator[str]:
-    """Yield a table line for each number of threads and busy processes, then one JSON line.
+    model: str,
+    *,
+    threads: Sequence[int],
+    slots: int,
+    seconds: float,
+    times: int,
+    busy: Sequence[int],
+    show: Callable[[str], None],
+) -> Measurement:
+    """Measure each number of threads with each number of busy processes.
 
     All engines run at the same time, and are measured in turn.
 
@@ -36,11 +43,12 @@ def report(
         seconds: of each time slice.
         times: time slices of each engine.
         busy: numbers of processes that compute meanwhile.
+        show: called with table lines as they are measured.
     """
     place = provenance(device="cpu", dtype="float32")
-    yield f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
-    yield "threads  busy  " + "  ".join(f"{name:>15}" for name in POLICIES) + "  images/s"
-    rows = []
+    show(f"{model}, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}")
+    show("threads  busy  " + "  ".join(f"{name:>15}" for name in POLICIES) + "  images/s")
+    numbers = []
     with contextlib.ExitStack() as stack:
         engines = {
             (count, name): stack.enter_context(
@@ -58,10 +66,14 @@ def report(
                     for key in list(engines)[:: 1 if turn % 2 else -1]:
                         rates[key].append(engines[key].saturate(seconds))
             for count in threads:
-                of = {name: mean(rates[count, name]) for name in POLICIES}
-                yield f"{count:7d} {others:5d}  " + "  ".join(f"{one!s:>15}" for one in of.values())
-                rows.append({"threads": count, "busy": others, "rates": {name: rates[count, name] for name in of}})
-    yield json.dumps({"model": model, "slots": slots, **place, "rows": rows})
+                own = {name: rates[count, name] for name in POLICIES}
+                show(f"{count:7d} {others:5d}  " + "  ".join(f"{mean(one)!s:>15}" for one in own.values()))
+                numbers += [
+                    Number.of_rounds(f"{count} threads, {others} busy, {name}", one, "images/s", "higher")
+                    for name, one in own.items()
+                ]
+    workload = {"model": model, "slots": slots, "seconds": seconds, "times": times}
+    return Measurement("waiting", workload, place, numbers)
 
 
 @contextlib.contextmanager

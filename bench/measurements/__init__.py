@@ -1,0 +1,1 @@
+"""Measured numbers: one schema for all benches, a history, and the change between two measurements."""
