@@ -102,21 +102,6 @@ def test_compression_makes_files_smaller(client: TestClient) -> None:
     assert sizes[0] < sizes[2]
 
 
-def test_other_sizes_need_a_server_that_enlarges_pictures(either_backend: Backend, make_app: MakeApp) -> None:
-    body = {"prompt": "a blue star", "seed": 5, "size": "1024x1024"}
-    plain, enlarging = (TestClient(make_app(either_backend, upscale=how)[0]) for how in (None, "lanczos"))
-    assert "enlarged" not in plain.post(IMAGES, json=body).json()["error"]["message"]
-    answer = enlarging.post(IMAGES, json=body).json()
-    assert answer["size"] == "1024x1024"
-    (large,) = pictures(answer)
-    (small,) = pictures(enlarging.post(IMAGES, json=body | {"size": "auto"}).json())
-    assert large.tobytes() == small.resize((1024, 1024), Image.Resampling.LANCZOS).tobytes()
-    for size in ("1024x512", "32x32", "4096x4096", "x", "64", "-64x-64", "6٤x6٤"):
-        refusal = enlarging.post(IMAGES, json=body | {"size": size})
-        assert refusal.status_code == 400, size
-        assert refusal.json()["error"]["param"] == "size"
-
-
 def test_random_seeds_are_returned_and_reproduce_the_pictures(client: TestClient) -> None:
     first = client.post(IMAGES, json={"prompt": "a blue star", "n": 2}).json()["data"]
     again = client.post(IMAGES, json={"prompt": "a blue star", "n": 2, "seed": [row["seed"] for row in first]}).json()

@@ -40,7 +40,7 @@ def backend(janus: Janus) -> ThreadBackend:
 
 @pytest.fixture
 def served(backend: ThreadBackend, serve_on_socket: Callable[..., Any]) -> Iterator[Any]:
-    with serve_on_socket(backend, upscale="lanczos") as served:
+    with serve_on_socket(backend) as served:
         yield served
 
 

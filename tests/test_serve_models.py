@@ -71,7 +71,7 @@ def draw(served: Any, **body: Any) -> httpx.Response:
 
 def test_load_use_and_unload(served: Any, other_folder: Path) -> None:
     first = draw(served).json()
-    assert draw(served, model="other").status_code == 404
+    assert draw(served, model="other").status_code == 400
     loaded = admin(served, "POST", "/admin/models", json={"source": str(other_folder)})
     assert loaded.status_code == 200, loaded.text
     assert loaded.json()["id"] == "other"
@@ -81,7 +81,7 @@ def test_load_use_and_unload(served: Any, other_folder: Path) -> None:
     assert second["data"] != first["data"]
     assert draw(served).json()["data"] == first["data"]
     assert admin(served, "DELETE", "/admin/models/other").status_code == 204
-    assert draw(served, model="other").status_code == 404
+    assert draw(served, model="other").status_code == 400
 
 
 def pixels(answer: httpx.Response) -> NDArray[np.int16]:

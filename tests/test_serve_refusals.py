@@ -37,11 +37,10 @@ def test_edits_and_variations_are_refused_with_the_reason(client: TestClient) ->
         ({"prompt": "x" * 5000}, 400, "prompt"),
         ({"prompt": 3}, 400, "prompt"),
         ({"prompt": None}, 400, "prompt"),
+        ({"model": "invalid-model"}, 400, "model"),
         ({"n": 0}, 400, "n"),
         ({"n": 11}, 400, "n"),
         ({"n": "two"}, 400, "n"),
-        ({"model": "dall-e-3"}, 404, "model"),
-        ({"size": "1024x1024"}, 400, "size"),
         ({"response_format": "file"}, 400, "response_format"),
         ({"background": "transparent"}, 400, "background"),
         ({"output_format": "gif"}, 400, "output_format"),
@@ -61,7 +60,7 @@ def test_edits_and_variations_are_refused_with_the_reason(client: TestClient) ->
         ({"top_k": -1}, 400, "top_k"),
         ({"top_p": 0}, 400, "top_p"),
         ({"negative_prompt": " "}, 400, "negative_prompt"),
-        ({"steps": 30}, 400, "steps"),
+        *(({"size": size}, 400, "size") for size in ("32x64", "2049x64", "x", "64", "-64x-64", "6٤x6٤", "64x64x64")),
     ],
 )
 def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status: int, param: str) -> None:
@@ -73,6 +72,23 @@ def test_bad_fields_are_named(client: TestClient, change: dict[str, Any], status
     assert error["message"]
     if param == "model":
         assert "small" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"steps": 30}, "steps"),
+        ({"size": "1024x1024"}, "size"),
+        ({"model": "dall-e-3"}, "model"),
+        ({"model": "x"}, "model"),
+    ],
+)
+def test_a_strict_server_refuses_what_others_overlook(
+    either_backend: Backend, make_app: MakeApp, change: dict[str, Any], param: str
+) -> None:
+    client = TestClient(make_app(either_backend, strict=True)[0])
+    answer = client.post(IMAGES, json={"prompt": "a blue star"} | change)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 def test_lone_surrogates_and_broken_json_are_refused(client: TestClient) -> None:
@@ -98,6 +114,7 @@ def test_unknown_paths_answer_in_the_same_error_format(client: TestClient) -> No
         ("PURGE", "/v1/models", 405, "/v1/models takes GET, not PURGE"),
         ("DELETE", "/docs", 405, "/docs takes GET, not DELETE"),
         ("POST", "/openapi.json", 405, "/openapi.json takes GET, HEAD, not POST"),
+        ("GET", "/v1/models/dall-e-3", 404, "no model 'dall-e-3' here; known: small"),
         ("GET", "/v1", 404, "no such route: /v1"),
         ("GET", "/metrics/what", 404, "no such route: /metrics/what"),
         ("POST", "/v1/chat/completions", 404, "no such route: /v1/chat/completions"),

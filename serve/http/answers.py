@@ -10,6 +10,7 @@ from pairs.picture_file import encode
 from serve.backends.generation import Generation
 from serve.http.planning import PictureFormat
 from serve.http.schemas import PictureRequest, Usage
+from serve.http.sizes import resize
 
 
 async def picture_file(image: Image.Image, format: PictureFormat, metadata: dict[str, Any] | None = None) -> bytes:
@@ -37,6 +38,6 @@ def as_base64(content: bytes) -> str:
 
 
 def _encode(image: Image.Image, format: PictureFormat, metadata: dict[str, Any]) -> bytes:
-    if image.width != format.size:
-        image = image.resize((format.size, format.size), Image.Resampling.LANCZOS)
-    return encode(image, metadata, format=format.name, quality=format.quality)
+    if format.resizing is not None:
+        metadata = {**metadata, "size": str(format.size), "resized": format.resizing.model_dump(exclude_none=True)}
+    return encode(resize(image, format.size, format.fit), metadata, format=format.name, quality=format.quality)

@@ -66,7 +66,8 @@ def create_app(
         store=store,
         judge=None if judge is None else ServedJudge(open_judge(judge)),
         request_seconds=settings.request_seconds,
-        upscale=settings.upscale is not None,
+        fit=settings.fit,
+        strict=settings.strict,
         public_url=str(settings.public_url) if settings.public_url else None,
         log_prompts=settings.log_prompts,
         watch=settings.watch,
@@ -107,7 +108,7 @@ def create_app(
             allow_origins=list(settings.cors_origins),
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Retry-After", "x-request-id"],
+            expose_headers=["Retry-After", "x-request-id", "x-ignored-fields"],
         )
     app.add_middleware(BodyLimit, mib=settings.max_body_mib)
     app.add_middleware(RequestContext, metrics=metrics)

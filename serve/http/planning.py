@@ -10,23 +10,33 @@ from serve.backends.protocol import Backend
 from serve.engine.job import Job
 from serve.engine.previews import preview_rows
 from serve.http.errors import InvalidRequest
-from serve.http.schemas import OutputFormat, PictureRequest
-
-MAX_UPSCALED = 2048  # pixels along a side
+from serve.http.schemas import OutputFormat, PictureRequest, Resizing
+from serve.http.sizes import Fit, Size, parse_size
 
 
 @dataclass(frozen=True)
 class PictureFormat:
-    """Format of answered pictures: file type, quality 0–100, and side in pixels."""
+    """Format of answered pictures.
+
+    name: file type.
+    quality: of JPEG and WebP, 0 to 100.
+    drawn: size of the model's pictures.
+    size: size in the answer.
+    fit: how another shape is filled.
+    """
 
     name: OutputFormat
     quality: int
-    size: int
+    drawn: Size
+    size: Size
+    fit: Fit
 
     @property
-    def size_text(self) -> str:
-        """WIDTHxHEIGHT, as OpenAI writes it."""
-        return f"{self.size}x{self.size}"
+    def resizing(self) -> Resizing | None:
+        """How pictures are resized; None if they are not."""
+        if self.size == self.drawn:
+            return None
+        return Resizing(drawn=str(self.drawn), filter="lanczos", fit=None if self.size.is_square else self.fit)
 
 
 def seeds_of(request: PictureRequest) -> tuple[int, ...]:
@@ -42,7 +52,7 @@ def seeds_of(request: PictureRequest) -> tuple[int, ...]:
 
 
 def picture_format(
-    request: PictureRequest, backend: Backend, *, size: str | None = None, upscale: bool = False
+    request: PictureRequest, backend: Backend, *, size: str | None = None, fit: Fit = "pad", strict: bool = False
 ) -> PictureFormat:
     """Format and size of a request's pictures.
 
@@ -52,21 +62,9 @@ def picture_format(
     if request.output_compression is not None and request.output_format == "png":
         raise InvalidRequest("output_compression applies to jpeg and webp, not png", param="output_compression")
     quality = 100 if request.output_compression is None else request.output_compression
-    return PictureFormat(request.output_format, quality, _side(size, backend, upscale=upscale))
-
-
-def _side(size: str | None, backend: Backend, *, upscale: bool) -> int:
     own = backend.info.image_size
-    if size in (None, "auto", f"{own}x{own}"):
-        return own
-    width, _, height = size.partition("x")
-    fits = width == height and width.isdecimal() and width.isascii() and own <= int(width) <= MAX_UPSCALED
-    if upscale and fits:
-        return int(width)
-    offered = f"auto or {own}x{own}"
-    if upscale:
-        offered += f", enlarged up to {MAX_UPSCALED}x{MAX_UPSCALED}"
-    raise InvalidRequest(f"size must be {offered}, not {size!r}: {backend.info.name} draws squares", param="size")
+    wanted = parse_size(size, own=own, fit=fit, strict=strict)
+    return PictureFormat(request.output_format, quality, Size(own, own), wanted, fit)
 
 
 def job_of(

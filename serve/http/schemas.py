@@ -2,7 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StrictBool
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    Strict,
+    StrictBool,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from model.params import MAX_SEED, MIN_TEMPERATURE
 from serve.settings.engine import MAX_IMAGES
@@ -36,6 +48,24 @@ class PictureRequest(BaseModel):
     """Settings common to all picture requests; sampling settings default to the checkpoint's own."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        """Clients send null for what was left open."""
+        if isinstance(value, dict):
+            return {name: content for name, content in value.items() if content is not None}
+        return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Declare that null is accepted for every field with a default."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, field in schema["properties"].items():
+            if "default" in field and {"type": "null"} not in field.get("anyOf", ()):
+                about = {key: field.pop(key) for key in ("default", "title", "description") if key in field}
+                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
+        return schema
 
     n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
     seed: Seed | Seeds | None = Field(default=None, description="image i uses seed + i; a list has one per image")
@@ -76,13 +106,14 @@ class ImageRequest(PictureRequest):
     """
 
     model_config = ConfigDict(
+        extra="allow",
         json_schema_extra={
             "examples": [
                 {"prompt": "three red circles", "seed": 1},
                 {"prompt": "a blue star at night", "n": 2, "guidance_scale": 3, "output_format": "webp"},
                 {"prompt": "three red circles", "stream": True, "partial_images": 3},
             ]
-        }
+        },
     )
 
     prompt: Prompt
@@ -93,8 +124,12 @@ class ImageRequest(PictureRequest):
         description="draw this many and answer with the n that the server's judge scores highest, best first",
     )
     model: str | None = None
-    size: str | None = Field(default=None, description='"auto", or WIDTHxHEIGHT of a size the server offers')
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    size: str | None = Field(
+        default=None, description='"auto", or WIDTHxHEIGHT with 64 to 2048 pixels a side: the drawn square, resized'
+    )
+    response_format: Literal["b64_json", "url"] | None = Field(
+        default=None, description="default: url if the model is called dall-e-…, as in OpenAI's API, and else b64_json"
+    )
     background: Literal["auto", "opaque", "transparent"] = "auto"
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
     style: Literal["vivid", "natural"] | None = None
@@ -105,6 +140,18 @@ class ImageRequest(PictureRequest):
     @property
     def drawn(self) -> int:
         return self.n if self.best_of is None else self.best_of
+
+    @property
+    def wants_url(self) -> bool:
+        """Whether the answer has links instead of files."""
+        if self.response_format is None:
+            return (self.model or "").startswith("dall-e-")
+        return self.response_format == "url"
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the fields that are not of this API."""
+        return list(self.model_extra or ())
 
 
 class ImageData(BaseModel):
@@ -117,6 +164,19 @@ class ImageData(BaseModel):
     url: str | None = None
     seed: int
     score: float | None = None
+
+
+class Resizing(BaseModel):
+    """How pictures were brought to the answer's size.
+
+    drawn: size of the model's picture, as WIDTHxHEIGHT.
+    filter: how it was enlarged or reduced.
+    fit: "pad" or "crop" if the size is no square.
+    """
+
+    drawn: str
+    filter: str
+    fit: Literal["pad", "crop", "refuse"] | None = None
 
 
 class InputTokensDetails(BaseModel):
@@ -162,6 +222,7 @@ class ImageResponse(BaseModel):
     created: int
     model: str
     size: str
+    resizing: Resizing | None = None
     background: Literal["opaque"] = "opaque"
     output_format: OutputFormat
     data: list[ImageData]
@@ -191,6 +252,7 @@ class CompletedEvent(_PictureEvent):
     """A finished picture."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
+    resizing: Resizing | None = None
     b64_json: str | None = None
     url: str | None = None
     image_index: int

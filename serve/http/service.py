@@ -1,5 +1,7 @@
 """State and helpers shared by all routes."""
 
+import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,16 @@ from serve.backends.generation import Generation
 from serve.backends.protocol import Backend
 from serve.backends.registry import Registry, Served
 from serve.engine.job import Job
-from serve.http.errors import ApiError, Busy, ModelNotFound, Unavailable
+from serve.http.errors import ApiError, Busy, InvalidRequest, Unavailable
 from serve.http.guards.keys import Caller, Keys
 from serve.http.guards.rates import Limiter
 from serve.http.judging import ServedJudge
 from serve.http.metrics import Metrics
 from serve.http.schemas import ErrorResponse
+from serve.http.sizes import Fit
 from serve.http.store import Store
+
+logger = logging.getLogger("focusdiff")
 
 # For OpenAPI: error answers of the routes.
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -36,6 +41,9 @@ _EVENT = {
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
 _READING_SECONDS = 60.0  # to read the rest of a stream after the request's time limit
+_OPENAI_NAMES = ("gpt-image-", "chatgpt-image-", "dall-e-")  # which some clients cannot be told to change
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # fit for a header and a log line
+_MOST_NAMED = 20  # ignored fields
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Service:
     """Everything the routes use; built once by `serve.http.app.create_app`.
 
     request_seconds: time limit of a request.
+    fit: how other shapes than squares are filled.
+    strict: whether unknown fields, other sizes and OpenAI's model names are refused.
     watch: folder of the training run that is followed.
     """
 
@@ -54,7 +64,8 @@ class Service:
     store: Store
     judge: ServedJudge | None = None
     request_seconds: float = 600.0
-    upscale: bool = False
+    fit: Fit = "pad"
+    strict: bool = False
     public_url: str | None = None
     log_prompts: bool = False
     watch: Path | None = None
@@ -70,22 +81,39 @@ class Service:
         return self.request_seconds + _READING_SECONDS
 
     def find(self, name: str | None, *, param: str = "model") -> Served:
-        """Find a model by name or alias; None means the first model.
+        """Find a model by name or alias. None, an empty name and, unless strict, OpenAI's names mean the first model.
 
         Args:
             name: model name from the request.
             param: request field that holds the name.
 
         Raises:
-            ModelNotFound: no such model; the message lists the known names.
+            InvalidRequest: no such model; the message lists the known names.
             Unavailable: no model is loaded, or the server is stopping.
         """
         try:
-            return self.registry.find(name)
+            return self.registry.find(name or None)
         except UnknownModel as error:
-            raise ModelNotFound(str(error), param=param, code="model_not_found") from None
+            if name and name.startswith(_OPENAI_NAMES) and not self.strict:
+                return self.registry.find(None)
+            # 400, as OpenAI's image route: to some clients 404 means that the server draws no pictures at all
+            raise InvalidRequest(str(error), param=param, code="model_not_found") from None
         except NoModel as error:
             raise Unavailable(str(error)) from None
+
+    def ignore(self, request: Request, names: Sequence[str]) -> None:
+        """Accept fields without effect: name them in the log and in the header x-ignored-fields.
+
+        Raises:
+            InvalidRequest: the server is strict.
+        """
+        if not names:
+            return
+        if self.strict:
+            raise InvalidRequest(f"{names[0]}: no such field", param=names[0], code="unknown_parameter")
+        named = [name if _PLAIN.fullmatch(name) else "?" for name in names[:_MOST_NAMED]]
+        request.state.ignored_fields = ", ".join(named)
+        logger.info("ignored fields: %s", request.state.ignored_fields)
 
     def submit(self, caller: Caller, jobs: Sequence[tuple[Backend, Job]]) -> list[Generation]:
         """Submit jobs, all or none.

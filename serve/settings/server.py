@@ -75,8 +75,14 @@ class Settings(EngineSettings, BaseSettings):
     )
     store_seconds: float = Field(default=3600, gt=0, description="seconds for which stored pictures are kept")
     store_mib: float = Field(default=1024, gt=0, description="MiB of stored pictures; the oldest are removed first")
-    upscale: Literal["lanczos"] | None = Field(
-        default=None, description="enlarge pictures to requested sizes above the model's own"
+    fit: Literal["pad", "crop", "refuse"] = Field(
+        default="pad",
+        description="for sizes that are not square: pad the square that is drawn, crop it, or refuse the request",
+    )
+    strict: bool = Field(
+        default=False,
+        description="refuse fields that are not of this API, sizes that the model does not draw, and OpenAI's model "
+        "names (gpt-image-1, dall-e-3 …), which otherwise mean the first model",
     )
     judge: str | None = Field(default=None, description=f"judge of pictures: {SOURCE_HELP}")
     judge_model: str | None = Field(default=None, description=MODEL_HELP)

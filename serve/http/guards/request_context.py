@@ -17,6 +17,8 @@ logger = logging.getLogger("focusdiff.access")
 class RequestContext:
     """Middleware that gives each request an id, returns it as x-request-id, and logs and counts the answer.
 
+    Fields that the route ignored are named in x-ignored-fields.
+
     An unhandled exception is logged with its traceback and answered with status 500.
     """
 
@@ -30,12 +32,15 @@ class RequestContext:
             return
         token = request_id.set(uuid.uuid4().hex)
         started, status = time.monotonic(), 0
+        state = scope.setdefault("state", {})
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.get().encode())]
+                if ignored := state.get("ignored_fields"):
+                    message["headers"].append((b"x-ignored-fields", ignored.encode()))
             await send(message)
 
         api = scope["path"].startswith("/v1/")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
@@ -12,7 +12,8 @@ from serve.http.errors import NotFound
 
 
 class Unmatched:
-    """ASGI app that answers 405 or 404 as OpenAI's error object, or redirects to add or drop a trailing slash.
+    """ASGI app that answers OPTIONS with the methods of a path, redirects to add or drop a trailing slash, and else
+    answers 405 or 404 as OpenAI's error object.
 
     Without it the page mounted at / would answer in its own format.
 
@@ -28,6 +29,9 @@ class Unmatched:
         methods = self._methods(scope)
         if methods:
             allowed = ", ".join(sorted(methods))
+            if method == "OPTIONS":
+                await Response(status_code=204, headers={"Allow": allowed})(scope, receive, send)
+                return
             raise HTTPException(405, f"{path} takes {allowed}, not {method}", headers={"Allow": allowed})
         other = {**scope, "path": path.rstrip("/") if path.endswith("/") else f"{path}/"}
         if self._methods(other):

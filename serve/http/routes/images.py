@@ -47,10 +47,11 @@ def images_router(service: Service) -> APIRouter:
             raise InvalidRequest(
                 "background must be auto or opaque: these models cannot draw transparency", param="background"
             )
+        service.ignore(connection, request.unknown)
         judge = _judge_of(request, service)
         backend = service.find(request.model).backend
         seeds = seeds_of(request)
-        format = picture_format(request, backend, size=request.size, upscale=service.upscale)
+        format = picture_format(request, backend, size=request.size, fit=service.fit, strict=service.strict)
         job = job_of(request, backend, {"prompt": request.prompt}, seeds, deadline=service.deadline)
         (generation,) = service.submit(caller, [(backend, job)])
         shown = {"prompt": request.prompt} if service.log_prompts else {}
@@ -58,7 +59,7 @@ def images_router(service: Service) -> APIRouter:
 
         async def content(event: Finished) -> Content:
             file = await picture_file(event.picture, format, metadata(generation, event.index, request, request.prompt))
-            if request.response_format == "b64_json":
+            if not request.wants_url:
                 return Content(b64_json=as_base64(file))
             name = await service.store.put(file, format.name)
             return Content(url=service.link(connection, name))
@@ -141,7 +142,8 @@ async def _answer(
     return ImageResponse(
         created=int(time.time()),
         model=generation.info.name,
-        size=format.size_text,
+        size=str(format.size),
+        resizing=format.resizing,
         output_format=format.name,
         data=data,
         usage=usage(generation, generation.job.images),
@@ -165,7 +167,7 @@ async def _events(
                 yield QueuedEvent(position=ahead, wait_seconds=round(wait_seconds, 3))
             case Preview(index, rows, image):
                 yield PartialImageEvent(
-                    size=format.size_text,
+                    size=str(format.size),
                     output_format=format.name,
                     b64_json=as_base64(await picture_file(image, format)),
                     partial_image_index=partials[index],
@@ -177,8 +179,9 @@ async def _events(
             case Finished(index=index):
                 b64_json, url = await content(event)
                 yield CompletedEvent(
-                    size=format.size_text,
+                    size=str(format.size),
                     output_format=format.name,
+                    resizing=format.resizing,
                     b64_json=b64_json,
                     url=url,
                     image_index=index,

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from serve.backends.errors import LastModel, NameTaken, UnknownModel
+from serve.backends.errors import LastModel, NameTaken, NoModel, UnknownModel
 from serve.backends.registry import Served
-from serve.http.errors import Conflict, InvalidRequest, ModelNotFound
+from serve.http.errors import Conflict, InvalidRequest, ModelNotFound, Unavailable
 from serve.http.guards.keys import Caller
 from serve.http.schemas import ModelEntry, ModelList
 from serve.http.service import ERRORS, Service, caller_of
@@ -44,7 +44,12 @@ def models_router(service: Service) -> APIRouter:
     @router.get("/v1/models/{name:path}", responses=ERRORS)
     async def model(name: str, _: Annotated[Caller, allowed]) -> ModelEntry:
         """Describe one model, by its name or an alias."""
-        return _entry(service, service.find(name))
+        try:
+            return _entry(service, service.registry.find(name))
+        except UnknownModel as error:
+            raise ModelNotFound(str(error), param="model", code="model_not_found") from None
+        except NoModel as error:
+            raise Unavailable(str(error)) from None
 
     return router
 

@@ -121,7 +121,7 @@ class Comparison:
             prompts=self._request.prompts,
             spans=self.spans,
             seeds=list(self.seeds),
-            size=format.size_text,
+            size=str(format.size),
             output_format=format.name,
             models=[
                 ModelPairs(
@@ -166,7 +166,7 @@ class Comparison:
                     other = codes.get((JobKey(side.model, 1 - side.prompt), index))
                     difference = None
                     if other is not None:
-                        seed, size = self.seeds[index], format.size
+                        seed, size = self.seeds[index], format.drawn.width
                         difference = await asyncio.to_thread(_difference, event.codes, other, seed, size)
                     settings = metadata(
                         self.generations[side], index, self._request, self._request.prompts[side.prompt]
