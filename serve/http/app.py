@@ -18,12 +18,14 @@ from starlette.types import Scope
 
 from pairs.judges.opening import open_judge
 from serve.backends.registry import Registry
+from serve.http.a1111.routes import a1111_router
 from serve.http.connection import ClientGone
-from serve.http.errors import ApiError, InvalidRequest, NotFound, TooLarge
+from serve.http.errors import ApiError, InvalidRequest, NotFound, TooLarge, error_answer
 from serve.http.guards.body_limit import BodyLimit
 from serve.http.guards.keys import KeyGuard, Keys
 from serve.http.guards.rates import Limiter
 from serve.http.guards.request_context import RequestContext
+from serve.http.guards.slashes import SinglePathSlashes
 from serve.http.guards.unmatched import Unmatched
 from serve.http.judging import ServedJudge
 from serve.http.metrics import Metrics
@@ -93,13 +95,15 @@ def create_app(
     )
     makers = (images_router, pairs_router, judgements_router, models_router, training_router, operation_router)
     routers = [make(service) for make in makers]
+    if settings.a1111:
+        routers.append(a1111_router(service))
     if service.admin.needed:
         routers.append(admin_router(service))
     for router in routers:
         app.include_router(router)
     own = [route for route in app.routes if hasattr(route, "path")]
     unmatched = Unmatched([*own, *(route for router in routers for route in router.routes)])
-    for path in ("/v1", "/admin", "/health", "/metrics", "/docs", "/openapi.json"):
+    for path in ("/v1", "/admin", "/sdapi", "/health", "/metrics", "/docs", "/openapi.json"):
         app.router.routes += [Route(path, unmatched), Route(path + "/{rest:path}", unmatched)]
     app.add_middleware(KeyGuard, keys=service.keys, admin=service.admin)
     if settings.cors_origins:
@@ -112,6 +116,7 @@ def create_app(
         )
     app.add_middleware(BodyLimit, mib=settings.max_body_mib)
     app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(SinglePathSlashes)
     _answer_errors(app)
     return app
 
@@ -126,21 +131,20 @@ def _answer_errors(app: FastAPI) -> None:
         return Response(status_code=499)
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> JSONResponse:
-        return _response(error)
+    async def refused(request: Request, error: ApiError) -> JSONResponse:
+        return error_answer(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         # list indices and union members follow the field's name
         param = next((part for part in first["loc"] if isinstance(part, str) and part != "body"), None)
-        return _response(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param))
+        return error_answer(InvalidRequest(f"{param or 'body'}: {first['msg']}", param=param), request.url.path)
 
     @app.exception_handler(HTTPException)
-    async def refused_by_framework(_: Request, error: HTTPException) -> JSONResponse:
+    async def refused_by_framework(request: Request, error: HTTPException) -> JSONResponse:
         kind = {404: NotFound, 413: TooLarge}.get(error.status_code, InvalidRequest)
-        return JSONResponse(kind(str(error.detail)).body.model_dump(), error.status_code, headers=error.headers)
-
-
-def _response(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body.model_dump(), error.status, headers=error.headers)
+        answer = error_answer(kind(str(error.detail)), request.url.path)
+        answer.status_code = error.status_code
+        answer.headers.update(error.headers or {})
+        return answer

@@ -1,4 +1,4 @@
-"""Errors of the API, answered as OpenAI's error object.
+"""Errors of the API, answered as OpenAI's error object, or as AUTOMATIC1111's web UI does.
 
 ApiError                   status, type
 ├── InvalidRequest         400  invalid_request_error    a field is wrong; `param` names it
@@ -14,6 +14,8 @@ ApiError                   status, type
 """
 
 import math
+
+from starlette.responses import JSONResponse
 
 from serve.http.schemas import ErrorDetail, ErrorResponse
 
@@ -113,3 +115,12 @@ class DeadlinePassed(ApiError):
 
     status = 504
     type = "timeout_error"
+
+
+def error_answer(error: ApiError, path: str) -> JSONResponse:
+    """Answer of an error, in the format of the interface that `path` belongs to."""
+    if not path.startswith("/sdapi/"):
+        return JSONResponse(error.body.model_dump(), error.status, headers=error.headers)
+    headers = {"WWW-Authenticate": "Basic"} if isinstance(error, Unauthorized) else error.headers
+    content = {"error": type(error).__name__, "detail": error.message, "body": "", "errors": error.message}
+    return JSONResponse(content, error.status, headers=headers)

@@ -44,15 +44,12 @@ Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 OutputFormat = Literal["png", "jpeg", "webp"]
 
 
-class PictureRequest(BaseModel):
-    """Settings common to all picture requests; sampling settings default to the checkpoint's own."""
-
-    model_config = ConfigDict(extra="forbid")
+class ClientRequest(BaseModel):
+    """Base class of requests: null means the default of a field, since clients send it for what was left open."""
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, value: Any) -> Any:
-        """Clients send null for what was left open."""
         if isinstance(value, dict):
             return {name: content for name, content in value.items() if content is not None}
         return value
@@ -66,6 +63,17 @@ class PictureRequest(BaseModel):
                 about = {key: field.pop(key) for key in ("default", "title", "description") if key in field}
                 schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
         return schema
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the fields that are not of this request, if its class accepts any."""
+        return list(self.model_extra or ())
+
+
+class PictureRequest(ClientRequest):
+    """Settings common to all picture requests; sampling settings default to the checkpoint's own."""
+
+    model_config = ConfigDict(extra="forbid")
 
     n: Whole = Field(default=1, ge=1, le=MAX_IMAGES)
     seed: Seed | Seeds | None = Field(default=None, description="image i uses seed + i; a list has one per image")
@@ -147,11 +155,6 @@ class ImageRequest(PictureRequest):
         if self.response_format is None:
             return (self.model or "").startswith("dall-e-")
         return self.response_format == "url"
-
-    @property
-    def unknown(self) -> list[str]:
-        """Names of the fields that are not of this API."""
-        return list(self.model_extra or ())
 
 
 class ImageData(BaseModel):

@@ -84,6 +84,7 @@ class Settings(EngineSettings, BaseSettings):
         description="refuse fields that are not of this API, sizes that the model does not draw, and OpenAI's model "
         "names (gpt-image-1, dall-e-3 …), which otherwise mean the first model",
     )
+    a1111: bool = Field(default=True, description="also serve the interface of AUTOMATIC1111's web UI, at /sdapi/v1")
     judge: str | None = Field(default=None, description=f"judge of pictures: {SOURCE_HELP}")
     judge_model: str | None = Field(default=None, description=MODEL_HELP)
     judge_key: SecretStr = Field(default=SecretStr("none"), description=KEY_HELP)

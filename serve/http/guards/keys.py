@@ -1,16 +1,18 @@
 """API keys, compared in constant time."""
 
+import base64
+import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.http.errors import Unauthorized
+from serve.http.errors import Unauthorized, error_answer
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,10 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         keys = self._needed(scope) if scope["type"] == "http" else None
         if keys is not None:
-            kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             try:
-                scope.setdefault("state", {})["caller"] = keys.check(key if kind.lower() == "bearer" else None)
+                scope.setdefault("state", {})["caller"] = keys.check(_key(Headers(scope=scope)))
             except Unauthorized as error:
-                await JSONResponse(error.body.model_dump(), error.status, headers=error.headers)(scope, receive, send)
+                await error_answer(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -70,5 +71,16 @@ class KeyGuard:
         path: str = scope["path"]
         if path.startswith("/admin/"):
             return self._admin if self._admin.needed else None
-        guarded = path.startswith("/v1/") and not path.startswith("/v1/files/")
+        guarded = path.startswith(("/v1/", "/sdapi/")) and not path.startswith("/v1/files/")
         return self._keys if guarded and self._keys.needed else None
+
+
+def _key(headers: Headers) -> str | None:
+    """Key of a request: a bearer token, the password of basic authentication, or Azure's header."""
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return value
+    if kind.lower() == "basic":
+        with suppress(binascii.Error, UnicodeDecodeError):
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    return headers.get("api-key")

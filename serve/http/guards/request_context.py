@@ -4,10 +4,9 @@ import logging
 import time
 import uuid
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.http.errors import GenerationFailed
+from serve.http.errors import GenerationFailed, error_answer
 from serve.http.metrics import Metrics
 from serve.logs import request_id
 
@@ -43,7 +42,7 @@ class RequestContext:
                     message["headers"].append((b"x-ignored-fields", ignored.encode()))
             await send(message)
 
-        api = scope["path"].startswith("/v1/")
+        api = scope["path"].startswith(("/v1/", "/sdapi/"))
         self._metrics.open += api
         try:
             await self._app(scope, receive, send_with_id)
@@ -51,7 +50,7 @@ class RequestContext:
             logger.exception("request %s broke", request_id.get())
             if not status:
                 broken = GenerationFailed(f"something broke here; the log says what, under {request_id.get()}")
-                await JSONResponse(broken.body.model_dump(), broken.status)(scope, receive, send_with_id)
+                await error_answer(broken, scope["path"])(scope, receive, send_with_id)
         finally:
             self._metrics.open -= api
             route = getattr(scope.get("route"), "path", "none")  # raw paths would make unbounded labels
