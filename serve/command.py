@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from model.checkpoints.hub import find_here
 from model.cli import run_command
 from serve.settings.reading import ConfigError, read_settings
 from serve.settings.server import Settings
@@ -28,6 +29,9 @@ def serve(settings: Settings) -> None:
     # end the process like SIGTERM until the server handles SIGINT: an import may swallow a KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+    if settings.backend == "engine":
+        for model in settings.models:
+            find_here(model.source)  # a misspelt name is told before anything is imported
     loader = _loader(settings, on_death=lambda: server.die())
 
     import tempfile

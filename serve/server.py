@@ -115,7 +115,12 @@ class Server(uvicorn.Server):
             self.failure = error
             self.should_exit = True
             return
-        logger.info("%s: %s", ", ".join(self._registry.served), _own_url(self._listener))
+        url = _own_url(self._listener)
+        logger.info("%s: %s", ", ".join(self._registry.served), url)
+        if self._settings.ui:
+            from ui.examples import FIRST
+
+            logger.info('open %s in a browser, and draw "%s" beside "%s"', url, FIRST.first, FIRST.second)
         if self._settings.watch is not None:
             await follow(self._registry, self._settings.watch)
 

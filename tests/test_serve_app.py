@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -187,6 +188,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def test_a_misspelt_model_is_told_before_anything_large_is_imported() -> None:
+    program = (
+        "import sys; sys.argv = ['focusdiff-serve', '--model', 'tiny', '--model', 'tinny']\n"
+        "from serve.command import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, *(m for m in ('torch', 'fastapi', 'multiprocessing') if m in sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout == "2\n"
+    assert ended.stderr.startswith("error: no model 'tinny'")
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,22 @@ def find_folder(name: str, revision: str | None, *, weights: bool = True) -> tup
     Raises:
         CheckpointError: there is no such model, or it cannot be downloaded.
     """
+    return find_here(name) or (name, _download(name, revision, _SMALL_PATTERNS + _WEIGHT_PATTERNS * weights))
+
+
+def find_here(name: str) -> tuple[str, Path] | None:
+    """Resolve a shipped name or folder to the model's name and folder; None for a hub id.
+
+    Raises:
+        CheckpointError: it is none of these.
+    """
     if name in shipped_names():
         return name, SHIPPED / name
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve().name, path
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.exists():
-        return name, _download(name, revision, _SMALL_PATTERNS + _WEIGHT_PATTERNS * weights)
+        return None
     if path.exists():
         raise CheckpointError(
             f"{name} is a file: give the checkpoint's folder (a .pt state dict is given with --weights)"
