@@ -68,6 +68,25 @@ def test_the_api_documentation_page_opens_and_sends_a_request(browser: Browser, 
     context.close()
 
 
+def test_an_example_is_on_the_page_before_anything_is_drawn(browser: Browser, url: str) -> None:
+    """One pair of both models, the same for every visitor and drawn once; not on a page opened by a link."""
+    shown = []
+    for _ in range(2):
+        with visit(browser, url, viewport={"width": 1280, "height": 900}) as page:
+            expect(page.locator("#status")).to_contain_text("An example.", timeout=SECONDS)
+            expect(page.locator("#board .judged")).to_have_count(2, timeout=SECONDS)  # the last that is filled in
+            assert page.locator("#board .model h3").all_inner_texts() == ["tiny-base", "tiny"]
+            shown.append(pictures(page))
+            widths = page.locator("#board .picture").evaluate_all("all => all.map(one => one.clientWidth)")
+            assert min(widths) > 400
+            shot(page, "first", full=False)
+    assert len(shown[0]) == 4
+    assert shown[0] == shown[1]
+    with visit(browser, f"{url}/?first=%22a+star%22&second=%22a+heart%22&n=1&seed=1") as page:
+        page.wait_for_timeout(1500)
+        assert pictures(page) == []
+
+
 def test_typing_marks_the_words_that_differ(browser: Browser, url: str) -> None:
     with visit(browser, url) as page:
         page.locator("#left textarea, #left input").fill("a red heart above a blue star")
@@ -113,7 +132,7 @@ def test_stop_cancels_on_the_server(browser: Browser, url: str) -> None:
         page.locator("#settings button").first.click()
         page.locator("#count input").first.fill("4")
         page.locator("#sweep").click()
-        expect(page.locator("#board img").first).to_be_visible(timeout=SECONDS)
+        expect(page.locator("#board .sweep img").first).to_be_visible(timeout=SECONDS)
         page.locator("#stop").click()
         expect(page.locator("#status")).to_contain_text("Stopped", timeout=SECONDS)
         deadline = time.monotonic() + 5

@@ -16,12 +16,18 @@ class ApiFailure(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A served model; `rows` is the rows of codes per picture, `sampling` its own settings."""
+    """A served model.
+
+    rows: rows of codes per picture.
+    sampling: its own settings.
+    since: when it was loaded, in seconds of Unix time.
+    """
 
     name: str
     image_size: int
     rows: int
     sampling: Mapping[str, float]
+    since: int
 
 
 class NotFollowed(ApiFailure):
@@ -52,7 +58,13 @@ class Api:
         """
         entries = (await self._json("GET", "/v1/models"))["data"]
         return {
-            entry["id"]: Model(entry["id"], entry["image_size"], round(entry["image_tokens"] ** 0.5), entry["sampling"])
+            entry["id"]: Model(
+                entry["id"],
+                entry["image_size"],
+                round(entry["image_tokens"] ** 0.5),
+                entry["sampling"],
+                entry["created"],
+            )
             for entry in entries
         }
 

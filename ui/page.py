@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from ui.blind import build_blind
 from ui.board import Board, board_view
 from ui.download import save_grid, save_json
 from ui.examples import FIRST, examples
+from ui.first_pair import FirstPair, baseline_and_model
 from ui.paircomp import build_paircomp
 from ui.settings import MAX_IMAGES, Comparison, SettingError
 from ui.training import build_training
@@ -48,7 +50,10 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
     """
     page: gr.Blocks
     with gr.Blocks(title="FocusDiff", analytics_enabled=False) as page:
-        gr.Markdown("# Does the model notice?\nTwo prompts that differ a little, drawn with the same seeds.")
+        gr.Markdown(
+            "# Does the model notice?\nFocusDiff trains text-to-image models on pairs of prompts that differ by a word, "
+            "so that exactly that word changes in the picture. Here both prompts are drawn with the same seeds."
+        )
         with gr.Row(elem_id="prompts"):
             first = gr.Textbox(FIRST.first, label="Left prompt", lines=1, max_lines=3, elem_id="left")
             second = gr.Textbox(FIRST.second, label="Right prompt", lines=1, max_lines=3, elem_id="right")
@@ -114,7 +119,9 @@ def build_page(url: str, votes: Votes, cases: Sequence[Case] = ()) -> gr.Blocks:
             concurrency_limit=None,
         )
         sweeping = sweep.click(drawing.sweep, [*chosen, links], shown, show_progress="hidden", concurrency_limit=None)
-        stopped = stop.click(None, cancels=[running, sweeping], queue=False)
+        example = page.load(drawing.show_example, None, [status, board], show_progress="hidden", concurrency_limit=None)
+        gr.on([draw.click, first.submit, second.submit, sweep.click], None, cancels=[example], queue=False)
+        stopped = stop.click(None, cancels=[running, sweeping, example], queue=False)
         # after cancelling: a pending update would overwrite the status
         stopped.then(lambda: "<p>Stopped.</p>", None, status, show_progress="hidden", queue=False)
         overlay.change(None, overlay, None, js="on => { document.querySelector('#board').dataset.overlay = on }")
@@ -134,6 +141,16 @@ class _Drawing:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._example = FirstPair()
+
+    async def show_example(self, request: gr.Request) -> AsyncIterator[list[Any]]:
+        """Show the example pair unless the page was opened by a link."""
+        if Comparison.from_query(dict(request.query_params)) is not None:
+            return
+        api = Api(self._url)
+        with suppress(ApiFailure):  # no key yet, or not ready: the first drawing reports it
+            async for html in self._example.html(await api.models(), lambda comparison: _draw_board(api, comparison)):
+                yield ["<p>An example. Type your own prompts and press Draw.</p>", html]
 
     async def greet(self, request: gr.Request) -> list[Any]:
         """List the server's models, with those of the page's link selected."""
@@ -143,15 +160,14 @@ class _Drawing:
     async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> list[Any]:
         """Update both lists of models, and the placeholders of the sampling settings.
 
-        Selects the `chosen` models that exist; if none do, the last model above and the first below, as baseline
-        and model.
+        Selects the `chosen` models that exist; if none do, a baseline above and a model below.
         """
         try:
             models = await Api(self._url, key or None).models()
         except ApiFailure as failure:
             return [*[gr.skip()] * (2 + len(_SAMPLING)), _error(failure)]
         names = list(models)
-        known = [name for name in chosen if name in names] or ([names[-1], names[0]] if len(names) > 1 else names)
+        known = [name for name in chosen if name in names] or baseline_and_model(names)
         above, below = known if len(known) == 2 else (_NONE, known[0])
         lists = [gr.update(choices=[_NONE, *names], value=above), gr.update(choices=names, value=below)]
         return [*lists, *_placeholders([models[name] for name in (above, below) if name in models]), ""]
