@@ -211,6 +211,20 @@ def test_a_folder_of_pictures_is_taken_as_it_is(tmp_path: Path) -> None:
         drawn(FolderGenerator(tmp_path, "elsewhere"))
 
 
+def test_a_folder_may_have_the_names_that_genevals_own_scripts_write(tmp_path: Path) -> None:
+    """Five digits, where its README has four; both at once are too many."""
+    wanted = Part(Picture("00001/samples/0002.png", "a cow", (6,)), 0)
+    samples = tmp_path / "00001" / "samples"
+    samples.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(samples / f"{number:05d}.png")
+    found = drawn(FolderGenerator(tmp_path, "elsewhere"), [wanted])
+    assert found[wanted].image.getpixel((0, 0)) == (2, 0, 0)
+    (samples / "0002.png").write_bytes((samples / "00002.png").read_bytes())
+    with pytest.raises(GenerationError, match=r"00002\.png and 0002\.png are the same picture"):
+        drawn(FolderGenerator(tmp_path, "elsewhere"), [wanted])
+
+
 @pytest.fixture(scope="module")
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Path:
     """A random Stable Diffusion pipeline of 32 × 32 pictures, as diffusers saves it."""

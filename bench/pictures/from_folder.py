@@ -13,6 +13,9 @@ from train.provenance import provenance
 class FolderGenerator:
     """Takes pictures from a folder.
 
+    Names that are numbers may have any number of digits: GenEval's own scripts write 00000.png, its README asks for
+    0000.png, and its evaluator reads both.
+
     Args:
         folder: of the pictures.
         name: of the model that drew them.
@@ -20,6 +23,9 @@ class FolderGenerator:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
+        self._files: dict[Path, list[Path]] = {}
+        for path in sorted(folder.rglob("*.png")):
+            self._files.setdefault(_place(path.relative_to(folder)), []).append(path)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -33,7 +39,7 @@ class FolderGenerator:
         """Read each part (`bench.pictures.generator.Generator`)."""
         for part in parts:
             try:
-                image, _ = open_picture(self._folder / part.picture.file)
+                image, _ = open_picture(self._find(part.picture.file))
             except RunError as error:
                 raise GenerationError(str(error)) from None
             cells = len(part.picture.seeds)
@@ -43,3 +49,14 @@ class FolderGenerator:
                 left, top = part.number % side * width, part.number // side * height
                 image = image.crop((left, top, left + width, top + height))
             yield Drawn(part, image)
+
+    def _find(self, name: str) -> Path:
+        found = self._files.get(_place(Path(name)), [self._folder / name])
+        if len(found) > 1:
+            raise GenerationError(f"{found[0]} and {found[1].name} are the same picture; move one away")
+        return found[0]
+
+
+def _place(file: Path) -> Path:
+    """A file's path without the leading zeros of a number."""
+    return file.with_stem(str(int(file.stem))) if file.stem.isdecimal() else file
