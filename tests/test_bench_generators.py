@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from bench.pictures.from_diffusers import DiffusersGenerator
 from bench.pictures.from_engine import EngineGenerator
@@ -19,6 +20,7 @@ from bench.pictures.from_folder import FolderGenerator
 from bench.pictures.from_server import ServerGenerator
 from bench.pictures.generator import Drawn, GenerationError, Generator
 from bench.pictures.picture import Part, Picture
+from bench.pictures.run_folder import open_picture
 from model.checkpoints.load import load
 from model.generate import generate
 from model.janus import Janus
@@ -209,6 +211,27 @@ def test_a_folder_of_pictures_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "c.png").unlink()
     with pytest.raises(GenerationError, match=r"c\.png is missing"):
         drawn(FolderGenerator(tmp_path, "elsewhere"))
+
+
+def test_what_other_programs_wrote_into_a_picture_is_no_metadata_of_ours(tmp_path: Path) -> None:
+    """Text, JSON that is no object, and EXIF that cannot be read; in PNG, JPEG and WebP."""
+    picture = Image.new("RGB", (4, 4), (200, 0, 0))
+    comment, description = Image.Exif(), Image.Exif()
+    comment.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0a cat"
+    description[ExifTags.Base.ImageDescription] = "a cat"
+    texts = {}
+    for text in ("a cat", "[1]"):
+        texts[text] = PngInfo()
+        texts[text].add_text("focusdiff", text)
+    saved: list[tuple[str, dict[str, Any]]] = [
+        *((format, {"exif": exif}) for format in ("PNG", "JPEG", "WEBP") for exif in (comment, description, b"Exif\0\0x")),
+        *(("PNG", {"pnginfo": info}) for info in texts.values()),
+    ]
+    for number, (format, settings) in enumerate(saved):
+        picture.save(tmp_path / "a.png", format=format, **settings)
+        image, metadata = open_picture(tmp_path / "a.png")
+        assert metadata == {}, number
+        assert image.size == (4, 4)
 
 
 def test_a_folder_may_have_the_names_that_genevals_own_scripts_write(tmp_path: Path) -> None:
