@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 from bench.benchmarks.paircomp import PairComp
-from bench.benchmarks.running import draw_run
 from bench.command import main
 from bench.pictures.best_of import SEED_STEP, BestOf
-from bench.pictures.generator import GenerationError
+from bench.pictures.errors import GenerationError
 from bench.pictures.picture import Part, Picture
 from pairs.judges.judge import Judgement
 from pairs.judges.opening import OpenedJudge
 from pairs.picture_file import read_metadata
 from tests.coloured_generator import ColouredGenerator, colour
 from tests.ended import Ended
+from tests.locked_runs import draw_run
 from tests.scripted_judge import ScriptedJudge
 
 PICTURES = [Picture("a.png", "a red star", (3,)), Picture("b.png", "a blue star", (5, 6, 7, 8))]

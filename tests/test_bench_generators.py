@@ -14,13 +14,14 @@ import torch
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
+from bench.pictures.errors import GenerationError
 from bench.pictures.from_diffusers import DiffusersGenerator
 from bench.pictures.from_engine import EngineGenerator
 from bench.pictures.from_folder import FolderGenerator
 from bench.pictures.from_server import ServerGenerator
-from bench.pictures.generator import Drawn, GenerationError, Generator
+from bench.pictures.generator import Drawn, Generator
 from bench.pictures.picture import Part, Picture
-from bench.pictures.run_folder import open_picture
+from bench.pictures.picture_file import PictureFile
 from model.checkpoints.load import load
 from model.generate import generate
 from model.janus import Janus
@@ -224,14 +225,18 @@ def test_what_other_programs_wrote_into_a_picture_is_no_metadata_of_ours(tmp_pat
         texts[text] = PngInfo()
         texts[text].add_text("focusdiff", text)
     saved: list[tuple[str, dict[str, Any]]] = [
-        *((format, {"exif": exif}) for format in ("PNG", "JPEG", "WEBP") for exif in (comment, description, b"Exif\0\0x")),
+        *(
+            (format, {"exif": exif})
+            for format in ("PNG", "JPEG", "WEBP")
+            for exif in (comment, description, b"Exif\0\0x")
+        ),
         *(("PNG", {"pnginfo": info}) for info in texts.values()),
     ]
     for number, (format, settings) in enumerate(saved):
         picture.save(tmp_path / "a.png", format=format, **settings)
-        image, metadata = open_picture(tmp_path / "a.png")
-        assert metadata == {}, number
-        assert image.size == (4, 4)
+        file = PictureFile(tmp_path / "a.png")
+        assert file.metadata == {}, number
+        assert file.picture().size == (4, 4)
 
 
 def test_a_folder_may_have_the_names_that_genevals_own_scripts_write(tmp_path: Path) -> None:

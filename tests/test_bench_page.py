@@ -9,14 +9,14 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from bench.benchmarks.paircomp import PairComp
-from bench.judging.paircomp import run
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
 from bench.report.page import write_page
 from bench.report.paircomp_run import PairCompRun, read_run
 from bench.report.paircomp_scores import measures_of, paired_difference
 from bench.report.paircomp_text import difference_lines
 from tests.browser import browser, shot
 from tests.coloured_generator import ColouredGenerator
+from tests.locked_runs import run
 from tests.scripted_judge import ScriptedJudge
 from tests.tools import needs_browser
 

@@ -1,6 +1,7 @@
 """Runs of benchmarks: folders, resuming, and what is refused."""
 
 import json
+import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,14 +15,14 @@ from bench.benchmarks.benchmark import BenchmarkError
 from bench.benchmarks.dpg_bench import DpgBench
 from bench.benchmarks.opening import benchmark_of, open_benchmark
 from bench.benchmarks.paircomp import PairComp
-from bench.benchmarks.running import draw_run
 from bench.command import main
-from bench.pictures.generator import GenerationError
-from bench.pictures.run_folder import RunError
-from pairs.picture_file import read_metadata
+from bench.pictures.errors import GenerationError, RunError
+from bench.pictures.run_lock import RunLock
+from pairs.picture_file import encode, read_metadata
 from tests.coloured_generator import SIDE, ColouredGenerator, colour
 from tests.ended import Ended
 from tests.forked_command import ForkedCommand
+from tests.locked_runs import draw_run, hold
 
 CASES = [
     {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
@@ -116,6 +117,24 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def cut_at_the_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-12])  # the end chunk, after all pixels
+
+
+def flip(path: Path) -> None:
+    """Change a bit of the pixels."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 10] ^= 1
+    path.write_bytes(content)
+
+
+def recode(path: Path) -> None:
+    """A JPEG with the same settings."""
+    metadata = read_metadata(path)
+    assert metadata is not None
+    path.write_bytes(encode(Image.new("RGB", (SIDE, SIDE)), metadata, format="jpeg"))
+
+
 def replace(path: Path) -> None:
     Image.new("RGB", (SIDE, SIDE)).save(path)
 
@@ -128,6 +147,9 @@ def another(path: Path) -> None:
     ("harm", "said"),
     [
         (cut, r"1_0_0\.png is damaged, or no picture"),
+        (cut_at_the_end, r"1_0_0\.png is damaged, or no picture"),
+        (flip, r"1_0_0\.png is damaged, or no picture"),
+        (recode, r"1_0_0\.png is damaged, or no picture \(unknown format\)"),
         (replace, r"1_0_0\.png was made with other settings"),
         (another, r"9_0_0\.png is no file of this run"),
     ],
@@ -146,6 +168,45 @@ def test_a_damaged_or_foreign_picture_is_named(
     draw_run(paircomp, generator, tmp_path / "run")
     assert [part.picture.file for part in generator.drawn] == ["1_0_0.png"]
     assert content(run.images) == whole
+
+
+def test_pictures_of_a_finished_run_are_not_decoded(
+    paircomp: PairComp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels would be loaded to be decoded."""
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda picture: pytest.fail("decoded"))
+    draw_run(paircomp, ColouredGenerator(after=0, stop=AssertionError()), tmp_path / "run")
+
+
+def test_a_folder_is_used_by_one_command_at_a_time(
+    command: Callable[..., Ended], cases_file: Path, tmp_path: Path
+) -> None:
+    """The first still draws when the second starts; a report writes there, too. A killed one holds nothing."""
+    arguments = ("paircomp", "--prompts", cases_file, "--model", "tiny-base", "--device", "cpu")
+    out = ("--out", tmp_path / "run")
+    with RunLock(tmp_path / "run"):
+        for refused in (command(main, *arguments, *out), command(main, *arguments, *out, "--batch", "2")):
+            assert refused.code == 2
+            assert f"{tmp_path / 'run'} is in use by another command" in refused.err
+    assert command(main, *arguments, *out).code == 0
+    with RunLock(tmp_path / "run"):
+        assert "is in use by another command" in command(main, "report", tmp_path / "run").err
+    assert command(main, "report", tmp_path / "run").code == 0
+
+
+def test_a_lock_ends_with_its_process_and_a_folder_that_was_only_locked_is_a_new_run(
+    paircomp: PairComp, tmp_path: Path
+) -> None:
+    holding = multiprocessing.get_context("forkserver").Process(target=hold, args=(tmp_path / "run",))
+    holding.start()
+    while not (tmp_path / "run" / "held").exists():
+        time.sleep(0.001)
+    with pytest.raises(RunError, match="is in use by another command"):
+        draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    holding.kill()
+    holding.join()
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
 
 
 def test_what_a_kill_left_half_written_is_cleared_away(paircomp: PairComp, tmp_path: Path) -> None:

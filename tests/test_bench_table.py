@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from bench.benchmarks.geneval2 import GenEval2
-from bench.benchmarks.running import draw_run
 from bench.command import main
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
 from bench.report.numbers import write_scorer
 from bench.report.table import as_csv, as_html, as_markdown, tables
 from bench.results import Number
 from tests.coloured_generator import ColouredGenerator
 from tests.ended import Ended
+from tests.locked_runs import draw_run
 
 
 def made(folder: Path, model: str, prompt: str, **values: float) -> Path:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bench.pictures.generator import Drawn, GenerationError, Generator
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawn, Generator
 from bench.pictures.picture import Part, Picture
 from pairs.judges.opening import OpenedJudge
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawn
 from bench.pictures.picture import Part
 from train.provenance import provenance
 

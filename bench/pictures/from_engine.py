@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawn
 from bench.pictures.picture import Part
 from model.checkpoints.fingerprint import fingerprint
 from model.errors import PromptError

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError, RunError
+from bench.pictures.generator import Drawn
 from bench.pictures.picture import Part
-from bench.pictures.run_folder import RunError, open_picture
+from bench.pictures.picture_file import PictureFile
 from train.provenance import provenance
 
 
@@ -39,7 +40,7 @@ class FolderGenerator:
         """Read each part (`bench.pictures.generator.Generator`)."""
         for part in parts:
             try:
-                image, _ = open_picture(self._find(part.picture.file))
+                image = PictureFile(self._find(part.picture.file)).picture()
             except RunError as error:
                 raise GenerationError(str(error)) from None
             cells = len(part.picture.seeds)

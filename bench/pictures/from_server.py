@@ -12,7 +12,8 @@ import httpx
 import openai
 from PIL import Image
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawn
 from bench.pictures.picture import Part
 from train.provenance import provenance
 

@@ -9,10 +9,6 @@ from PIL import Image
 from bench.pictures.picture import Part
 
 
-class GenerationError(ValueError):
-    """A generator cannot draw a picture, or is gone; the message says why."""
-
-
 @dataclass(frozen=True)
 class Drawn:
     """A drawing.

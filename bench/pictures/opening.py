@@ -4,8 +4,9 @@ import argparse
 from dataclasses import replace
 
 from bench.pictures.best_of import BestOf
+from bench.pictures.errors import GenerationError
 from bench.pictures.from_engine import EngineGenerator
-from bench.pictures.generator import GenerationError, Generator
+from bench.pictures.generator import Generator
 from pairs.judges.opening import open_judge
 from pairs.judges.settings import JudgeSettings
 

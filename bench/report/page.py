@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.benchmarks.paircomp import IMAGES, picture_file
 from bench.pictures.codes import unpack_codes
-from bench.pictures.run_folder import open_picture
+from bench.pictures.picture_file import PictureFile
 from bench.report.agreement import agreement
 from bench.report.paircomp_run import PairCompRun, differences
 from bench.report.paircomp_scores import measures_of
@@ -80,13 +80,13 @@ def _shown(case: Case, run: PairCompRun, other: PairCompRun | None) -> dict[str,
 
 
 def _case(case: Case, run: PairCompRun) -> Shown:
-    opened = [
-        [open_picture(run.images / picture_file(case.number, prompt, image)) for image in range(IMAGES)]
+    files = [
+        [PictureFile(run.images / picture_file(case.number, prompt, image)) for image in range(IMAGES)]
         for prompt in (0, 1)
     ]
-    codes = [[metadata.get("codes", [None])[0] for _, metadata in row] for row in opened]
+    codes = [[file.metadata.get("codes", [None])[0] for file in row] for row in files]
     return Shown(
-        tuple(tuple(_url(picture) for picture, _ in row) for row in opened),
+        tuple(tuple(_url(file.picture()) for file in row) for row in files),
         tuple(_overlay(first, second) for first, second in zip(*codes, strict=True)),
         {judge.name: judge.scores[case.number] for judge in run.judges if case.number in judge.scores},
     )

@@ -1,6 +1,5 @@
 """A run of PairComp as its folder holds it: cases, pictures, and the scores of every judge."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 from bench.benchmarks.benchmark import BenchmarkError
 from bench.benchmarks.opening import benchmark_of
 from bench.benchmarks.paircomp import PairComp
+from bench.judging.judgements import judgements_file, read_identity
 from bench.judging.score_file import read_scores
-from bench.pictures.run_folder import RunError, read_manifest
+from bench.pictures.errors import RunError
+from bench.pictures.run_folder import read_manifest
 from bench.report.paircomp_scores import PairCompScores, paircomp_scores, paired_difference
 from pairs.paircomp import Case
 
@@ -107,9 +108,7 @@ def _judged(file: Path, folder: Path, cases: tuple[Case, ...]) -> Judged:
         table = paircomp_scores(cases, scores)
     except ValueError as error:
         raise BenchmarkError(f"{file}: {error}") from None
-    judgements = folder / "judgements" / f"{file.stem}.jsonl"
-    identity = json.loads(judgements.read_text().partition("\n")[0]) if judgements.exists() else {}
-    return Judged(file.stem, scores, table, identity)
+    return Judged(file.stem, scores, table, read_identity(judgements_file(folder, file.stem)))
 
 
 def _same_judge(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
 from bench.report.numbers import FOLDER
 from bench.results import Number, read_numbers
 
