@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from bench.judging.score_file import read_scores, write_scores
 from bench.pictures.best_of import BestOf
 from bench.pictures.errors import RunError
 from bench.report.agreement import agreement
+from bench.report.page import write_page
 from bench.report.paircomp_run import read_run
 from bench.report.paircomp_scores import paircomp_scores
 from bench.report.paircomp_text import lines
@@ -304,6 +306,27 @@ def test_agreement_of_judges_is_kendalls_tau() -> None:
     assert tau.low < 0 < tau.high
     assert agreement(cases, first, {0: (0.5,) * 4})["a"] is None
     assert agreement(cases, first, dict.fromkeys(range(60), (0.5,) * 4))["a"] is None
+
+
+def test_the_agreement_of_judges_is_computed_once_for_text_and_page(
+    paircomp: PairComp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for judge in (ScriptedJudge().opened(), ScriptedJudge(inverted=True).opened("pale")):
+        run(paircomp, ColouredGenerator(), judge, tmp_path / "run")
+    computed: list[object] = []
+
+    def counted(*given: Any) -> dict[str, Any]:
+        computed.append(given)
+        return agreement(*given)
+
+    monkeypatch.setattr("bench.report.paircomp_run.agreement", counted)
+    found = read_run(tmp_path / "run")
+    text = "\n".join(lines(found))
+    write_page(tmp_path / "report.html", found)
+    assert "Kendall's tau of pale and red" in text
+    assert "Color                   -1.00" in text
+    assert "-1.00" in (tmp_path / "report.html").read_text()
+    assert len(computed) == 1
 
 
 def test_two_judges_of_one_run_and_a_real_endpoint(

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from bench.judging.judgements import judgements_file, read_identity
 from bench.judging.score_file import read_scores
 from bench.pictures.errors import RunError
 from bench.pictures.run_folder import read_manifest
-from bench.report.paircomp_scores import PairCompScores, paircomp_scores, paired_difference
+from bench.report.agreement import agreement
+from bench.report.paircomp_scores import Estimate, PairCompScores, paircomp_scores, paired_difference
 from pairs.paircomp import Case
 
 
@@ -29,6 +32,15 @@ class Judged:
     scores: Mapping[int, tuple[float, ...]]
     table: PairCompScores
     identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Kendall's tau of two judges by category (`bench.report.agreement`)."""
+
+    first: str
+    second: str
+    tau: Mapping[str, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,14 @@ class PairCompRun:
         """Name of the model, or of the generator if it has none."""
         generator = self.manifest["settings"]["generator"]
         return str(generator.get("model") or generator["generator"])
+
+    @cached_property
+    def agreements(self) -> tuple[Agreement, ...]:
+        """Of every two judges."""
+        return tuple(
+            Agreement(first.name, second.name, agreement(self.cases, first.scores, second.scores))
+            for first, second in combinations(self.judges, 2)
+        )
 
     @property
     def warnings(self) -> list[str]:

@@ -123,10 +123,13 @@ def _model(workload: dict[str, Any]) -> str:
 
 
 def _settings(workload: dict[str, Any]) -> str:
-    generator = workload["generator"]
-    sampling = generator.get("sampling", {})
-    best = {"best of": generator["best of"]} if "best of" in generator else {}
-    return ", ".join(f"{name} {value}" for name, value in (sampling | best).items())
+    """Sampling settings, and what else decides the pictures of a model where it is not the default."""
+    generator, seed = workload["generator"], workload["benchmark"]["seed"]
+    shown = [f"{name} {value}" for name, value in generator.get("sampling", {}).items()]
+    shown += [f"best of {generator['best of']}"] if "best of" in generator else []
+    shown += ["int8"] if generator.get("int8") else []
+    shown += [f"seed {seed}"] if seed else []
+    return ", ".join(shown)
 
 
 def _cell(number: Number | None) -> str:
