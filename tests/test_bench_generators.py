@@ -34,6 +34,7 @@ PICTURES = [
     Picture("c.png", "a red circle", (4,)),
 ]
 PARTS = [Part(picture, number) for picture in PICTURES for number in range(len(picture.seeds))]
+BROKEN = "unheard"  # a word whose prompts the pipeline of diffusers cannot draw
 UNSET: dict[str, float | int | None] = dict.fromkeys(("guidance_scale", "temperature", "top_k", "top_p"))
 
 
@@ -283,7 +284,8 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory, small_folder: Path
         latent_channels=4,
     )
     words = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "a", "blue", "red", "star", "circle"]
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    known = [*words, BROKEN]  # which the text encoder has no embedding for
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(known)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -339,6 +341,18 @@ def test_a_pipeline_of_diffusers_draws_each_picture_from_its_seed(pipeline_folde
         assert np.abs(pair[0] - pair[1]).max() <= 2
     first, second = (np.asarray(both[0][part].image, dtype=np.int16) for part in PARTS[1:3])
     assert np.abs(first - second).max() > 20
+
+
+@pytest.mark.parametrize(("batch", "others"), [(1, ""), (2, ", first of a batch of 2,")])
+def test_a_prompt_that_a_pipeline_cannot_draw_is_named(pipeline_folder: Path, batch: int, others: str) -> None:
+    """Pictures before it are drawn."""
+    cpu = torch.device("cpu")
+    generator = DiffusersGenerator(str(pipeline_folder), device=cpu, dtype=torch.float32, batch=batch, steps=1)
+    wanted = [*PARTS[:2], *(Part(Picture(f"{n}.png", f"an {BROKEN} star", (n,)), 0) for n in range(2))]
+    found = generator.draw(wanted)
+    assert [next(found).part, next(found).part] == wanted[:2]
+    with pytest.raises(GenerationError, match=rf"^0\.png{others} cannot be drawn from 'an unheard star': IndexError: "):
+        next(found)
 
 
 def test_a_folder_that_is_no_pipeline_is_named(small_folder: Path) -> None:
