@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -298,15 +299,20 @@ def test_a_run_killed_three_times_has_the_same_bytes_as_an_undisturbed_one(tmp_p
     assert len(judged) == len(set(judged)) == 120
 
 
-def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_path: Path, cases_file: Path) -> None:
-    """A file size limit simulates a full disk: no picture fits."""
-    arguments = ("paircomp", "--prompts", cases_file, "--device", "cpu", "--model", "tiny", "--out", tmp_path / "run")
-    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=2000)
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_path: Path) -> None:
+    """A file size limit simulates a full disk: noise of 300 × 300 pixels does not fit, all other files do."""
+    prompts, drawn = tmp_path / "prompts.json", tmp_path / "drawn"
+    prompts.write_text(json.dumps([{"prompt_id": number, "Prompt": "noise"} for number in (1, 2, 3)]))
+    drawn.mkdir()
+    for number in (1, 2, 3):
+        Image.effect_noise((300, 300), 200).convert("RGB").save(drawn / f"{number}.png")
+    arguments = ("wise", "--prompts", prompts, "--pictures", drawn, "--name", "noise", "--out", tmp_path / "run")
+    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=50_000)
     assert full.wait() == 2, full.printed
-    assert ".png" in full.printed
+    assert re.search(r"error: .*run/images/\.?\d\.png", full.printed)
     assert "Traceback" not in full.printed
     assert ForkedCommand(main, *arguments, log=tmp_path / "log").wait() == 0
-    assert len(list((tmp_path / "run" / "images").iterdir())) == 12
+    assert sorted(path.name for path in (tmp_path / "run" / "images").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
 @pytest.mark.parametrize("name", ["geneval", "t2i-compbench", "dpg-bench", "geneval2", "wise"])
