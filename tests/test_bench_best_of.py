@@ -25,6 +25,7 @@ from tests.coloured_generator import ColouredGenerator, colour
 from tests.ended import Ended
 from tests.locked_runs import draw_run
 from tests.scripted_judge import ScriptedJudge
+from tests.vlm_endpoint import VlmEndpoint
 
 PICTURES = [Picture("a.png", "a red star", (3,)), Picture("b.png", "a blue star", (5, 6, 7, 8))]
 PARTS = [Part(picture, number) for picture in PICTURES for number in range(len(picture.seeds))]
@@ -86,6 +87,35 @@ def test_a_run_tells_the_seed_that_was_kept_and_goes_on(tmp_path: Path) -> None:
     (run.images / "0_1_1.png").unlink()
     draw_run(benchmark, best(), tmp_path / "run")
     assert read_metadata(run.images / "0_1_1.png") == metadata
+
+
+def test_a_selector_at_an_endpoint_has_its_own_key_and_shares_the_judges_answers(
+    command: Callable[..., Ended], endpoint: VlmEndpoint, small_folder: Path, tmp_path: Path
+) -> None:
+    """Every candidate is asked about once; the judge of the kept ones asks nothing, nor does a call that draws anew."""
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps([{"category": "c", "caption1": "a red star", "caption2": "a blue star"}]))
+    arguments = ["paircomp", "--prompts", cases, "--model", small_folder, "--device", "cpu", "--out", tmp_path / "run"]
+    arguments += [
+        "--best-of",
+        "3",
+        "--selector",
+        endpoint.url,
+        "--selector-model",
+        "vlm",
+        "--selector-key",
+        "sk-choose",
+    ]
+    judge = ("--judge", endpoint.url, "--judge-model", "vlm", "--judge-key", "sk-judge")
+    ended = command(main, *arguments, *judge)
+    assert ended.code == 0, ended.err
+    assert endpoint.questions.total() == 4 * 3
+    assert endpoint.keys == {"sk-choose"}
+    (tmp_path / "run" / "images" / "0_0_1.png").unlink()
+    ended = command(main, *arguments, *judge)
+    assert ended.code == 0, ended.err
+    assert endpoint.questions.total() == 4 * 3
+    assert [one for one in (tmp_path / "run").rglob("*") if one.is_file() and b"sk-choose" in one.read_bytes()] == []
 
 
 def test_the_best_candidate_of_the_miniature_is_kept(command: Callable[..., Ended], tmp_path: Path) -> None:

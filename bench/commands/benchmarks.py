@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from bench.commands.benches import Benches
 from bench.commands.reports import report_paircomp, report_results
 from bench.detection.scorer import CLIP, DETECTOR
-from bench.pictures.arguments import add_run_arguments, check_run_arguments
+from bench.pictures.arguments import (
+    BEST_OF,
+    GENERATORS,
+    add_run_arguments,
+    check_run_arguments,
+    chosen_generator,
+)
+from bench.pictures.options import Part, refuse_ignored, remember_defaults
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
 if TYPE_CHECKING:
@@ -22,6 +29,8 @@ _OTHERS = {  # help for the command and for its prompts
     "geneval2": ("draw GenEval 2's pictures, one of each prompt", "geneval2_data.jsonl"),
     "wise": ("draw WISE's pictures, one of each prompt", "JSON files of prompts, of the paper or of WISE Verified"),
 }
+_PARTS = (*GENERATORS.values(), BEST_OF)  # of every command
+_SCORER = Part("--score", frozenset({"detector", "clip", "device"}))
 
 
 def add_benchmarks(benches: Benches) -> None:
@@ -37,6 +46,7 @@ def add_benchmarks(benches: Benches) -> None:
     )
     add_run_arguments(paircomp)
     add_judge_arguments(paircomp)
+    remember_defaults(paircomp, _PARTS)
     paircomp.set_defaults(run=run_paircomp)
 
     for name, (does, prompts) in _OTHERS.items():
@@ -45,6 +55,7 @@ def add_benchmarks(benches: Benches) -> None:
         add_run_arguments(parser)
         if name == "geneval":
             _add_scorer_arguments(parser)
+        remember_defaults(parser, (*_PARTS, _SCORER) if name == "geneval" else _PARTS)
         parser.set_defaults(run=run_other)
 
 
@@ -71,9 +82,10 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
     benchmark = _benchmark(arguments)
     assert isinstance(benchmark, PairComp)
     with RunLock(arguments.out) as lock:
-        generator = open_generator(arguments)
+        cache = answers_file(arguments.out)
+        generator = open_generator(arguments, cache=cache)
         folder = open_run(benchmark, generator, lock)
-        judge = open_judge(settings, cache=answers_file(arguments.out))
+        judge = open_judge(settings, cache=cache)
         run(benchmark, generator, judge, folder)
         report_paircomp(arguments.out)
 
@@ -84,12 +96,14 @@ def run_other(arguments: argparse.Namespace) -> None:
 
     from bench.benchmarks.geneval import GenEval
     from bench.benchmarks.running import draw_run
+    from bench.judging.judgements import answers_file
     from bench.pictures.opening import open_generator
     from bench.pictures.run_lock import RunLock
 
     benchmark = _benchmark(arguments)
     with RunLock(arguments.out) as lock:
-        run = draw_run(benchmark, open_generator(arguments), lock)
+        generator = open_generator(arguments, cache=answers_file(arguments.out))
+        run = draw_run(benchmark, generator, lock)
         print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
         if getattr(arguments, "score", False):
             assert isinstance(benchmark, GenEval)
@@ -114,6 +128,11 @@ def _score_geneval(arguments: argparse.Namespace, benchmark: "GenEval") -> None:
 def _prepare(arguments: argparse.Namespace) -> None:
     """Check the arguments, before torch is imported."""
     check_run_arguments(arguments)
+    parts = (*_PARTS, _SCORER) if "score" in arguments else _PARTS
+    chosen = [GENERATORS[chosen_generator(arguments)]]
+    chosen += [BEST_OF] if arguments.best_of > 1 else []
+    chosen += [_SCORER] if getattr(arguments, "score", False) else []
+    refuse_ignored(arguments, parts, chosen)
     # the engine's threads then sleep while they wait for each other, and leave cores to the judge and the writers
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
