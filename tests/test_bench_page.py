@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from bench.benchmarks.paircomp import PairComp
 from bench.pictures.errors import RunError
-from bench.pictures.generator import Drawn, Generator
+from bench.pictures.generator import Drawings, Generator
 from bench.pictures.picture import Part
 from bench.report.page import write_page
 from bench.report.paircomp_run import PairCompRun, read_run
@@ -52,7 +52,7 @@ class Stretched(ColouredGenerator):
         super().__init__()
         self._size = width, height
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         for one in super().draw(parts):
             yield replace(one, image=one.image.resize(self._size))
 

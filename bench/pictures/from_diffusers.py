@@ -1,7 +1,7 @@
 """Pictures of any text-to-image pipeline of diffusers."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.pictures.errors import GenerationError
-from bench.pictures.generator import Drawn
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
 from model.errors import first_line
 from train.provenance import provenance
@@ -84,7 +84,7 @@ class DiffusersGenerator:
 
         return {**provenance(device=self._device, dtype=self._pipeline.dtype), "diffusers": diffusers.__version__}
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Draw each part (`bench.pictures.generator.Generator`); each has a random generator of its own."""
         for start in range(0, len(parts), self._batch):
             yield from self._draw_batch(parts[start : start + self._batch])

@@ -1,11 +1,11 @@
 """Pictures that were drawn elsewhere, in a benchmark's official layout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.pictures.errors import GenerationError, RunError
-from bench.pictures.generator import Drawn
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
 from bench.pictures.picture_file import PictureFile
 from train.provenance import provenance
@@ -36,7 +36,7 @@ class FolderGenerator:
     def provenance(self) -> Mapping[str, Any]:
         return {**provenance(device="elsewhere", dtype="unknown"), "folder": str(self._folder)}
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Read each part (`bench.pictures.generator.Generator`)."""
         for part in parts:
             try:
