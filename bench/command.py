@@ -3,6 +3,7 @@
 import argparse
 
 from bench.commands.benchmarks import add_benchmarks
+from bench.commands.reports import add_reports
 from bench.commands.speed import add_speed
 from bench.commands.world import add_world
 from model.cli import run_command
@@ -13,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="focusdiff-bench", description=__doc__.split("`: ")[1])
     benches = parser.add_subparsers(dest="bench", required=True)
     add_benchmarks(benches)
+    add_reports(benches)
     add_world(benches)
     add_speed(benches)
     arguments = parser.parse_args()

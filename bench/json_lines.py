@@ -23,7 +23,7 @@ class JsonLines:
 
     Raises:
         OtherIdentity: the file has another identity.
-        ValueError: a line is not JSON; the message names it.
+        ValueError: a line is no JSON object; the message names it.
     """
 
     def __init__(self, file: Path, identity: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ def read_json_lines(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Identity and rows of a file.
 
     Raises:
-        ValueError: the file is missing or empty, or a line is not JSON; the message names it.
+        ValueError: the file is missing or empty, or a line is no JSON object; the message names it.
     """
     lines = whole_lines(file)
     if not lines:
@@ -72,7 +72,10 @@ def _rows(file: Path, lines: Iterable[str]) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             raise ValueError(f"{file}, line {number} is not JSON") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, line {number} is no JSON object")
+        rows.append(row)
     return rows

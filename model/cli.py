@@ -44,6 +44,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         # our own errors are ValueErrors with a message for users; an OSError names its file

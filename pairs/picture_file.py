@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -44,10 +45,21 @@ def write_png(path: Path, image: Image.Image, metadata: Mapping[str, Any]) -> No
 
 
 def read_metadata(file: Path | io.BytesIO) -> dict[str, Any] | None:
-    """Read the metadata of a picture written by `encode`; None if it has none."""
+    """Read the metadata of a picture written by `encode`; None if it has none, or only text of other programs.
+
+    Pixels are not decoded.
+    """
     with Image.open(file) as image:
-        text = getattr(image, "text", {}).get(METADATA_KEY) or image.getexif().get(ExifTags.Base.ImageDescription)
-    if text is None:
+        text = image.info.get(METADATA_KEY) if image.format == "PNG" else _description(image)
+    try:
+        content = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
         return None
-    content: dict[str, Any] = json.loads(text)
-    return content
+    return content if isinstance(content, dict) else None
+
+
+def _description(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.ImageDescription)
+    except (SyntaxError, struct.error):  # EXIF that PIL cannot read
+        return None

@@ -1,12 +1,12 @@
 """A generator whose pictures are plain colours that follow from prompt and seed."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
-from bench.pictures.generator import Drawn
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
 
 SIDE = 8
@@ -40,7 +40,7 @@ class ColouredGenerator:
     def provenance(self) -> Mapping[str, Any]:
         return {"commit": "0123456789"}
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         for part in reversed(parts):
             if len(self.drawn) == self._after:
                 assert self._stop is not None

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,11 @@ class ForkedCommand:
         """End it by SIGKILL."""
         self._process.kill()
         self._process.join()
+
+    def interrupt(self) -> None:
+        """Send it SIGINT, as Ctrl-C does."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGINT)
 
     def wait(self) -> int:
         """Exit code, once it has ended."""

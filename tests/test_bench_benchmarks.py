@@ -12,12 +12,12 @@ from bench.benchmarks.dpg_bench import DpgBench
 from bench.benchmarks.geneval import GenEval
 from bench.benchmarks.geneval2 import GenEval2
 from bench.benchmarks.opening import open_benchmark
-from bench.benchmarks.running import draw_run
 from bench.benchmarks.t2i_compbench import T2ICompBench
 from bench.benchmarks.wise import Wise
 from bench.detection.errors import GenEvalError
 from bench.measurements.measurement import Number
 from tests.coloured_generator import ColouredGenerator
+from tests.locked_runs import draw_run
 
 
 def files(folder: Path) -> list[str]:

@@ -8,17 +8,24 @@ import pytest
 from PIL import Image
 
 from bench.benchmarks.paircomp import PairComp
-from bench.benchmarks.running import draw_run
 from bench.command import main
 from bench.pictures.best_of import SEED_STEP, BestOf
-from bench.pictures.generator import GenerationError
+from bench.pictures.codes import unpack_codes
+from bench.pictures.errors import GenerationError
 from bench.pictures.picture import Part, Picture
+from bench.report.paircomp_run import read_run
+from model.checkpoints.load import load
+from model.generate import generate
+from model.image_tokenizer import ImageTokenizer
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.judges.judge import Judgement
 from pairs.judges.opening import OpenedJudge
 from pairs.picture_file import read_metadata
 from tests.coloured_generator import ColouredGenerator, colour
 from tests.ended import Ended
+from tests.locked_runs import draw_run
 from tests.scripted_judge import ScriptedJudge
+from tests.vlm_endpoint import VlmEndpoint
 
 PICTURES = [Picture("a.png", "a red star", (3,)), Picture("b.png", "a blue star", (5, 6, 7, 8))]
 PARTS = [Part(picture, number) for picture in PICTURES for number in range(len(picture.seeds))]
@@ -82,20 +89,58 @@ def test_a_run_tells_the_seed_that_was_kept_and_goes_on(tmp_path: Path) -> None:
     assert read_metadata(run.images / "0_1_1.png") == metadata
 
 
-def test_more_candidates_score_higher_on_the_miniature(command: Callable[..., Ended], tmp_path: Path) -> None:
-    """Selected and judged by the exact judge; the table names the number of candidates."""
+def test_a_selector_at_an_endpoint_has_its_own_key_and_shares_the_judges_answers(
+    command: Callable[..., Ended], endpoint: VlmEndpoint, small_folder: Path, tmp_path: Path
+) -> None:
+    """Every candidate is asked about once; the judge of the kept ones asks nothing, nor does a call that draws anew."""
     cases = tmp_path / "cases.json"
-    cases.write_text(
-        json.dumps(
-            [{"category": "counting difference", "caption1": "four red stars", "caption2": "five red stars"}] * 3
-        )
-    )
-    arguments = ("paircomp", "--prompts", cases, "--model", "tiny-base", "--device", "cpu")
-    for count in ("1", "4"):
-        ended = command(main, *arguments, "--best-of", count, "--out", tmp_path / count)
-        assert ended.code == 0, ended.err
-    printed = command(main, "table", tmp_path / "1", tmp_path / "4").out
-    rows = [line.split(" | ") for line in printed.splitlines() if "guidance_scale" in line]
-    assert [row[1].endswith("best of 4") for row in rows] == [False, True]
-    scores = [float(row[2].split(" ")[0]) for row in rows]
-    assert scores[1] > scores[0]
+    cases.write_text(json.dumps([{"category": "c", "caption1": "a red star", "caption2": "a blue star"}]))
+    arguments = ["paircomp", "--prompts", cases, "--model", small_folder, "--device", "cpu", "--out", tmp_path / "run"]
+    arguments += [
+        "--best-of",
+        "3",
+        "--selector",
+        endpoint.url,
+        "--selector-model",
+        "vlm",
+        "--selector-key",
+        "sk-choose",
+    ]
+    judge = ("--judge", endpoint.url, "--judge-model", "vlm", "--judge-key", "sk-judge")
+    ended = command(main, *arguments, *judge)
+    assert ended.code == 0, ended.err
+    assert endpoint.questions.total() == 4 * 3
+    assert endpoint.keys == {"sk-choose"}
+    (tmp_path / "run" / "images" / "0_0_1.png").unlink()
+    ended = command(main, *arguments, *judge)
+    assert ended.code == 0, ended.err
+    assert endpoint.questions.total() == 4 * 3
+    assert [one for one in (tmp_path / "run").rglob("*") if one.is_file() and b"sk-choose" in one.read_bytes()] == []
+
+
+def test_the_best_candidate_of_the_miniature_is_kept(command: Callable[..., Ended], tmp_path: Path) -> None:
+    """The one that the exact judge scores highest of all that the reference loop draws; the table names their number."""
+    prompts = ("three red stars", "five red stars")
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps([{"category": "counting", "caption1": prompts[0], "caption2": prompts[1]}]))
+    arguments = ("--prompts", cases, "--model", "tiny-base", "--device", "cpu", "--best-of", "3")
+    ended = command(main, "paircomp", *arguments, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    janus, kept, levels = load("tiny-base", device="cpu"), [], []
+    for number, prompt in enumerate(prompts):
+        for image in (0, 1):
+            seeds = [image + k * SEED_STEP for k in range(3)]
+            codes = generate(janus, [prompt] * 3, seeds=seeds)
+            pictures = [Image.fromarray(picture) for picture in ImageTokenizer(janus).images(codes).numpy()]
+            scores = [one.score if one else -1.0 for one in ExactJudge()(pictures, [prompt] * 3)]
+            best = scores.index(max(scores))
+            metadata = read_metadata(tmp_path / "run" / "images" / f"0_{number}_{image}.png")
+            assert metadata is not None
+            assert metadata["drawn seeds"] == [seeds[best]]
+            assert unpack_codes(metadata["codes"][0]).tolist() == codes[best].tolist()
+            kept.append(best)
+            levels.append(scores[best])
+    assert set(kept) == {0, 1, 2}
+    assert read_run(tmp_path / "run").judges[0].scores[0] == tuple(levels)
+    printed = command(main, "table", tmp_path / "run").out
+    assert "top_p 0.9, best of 3 |" in printed

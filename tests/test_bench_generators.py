@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
+from bench.pictures.errors import GenerationError
 from bench.pictures.from_diffusers import DiffusersGenerator
 from bench.pictures.from_engine import EngineGenerator
 from bench.pictures.from_folder import FolderGenerator
 from bench.pictures.from_server import ServerGenerator
-from bench.pictures.generator import Drawn, GenerationError, Generator
+from bench.pictures.generator import Drawn, Generator
 from bench.pictures.picture import Part, Picture
+from bench.pictures.picture_file import PictureFile
 from model.checkpoints.load import load
 from model.generate import generate
 from model.janus import Janus
@@ -31,6 +34,7 @@ PICTURES = [
     Picture("c.png", "a red circle", (4,)),
 ]
 PARTS = [Part(picture, number) for picture in PICTURES for number in range(len(picture.seeds))]
+BROKEN = "unheard"  # a word whose prompts the pipeline of diffusers cannot draw
 UNSET: dict[str, float | int | None] = dict.fromkeys(("guidance_scale", "temperature", "top_k", "top_p"))
 
 
@@ -211,6 +215,45 @@ def test_a_folder_of_pictures_is_taken_as_it_is(tmp_path: Path) -> None:
         drawn(FolderGenerator(tmp_path, "elsewhere"))
 
 
+def test_what_other_programs_wrote_into_a_picture_is_no_metadata_of_ours(tmp_path: Path) -> None:
+    """Text, JSON that is no object, and EXIF that cannot be read; in PNG, JPEG and WebP."""
+    picture = Image.new("RGB", (4, 4), (200, 0, 0))
+    comment, description = Image.Exif(), Image.Exif()
+    comment.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0a cat"
+    description[ExifTags.Base.ImageDescription] = "a cat"
+    texts = {}
+    for text in ("a cat", "[1]"):
+        texts[text] = PngInfo()
+        texts[text].add_text("focusdiff", text)
+    saved: list[tuple[str, dict[str, Any]]] = [
+        *(
+            (format, {"exif": exif})
+            for format in ("PNG", "JPEG", "WEBP")
+            for exif in (comment, description, b"Exif\0\0x")
+        ),
+        *(("PNG", {"pnginfo": info}) for info in texts.values()),
+    ]
+    for number, (format, settings) in enumerate(saved):
+        picture.save(tmp_path / "a.png", format=format, **settings)
+        file = PictureFile(tmp_path / "a.png")
+        assert file.metadata == {}, number
+        assert file.picture().size == (4, 4)
+
+
+def test_a_folder_may_have_the_names_that_genevals_own_scripts_write(tmp_path: Path) -> None:
+    """Five digits, where its README has four; both at once are too many."""
+    wanted = Part(Picture("00001/samples/0002.png", "a cow", (6,)), 0)
+    samples = tmp_path / "00001" / "samples"
+    samples.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(samples / f"{number:05d}.png")
+    found = drawn(FolderGenerator(tmp_path, "elsewhere"), [wanted])
+    assert found[wanted].image.getpixel((0, 0)) == (2, 0, 0)
+    (samples / "0002.png").write_bytes((samples / "00002.png").read_bytes())
+    with pytest.raises(GenerationError, match=r"00002\.png and 0002\.png are the same picture"):
+        drawn(FolderGenerator(tmp_path, "elsewhere"), [wanted])
+
+
 @pytest.fixture(scope="module")
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Path:
     """A random Stable Diffusion pipeline of 32 × 32 pictures, as diffusers saves it."""
@@ -241,7 +284,8 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory, small_folder: Path
         latent_channels=4,
     )
     words = ["[PAD]", "[UNK]", "[BOS]", "[EOS]", "a", "blue", "red", "star", "circle"]
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    known = [*words, BROKEN]  # which the text encoder has no embedding for
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(known)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -297,6 +341,18 @@ def test_a_pipeline_of_diffusers_draws_each_picture_from_its_seed(pipeline_folde
         assert np.abs(pair[0] - pair[1]).max() <= 2
     first, second = (np.asarray(both[0][part].image, dtype=np.int16) for part in PARTS[1:3])
     assert np.abs(first - second).max() > 20
+
+
+@pytest.mark.parametrize(("batch", "others"), [(1, ""), (2, ", first of a batch of 2,")])
+def test_a_prompt_that_a_pipeline_cannot_draw_is_named(pipeline_folder: Path, batch: int, others: str) -> None:
+    """Pictures before it are drawn."""
+    cpu = torch.device("cpu")
+    generator = DiffusersGenerator(str(pipeline_folder), device=cpu, dtype=torch.float32, batch=batch, steps=1)
+    wanted = [*PARTS[:2], *(Part(Picture(f"{n}.png", f"an {BROKEN} star", (n,)), 0) for n in range(2))]
+    found = generator.draw(wanted)
+    assert [next(found).part, next(found).part] == wanted[:2]
+    with pytest.raises(GenerationError, match=rf"^0\.png{others} cannot be drawn from 'an unheard star': IndexError: "):
+        next(found)
 
 
 def test_a_folder_that_is_no_pipeline_is_named(small_folder: Path) -> None:

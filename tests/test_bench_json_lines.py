@@ -30,8 +30,12 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         lines.append([{"row": 1}])
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"), [("row 2", "is not JSON"), ("[2]", "is no JSON object"), ("2", "is no JSON")]
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text('{"a": 1}\n{"row": 1}\nrow 2\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 3 is not JSON"):
-        JsonLines(file, {"a": 1})
+    file.write_text(f'{{"a": 1}}\n{{"row": 1}}\n{line}\n')
+    for read in (lambda: JsonLines(file, {"a": 1}), lambda: read_json_lines(file)):
+        with pytest.raises(ValueError, match=rf"rows\.jsonl, line 3 {said}"):
+            read()

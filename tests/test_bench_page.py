@@ -1,22 +1,29 @@
 """The page of a run of PairComp, opened from its file in a real browser."""
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from bench.benchmarks.paircomp import PairComp
-from bench.judging.paircomp import run
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
+from bench.pictures.generator import Drawings, Generator
+from bench.pictures.picture import Part
 from bench.report.page import write_page
 from bench.report.paircomp_run import PairCompRun, read_run
 from bench.report.paircomp_scores import measures_of, paired_difference
 from bench.report.paircomp_text import difference_lines
 from tests.browser import browser, shot
-from tests.coloured_generator import ColouredGenerator
+from tests.coloured_generator import ColouredGenerator, colour
+from tests.locked_runs import run
 from tests.scripted_judge import ScriptedJudge
 from tests.tools import needs_browser
 
@@ -27,13 +34,27 @@ CASES = [
 ] + [{"category": "Text difference", "caption1": 'a sign "SUN"', "caption2": 'a sign "RUN"'}]
 
 
-def judged(folder: Path, *, seed: int = 0, model: str = "colours", cases: Sequence[object] = CASES) -> PairCompRun:
+def judged(
+    folder: Path, generator: Generator | None = None, *, seed: int = 0, cases: Sequence[object] = CASES
+) -> PairCompRun:
     """A run of coloured pictures that two judges have judged."""
     file = folder.parent / "PairComp.json"
     file.write_text(json.dumps(cases))
     for judge in (ScriptedJudge().opened(), ScriptedJudge(inverted=True).opened("pale")):
-        run(PairComp([file], seed=seed), ColouredGenerator(codes=True, model=model), judge, folder)
+        run(PairComp([file], seed=seed), generator or ColouredGenerator(codes=True), judge, folder)
     return read_run(folder)
+
+
+class Stretched(ColouredGenerator):
+    """Draws pictures of another size."""
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__()
+        self._size = width, height
+
+    def draw(self, parts: Sequence[Part]) -> Drawings:
+        for one in super().draw(parts):
+            yield replace(one, image=one.image.resize(self._size))
 
 
 @contextmanager
@@ -103,8 +124,28 @@ def test_the_overlay_shows_the_codes_that_differ_between_the_prompts(browser: Br
 
 
 @needs_browser
+@pytest.mark.parametrize("size", [(400, 200), (10, 20)])
+def test_pictures_that_are_not_square_keep_their_shape(browser: Browser, tmp_path: Path, size: tuple[int, int]) -> None:
+    """As large as a square of 192 pixels allows; wide and shrunk, high and enlarged."""
+    write_page(tmp_path / "report.html", judged(tmp_path / "run", Stretched(*size)))
+    with opened(browser, tmp_path / "report.html") as page:
+        picture = page.locator('.case[data-number="0"] figure img').first
+        width, height = Image.open(BytesIO(base64.b64decode((picture.get_attribute("src") or "").split(",")[1]))).size
+        assert width * size[1] == height * size[0]
+        picture.evaluate("one => one.scrollIntoView({block: 'center'})")  # clear of the bar at the top
+        shown = np.asarray(Image.open(BytesIO(picture.screenshot())).convert("RGB"), dtype=np.int16)
+        there = np.abs(shown - colour(CASES[0]["caption1"], 0)).max(axis=2) < 8
+        scale = 192 / max(size)
+        assert there.any(axis=0).sum() == pytest.approx(scale * size[0], abs=1)
+        assert there.any(axis=1).sum() == pytest.approx(scale * size[1], abs=1)
+
+
+@needs_browser
 def test_two_runs_are_compared_case_by_case(browser: Browser, tmp_path: Path) -> None:
-    one, other = judged(tmp_path / "one"), judged(tmp_path / "other", seed=100, model="others")
+    one, other = (
+        judged(tmp_path / "one"),
+        judged(tmp_path / "other", ColouredGenerator(codes=True, model="others"), seed=100),
+    )
     write_page(tmp_path / "both.html", one, other)
     lost = {number: value - s_g(other, "red")[number] for number, value in s_g(one, "red").items()}
     with opened(browser, tmp_path / "both.html") as page:

@@ -1,11 +1,15 @@
 """PairComp: scores by hand, the official format, judges that fail, and judging beside drawing."""
 
+import hashlib
 import json
 import math
 import os
+import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +21,12 @@ from bench.benchmarks.benchmark import BenchmarkError
 from bench.benchmarks.paircomp import PairComp
 from bench.command import main
 from bench.judging.judgements import JudgementError
-from bench.judging.paircomp import run
 from bench.judging.score_file import read_scores, write_scores
 from bench.measurements.measurement import Measurement
 from bench.pictures.best_of import BestOf
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
 from bench.report.agreement import agreement
+from bench.report.page import write_page
 from bench.report.paircomp_run import read_run
 from bench.report.paircomp_scores import paircomp_scores
 from bench.report.paircomp_text import lines
@@ -30,8 +34,10 @@ from pairs.judges.judge import Judgement
 from pairs.judges.opening import OpenedJudge
 from pairs.miniature import cases_file
 from pairs.paircomp import Case, read_cases
+from pairs.picture_file import read_metadata, write_png
 from tests.coloured_generator import ColouredGenerator, colour
 from tests.ended import Ended
+from tests.locked_runs import run
 from tests.scripted_judge import ScriptedJudge
 from tests.vlm_endpoint import VlmEndpoint
 
@@ -188,11 +194,82 @@ def test_pictures_are_judged_while_others_are_drawn(paircomp: PairComp, tmp_path
     assert len(judge.judged) == 16
 
 
-def test_equal_scores_of_many_pictures_are_an_error(tmp_path: Path) -> None:
+def test_equal_scores_of_the_first_100_pictures_end_judging_but_not_drawing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said at once, and an error at the end; when the judge is repaired, nothing is drawn again."""
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(CASES * 25))
-    with pytest.raises(JudgementError, match=r"red\.jsonl: all 400 scores are 0, as of a broken judge"):
-        run(PairComp([file]), ColouredGenerator(), ScriptedJudge(constant=0.0).opened(), tmp_path / "run")
+    judge, said = ScriptedJudge(constant=0.0), r"red\.jsonl: all 10\d scores are 0, as of a broken judge"
+
+    class Watching(ColouredGenerator):
+        """Draws the last picture when the log has told of the judge."""
+
+        def draw(self, parts):  # type: ignore[no-untyped-def]
+            for number, drawn in enumerate(super().draw(parts), start=1):
+                while number == len(parts) and not caplog.records:
+                    time.sleep(0.001)
+                yield drawn
+
+    with pytest.raises(JudgementError, match=said):
+        run(PairComp([file]), Watching(), judge.opened(), tmp_path / "run")
+    assert re.search(said, caplog.text)
+    assert 100 <= len(judge.judged) < 100 + 8
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 400
+    (tmp_path / "run" / "judgements" / "red.jsonl").unlink()
+    run(PairComp([file]), ColouredGenerator(after=0, stop=AssertionError()), ScriptedJudge().opened(), tmp_path / "run")
+
+
+def test_the_exact_judge_may_find_nothing_in_the_first_100_pictures(tmp_path: Path) -> None:
+    """Its scores of a weak model are often 0, in whole categories; but not in all."""
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps(CASES * 25))
+    identity = {"judge": "exact", "judge model": None}
+    judge = ScriptedJudge(constant=0.0)
+    with pytest.raises(JudgementError, match="all 400 scores are 0"):
+        run(PairComp([file]), ColouredGenerator(), OpenedJudge(judge, identity), tmp_path / "run")
+
+
+def test_a_picture_that_has_been_replaced_is_judged_anew(paircomp: PairComp, tmp_path: Path) -> None:
+    """One that was drawn again with the same bytes is not."""
+    judge = ScriptedJudge()
+    run(paircomp, ColouredGenerator(), judge.opened(), tmp_path / "run")
+    images = tmp_path / "run" / "images"
+    judge.judged = []
+    replaced, metadata = images / "1_0_1.png", read_metadata(images / "1_0_1.png")
+    assert metadata is not None
+    write_png(replaced, Image.new("RGB", (8, 8), (51, 0, 0)), metadata)
+    (images / "2_1_0.png").unlink()
+    run(paircomp, ColouredGenerator(), judge.opened(), tmp_path / "run")
+    assert judge.judged == ["a red sign"]
+    assert read_run(tmp_path / "run").judges[0].scores[1][1] == 0.2
+    rows = [json.loads(line) for line in (tmp_path / "run" / "judgements" / "red.jsonl").read_text().splitlines()]
+    (last,) = [row for row in rows[1:] if row["score"] == 0.2]
+    assert last["sha256"] == hashlib.sha256(replaced.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[1]", "line 3 is no JSON object"),
+        ("1", "line 3 is no JSON object"),
+        ('{"file": 1, "sha256": "x", "score": 0.5}', "line 3: file: "),
+        ('{"file": "0_0_0.png", "score": 0.5}', "line 3: sha256: "),
+        ('{"file": "0_0_0.png", "sha256": "x", "score": true}', "line 3: score: "),
+        ('{"file": "0_0_0.png", "sha256": "x", "score": NaN}', "line 3: score: "),
+        ('{"file": "0_0_0.png", "sha256": "x", "score": 2}', "line 3: score: "),
+    ],
+)
+def test_a_line_that_is_no_judgement_is_named(paircomp: PairComp, tmp_path: Path, line: str, said: str) -> None:
+    run(paircomp, ColouredGenerator(), ScriptedJudge().opened(), tmp_path / "run")
+    file = tmp_path / "run" / "judgements" / "red.jsonl"
+    first, second, *others = file.read_text().splitlines()
+    file.write_text("".join(one + "\n" for one in (first, second, line, *others[1:])))
+    with pytest.raises(ValueError, match=rf"red\.jsonl, {said}"):
+        run(paircomp, ColouredGenerator(), ScriptedJudge().opened(), tmp_path / "run")
+    file.write_text("[]\n")
+    with pytest.raises(ValueError, match=r"red\.jsonl, line 1 is no JSON object"):
+        read_run(tmp_path / "run")
 
 
 def test_a_judge_with_other_weights_does_not_continue_another_ones_scores(paircomp: PairComp, tmp_path: Path) -> None:
@@ -229,6 +306,27 @@ def test_agreement_of_judges_is_kendalls_tau() -> None:
     assert tau.low < 0 < tau.high
     assert agreement(cases, first, {0: (0.5,) * 4})["a"] is None
     assert agreement(cases, first, dict.fromkeys(range(60), (0.5,) * 4))["a"] is None
+
+
+def test_the_agreement_of_judges_is_computed_once_for_text_and_page(
+    paircomp: PairComp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for judge in (ScriptedJudge().opened(), ScriptedJudge(inverted=True).opened("pale")):
+        run(paircomp, ColouredGenerator(), judge, tmp_path / "run")
+    computed: list[object] = []
+
+    def counted(*given: Any) -> dict[str, Any]:
+        computed.append(given)
+        return agreement(*given)
+
+    monkeypatch.setattr("bench.report.paircomp_run.agreement", counted)
+    found = read_run(tmp_path / "run")
+    text = "\n".join(lines(found))
+    write_page(tmp_path / "report.html", found)
+    assert "Kendall's tau of pale and red" in text
+    assert "Color                   -1.00" in text
+    assert "-1.00" in (tmp_path / "report.html").read_text()
+    assert len(computed) == 1
 
 
 def test_two_judges_of_one_run_and_a_real_endpoint(

@@ -1,6 +1,8 @@
 """Runs of benchmarks: folders, resuming, and what is refused."""
 
 import json
+import multiprocessing
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,14 +16,14 @@ from bench.benchmarks.benchmark import BenchmarkError
 from bench.benchmarks.dpg_bench import DpgBench
 from bench.benchmarks.opening import benchmark_of, open_benchmark
 from bench.benchmarks.paircomp import PairComp
-from bench.benchmarks.running import draw_run
 from bench.command import main
-from bench.pictures.generator import GenerationError
-from bench.pictures.run_folder import RunError
-from pairs.picture_file import read_metadata
+from bench.pictures.errors import GenerationError, RunError
+from bench.pictures.run_lock import RunLock
+from pairs.picture_file import encode, read_metadata
 from tests.coloured_generator import SIDE, ColouredGenerator, colour
 from tests.ended import Ended
 from tests.forked_command import ForkedCommand
+from tests.locked_runs import draw_run, hold
 
 CASES = [
     {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
@@ -116,6 +118,24 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def cut_at_the_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-12])  # the end chunk, after all pixels
+
+
+def flip(path: Path) -> None:
+    """Change a bit of the pixels."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 10] ^= 1
+    path.write_bytes(content)
+
+
+def recode(path: Path) -> None:
+    """A JPEG with the same settings."""
+    metadata = read_metadata(path)
+    assert metadata is not None
+    path.write_bytes(encode(Image.new("RGB", (SIDE, SIDE)), metadata, format="jpeg"))
+
+
 def replace(path: Path) -> None:
     Image.new("RGB", (SIDE, SIDE)).save(path)
 
@@ -128,6 +148,9 @@ def another(path: Path) -> None:
     ("harm", "said"),
     [
         (cut, r"1_0_0\.png is damaged, or no picture"),
+        (cut_at_the_end, r"1_0_0\.png is damaged, or no picture"),
+        (flip, r"1_0_0\.png is damaged, or no picture"),
+        (recode, r"1_0_0\.png is damaged, or no picture \(unknown format\)"),
         (replace, r"1_0_0\.png was made with other settings"),
         (another, r"9_0_0\.png is no file of this run"),
     ],
@@ -146,6 +169,45 @@ def test_a_damaged_or_foreign_picture_is_named(
     draw_run(paircomp, generator, tmp_path / "run")
     assert [part.picture.file for part in generator.drawn] == ["1_0_0.png"]
     assert content(run.images) == whole
+
+
+def test_pictures_of_a_finished_run_are_not_decoded(
+    paircomp: PairComp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels would be loaded to be decoded."""
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda picture: pytest.fail("decoded"))
+    draw_run(paircomp, ColouredGenerator(after=0, stop=AssertionError()), tmp_path / "run")
+
+
+def test_a_folder_is_used_by_one_command_at_a_time(
+    command: Callable[..., Ended], cases_file: Path, tmp_path: Path
+) -> None:
+    """The first still draws when the second starts; a report writes there, too. A killed one holds nothing."""
+    arguments = ("paircomp", "--prompts", cases_file, "--model", "tiny-base", "--device", "cpu")
+    out = ("--out", tmp_path / "run")
+    with RunLock(tmp_path / "run"):
+        for refused in (command(main, *arguments, *out), command(main, *arguments, *out, "--batch", "2")):
+            assert refused.code == 2
+            assert f"{tmp_path / 'run'} is in use by another command" in refused.err
+    assert command(main, *arguments, *out).code == 0
+    with RunLock(tmp_path / "run"):
+        assert "is in use by another command" in command(main, "report", tmp_path / "run").err
+    assert command(main, "report", tmp_path / "run").code == 0
+
+
+def test_a_lock_ends_with_its_process_and_a_folder_that_was_only_locked_is_a_new_run(
+    paircomp: PairComp, tmp_path: Path
+) -> None:
+    holding = multiprocessing.get_context("forkserver").Process(target=hold, args=(tmp_path / "run",))
+    holding.start()
+    while not (tmp_path / "run" / "held").exists():
+        time.sleep(0.001)
+    with pytest.raises(RunError, match="is in use by another command"):
+        draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
+    holding.kill()
+    holding.join()
+    draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
 
 
 def test_what_a_kill_left_half_written_is_cleared_away(paircomp: PairComp, tmp_path: Path) -> None:
@@ -179,9 +241,27 @@ def test_a_run_knows_its_benchmark_without_the_original_prompts(paircomp: PairCo
         (("--batch", "0"), "--batch must be at least 1"),
         (("--seed", "-1"), "--seed must be at least 0"),
         (("--server", "http://x/v1", "--diffusers", "y"), "only one of --server, --diffusers"),
-        (("--steps", "3"), "--steps needs --diffusers"),
+        (("--model", "tiny-base", "--server", "http://x/v1"), "only one of --model, --server"),
         (("--best-of", "0"), "--best-of must be at least 1"),
-        (("--best-of", "2", "--pictures", "x", "--name", "y"), "--best-of draws"),
+        (("--steps", "0", "--diffusers", "x"), "--steps must be at least 1"),
+        (("--steps", "3"), "--steps needs --diffusers"),
+        (("--server-key", "x"), "--server-key needs --server"),
+        (("--name", "x"), "--name needs --pictures"),
+        (("--int8", "--server", "http://x/v1"), "--int8 needs --model"),
+        (("--dtype", "float32", "--server", "http://x/v1"), "--dtype needs --model or --diffusers"),
+        (("--top-k", "3", "--diffusers", "x"), "--top-k needs --model or --server"),
+        (("--tokenizer", "x", "--diffusers", "x"), "--tokenizer needs --model"),
+        (("--seed", "3", "--pictures", "x", "--name", "y"), "--seed needs --model, --server or --diffusers"),
+        (("--best-of", "2", "--pictures", "x", "--name", "y"), "--best-of needs --model, --server or --diffusers"),
+        (("--selector", "http://x/v1"), "--selector needs --best-of"),
+        (("--selector-key", "x"), "--selector-key needs --best-of"),
+        (("--best-of", "2", "--selector", "http://x/v1"), "--selector-model must name the model at http://x/v1"),
+        (
+            ("--best-of", "2", "--selector-key", "x"),
+            "--selector-key needs --selector to be an endpoint's URL, not exact",
+        ),
+        (("--judge-model", "x"), "--judge-model needs --judge to be an endpoint's URL, not exact"),
+        (("--judge-key", "x"), "--judge-key needs --judge to be an endpoint's URL, not exact"),
         (("--pictures", "x"), "--pictures needs --name"),
         (("--prompts", "/no/such.json"), "/no/such.json: No such file"),
     ],
@@ -193,6 +273,22 @@ def test_a_bad_argument_is_named(
     assert ended.code == 2
     assert said in ended.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--clip", "x"), "--clip needs --score"),
+        (("--device", "cpu", "--server", "http://x/v1"), "--device needs --model, --diffusers or --score"),
+        (("--device", "cpu", "--server", "http://x/v1", "--score"), "no-such.jsonl: No such file"),
+    ],
+)
+def test_the_scorer_of_geneval_takes_options_too(
+    command: Callable[..., Ended], tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    ended = command(main, "geneval", "--prompts", tmp_path / "no-such.jsonl", "--out", tmp_path / "run", *arguments)
+    assert ended.code == 2
+    assert said in ended.err
 
 
 def test_a_run_killed_three_times_has_the_same_bytes_as_an_undisturbed_one(tmp_path: Path) -> None:
@@ -237,15 +333,20 @@ def test_a_run_killed_three_times_has_the_same_bytes_as_an_undisturbed_one(tmp_p
     assert len(judged) == len(set(judged)) == 120
 
 
-def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_path: Path, cases_file: Path) -> None:
-    """A file size limit simulates a full disk: no picture fits."""
-    arguments = ("paircomp", "--prompts", cases_file, "--device", "cpu", "--model", "tiny", "--out", tmp_path / "run")
-    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=2000)
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on(tmp_path: Path) -> None:
+    """A file size limit simulates a full disk: noise of 300 × 300 pixels does not fit, all other files do."""
+    prompts, drawn = tmp_path / "prompts.json", tmp_path / "drawn"
+    prompts.write_text(json.dumps([{"prompt_id": number, "Prompt": "noise"} for number in (1, 2, 3)]))
+    drawn.mkdir()
+    for number in (1, 2, 3):
+        Image.effect_noise((300, 300), 200).convert("RGB").save(drawn / f"{number}.png")
+    arguments = ("wise", "--prompts", prompts, "--pictures", drawn, "--name", "noise", "--out", tmp_path / "run")
+    full = ForkedCommand(main, *arguments, log=tmp_path / "log", file_bytes=50_000)
     assert full.wait() == 2, full.printed
-    assert ".png" in full.printed
+    assert re.search(r"error: .*run/images/\.?\d\.png", full.printed)
     assert "Traceback" not in full.printed
     assert ForkedCommand(main, *arguments, log=tmp_path / "log").wait() == 0
-    assert len(list((tmp_path / "run" / "images").iterdir())) == 12
+    assert sorted(path.name for path in (tmp_path / "run" / "images").iterdir()) == ["1.png", "2.png", "3.png"]
 
 
 @pytest.mark.parametrize("name", ["geneval", "t2i-compbench", "dpg-bench", "geneval2", "wise"])

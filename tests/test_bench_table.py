@@ -9,22 +9,27 @@ from pathlib import Path
 import pytest
 
 from bench.benchmarks.geneval2 import GenEval2
-from bench.benchmarks.running import draw_run
 from bench.command import main
 from bench.measurements.measurement import Number
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
+from bench.pictures.from_engine import EngineGenerator
+from bench.pictures.generator import Generator
 from bench.report.numbers import write_scorer
 from bench.report.table import as_csv, as_html, as_markdown, tables
+from model.checkpoints.load import load
 from tests.coloured_generator import ColouredGenerator
 from tests.ended import Ended
+from tests.locked_runs import draw_run
 
 
-def made(folder: Path, model: str, prompt: str, **values: float) -> Path:
+def made(
+    folder: Path, model: str, prompt: str, *, generator: Generator | None = None, seed: int = 0, **values: float
+) -> Path:
     """A run of GenEval 2 on one prompt, with numbers."""
     file = folder / f"{prompt}.jsonl"
     file.write_text(json.dumps({"prompt": prompt, "atom_count": 3, "vqa_list": [["a?", "Yes"]], "skills": ["object"]}))
     run = folder / f"{model} {prompt}"
-    draw_run(GenEval2([file]), ColouredGenerator(model=model), run)
+    draw_run(GenEval2([file], seed=seed), generator or ColouredGenerator(model=model), run)
     numbers = [Number(name, value, "share", "higher", value - 0.01, value + 0.01) for name, value in values.items()]
     write_scorer(run, "official", numbers)
     return run
@@ -56,6 +61,30 @@ def test_runs_of_the_same_prompts_share_a_table(tmp_path: Path) -> None:
         ("<c>", "more", 0.1),
     ]
     assert "<td>&lt;c&gt;" in as_html([two])
+
+
+def test_rows_tell_8_bit_weights_and_seeds(small_folder: Path, tmp_path: Path) -> None:
+    """Runs of one model that differ in them only."""
+    janus = load(small_folder, device="cpu")
+    runs = [
+        made(
+            tmp_path,
+            f"{int8} {seed}",
+            "a cup",
+            generator=EngineGenerator(janus, slots=1, int8=int8),
+            seed=seed,
+            overall=0.5,
+        )
+        for int8, seed in ((False, 0), (True, 0), (False, 3), (True, 3))
+    ]
+    (found,) = tables(runs)
+    sampling = ", ".join(f"{name} {value}" for name, value in janus.sampling.as_dict().items())
+    assert [row.settings for row in found.rows] == [
+        sampling,
+        f"{sampling}, int8",
+        f"{sampling}, seed 3",
+        f"{sampling}, int8, seed 3",
+    ]
 
 
 def test_the_command_prints_and_writes_tables(command: Callable[..., Ended], tmp_path: Path) -> None:

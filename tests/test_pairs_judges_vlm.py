@@ -148,8 +148,17 @@ def test_the_exact_judge_needs_nothing() -> None:
     ("settings", "said"),
     [
         ({"source": "http://127.0.0.1:9/v1"}, "--judge-model must name the model at http://127.0.0.1:9/v1"),
-        ({"model": "vlm"}, "--judge is exact"),
-        ({"questions": Path("a.json")}, "--judge is exact"),
+        ({"model": "vlm"}, "--judge-model needs --judge to be an endpoint's URL, not exact"),
+        ({"key": "sk"}, "--judge-key needs --judge to be an endpoint's URL, not exact"),
+        (
+            {"source": "owner/vlm", "seconds": 1.0},
+            "--judge-seconds needs --judge to be an endpoint's URL, not owner/vlm",
+        ),
+        (
+            {"questions": Path("a.json")},
+            "--judge-questions needs --judge to be an endpoint's URL or a local model, not exact",
+        ),
+        ({"key": "sk", "option": "--selector"}, "--selector-key needs --selector to be an endpoint's URL"),
         ({"source": "exatc"}, "no folder 'exatc'"),
         ({"source": "./missing"}, "no folder './missing'"),
         ({"at_once": 0}, "--judge-at-once must be at least 1, not 0"),

@@ -28,6 +28,7 @@ class VlmEndpoint:
         self.faults: dict[str, list[int | str]] = {}
         self.questions: Counter[str] = Counter()
         self.models: set[str] = set()
+        self.keys: set[str] = set()
         self.meeting: threading.Barrier | None = None  # requests are answered when so many are there
         self.present = self.most_present = 0
         self.lock = threading.Lock()
@@ -58,6 +59,7 @@ class VlmEndpoint:
         with self.lock:
             self.questions[question["text"]] += 1
             self.models.add(body["model"])
+            self.keys.add(handler.headers["authorization"].removeprefix("Bearer "))
             left = next((faults for part, faults in self.faults.items() if part in question["text"]), [])
             fault = left.pop(0) if left else None
         assert (body["temperature"], body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (0, 1, True, 20)

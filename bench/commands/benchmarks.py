@@ -1,4 +1,4 @@
-"""Benchmarks of any model, from prompts to a report."""
+"""Benchmarks of any model: pictures drawn, judged or scored."""
 
 import argparse
 import os
@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.commands.benches import Benches
+from bench.commands.reports import report_paircomp, report_results
 from bench.detection.scorer import CLIP, DETECTOR
-from bench.pictures.arguments import add_run_arguments, check_run_arguments
+from bench.pictures.arguments import (
+    BEST_OF,
+    GENERATORS,
+    add_run_arguments,
+    check_run_arguments,
+    chosen_generator,
+)
+from bench.pictures.options import Part, refuse_ignored, remember_defaults
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
 if TYPE_CHECKING:
@@ -21,6 +29,8 @@ _OTHERS = {  # help for the command and for its prompts
     "geneval2": ("draw GenEval 2's pictures, one of each prompt", "geneval2_data.jsonl"),
     "wise": ("draw WISE's pictures, one of each prompt", "JSON files of prompts, of the paper or of WISE Verified"),
 }
+_PARTS = (*GENERATORS.values(), BEST_OF)  # of every command
+_SCORER = Part("--score", frozenset({"detector", "clip", "device"}))
 
 
 def add_benchmarks(benches: Benches) -> None:
@@ -36,6 +46,7 @@ def add_benchmarks(benches: Benches) -> None:
     )
     add_run_arguments(paircomp)
     add_judge_arguments(paircomp)
+    remember_defaults(paircomp, _PARTS)
     paircomp.set_defaults(run=run_paircomp)
 
     for name, (does, prompts) in _OTHERS.items():
@@ -44,22 +55,8 @@ def add_benchmarks(benches: Benches) -> None:
         add_run_arguments(parser)
         if name == "geneval":
             _add_scorer_arguments(parser)
+        remember_defaults(parser, (*_PARTS, _SCORER) if name == "geneval" else _PARTS)
         parser.set_defaults(run=run_other)
-
-    report = benches.add_parser("report", help="print a run's tables, and write the page of a run of paircomp")
-    report.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
-    report.add_argument(
-        "--results", type=Path, nargs="+", metavar="FILE", help="result files of the benchmark's official evaluator"
-    )
-    report.add_argument("--scorer", default="official", metavar="NAME", help="name of what scored them")
-    report.add_argument("--against", type=Path, metavar="RUN", help="another run of paircomp, compared case by case")
-    report.set_defaults(run=report_run)
-
-    table = benches.add_parser("table", help="print a leaderboard of runs that have numbers, as Markdown")
-    table.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs")
-    table.add_argument("--csv", type=Path, metavar="FILE", help="also write one line for each number")
-    table.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
-    table.set_defaults(run=print_table)
 
 
 def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,18 +66,6 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--clip", default=CLIP, metavar="SOURCE", help="CLIP (default: %(default)s)")
 
 
-def print_table(arguments: argparse.Namespace) -> None:
-    """Print the tables of several runs, and write them as files."""
-    from bench.report.table import as_csv, as_html, as_markdown, tables
-
-    found = tables(arguments.folders)
-    for line in as_markdown(found):
-        print(line)
-    for file, text in ((arguments.csv, as_csv(found)), (arguments.html, as_html(found))):
-        if file is not None:
-            _write(file, text)
-
-
 def run_paircomp(arguments: argparse.Namespace) -> None:
     """Draw, judge and report."""
     _prepare(arguments)
@@ -88,17 +73,21 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
 
     from bench.benchmarks.paircomp import PairComp
     from bench.benchmarks.running import open_run
+    from bench.judging.judgements import answers_file
     from bench.judging.paircomp import run
     from bench.pictures.opening import open_generator
+    from bench.pictures.run_lock import RunLock
     from pairs.judges.opening import open_judge
 
     benchmark = _benchmark(arguments)
     assert isinstance(benchmark, PairComp)
-    generator = open_generator(arguments)
-    open_run(benchmark, generator, arguments.out)  # or the judge's cache would make the folder
-    judge = open_judge(settings, cache=arguments.out / "judgements" / "answers.sqlite")
-    run(benchmark, generator, judge, arguments.out)
-    _report_paircomp(arguments.out)
+    with RunLock(arguments.out) as lock:
+        cache = answers_file(arguments.out)
+        generator = open_generator(arguments, cache=cache)
+        folder = open_run(benchmark, generator, lock)
+        judge = open_judge(settings, cache=cache)
+        run(benchmark, generator, judge, folder)
+        report_paircomp(arguments.out)
 
 
 def run_other(arguments: argparse.Namespace) -> None:
@@ -107,16 +96,20 @@ def run_other(arguments: argparse.Namespace) -> None:
 
     from bench.benchmarks.geneval import GenEval
     from bench.benchmarks.running import draw_run
+    from bench.judging.judgements import answers_file
     from bench.pictures.opening import open_generator
+    from bench.pictures.run_lock import RunLock
 
     benchmark = _benchmark(arguments)
-    run = draw_run(benchmark, open_generator(arguments), arguments.out)
-    print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
-    if getattr(arguments, "score", False):
-        assert isinstance(benchmark, GenEval)
-        _score_geneval(arguments, benchmark)
-    else:
-        print(f"then: focusdiff-bench report {arguments.out} --results FILES")
+    with RunLock(arguments.out) as lock:
+        generator = open_generator(arguments, cache=answers_file(arguments.out))
+        run = draw_run(benchmark, generator, lock)
+        print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
+        if getattr(arguments, "score", False):
+            assert isinstance(benchmark, GenEval)
+            _score_geneval(arguments, benchmark)
+        else:
+            print(f"then: focusdiff-bench report {arguments.out} --results FILES")
 
 
 def _score_geneval(arguments: argparse.Namespace, benchmark: "GenEval") -> None:
@@ -129,38 +122,17 @@ def _score_geneval(arguments: argparse.Namespace, benchmark: "GenEval") -> None:
     name = f"{Path(arguments.detector).name} and {Path(arguments.clip).name}"
     results = arguments.out / f"results-{slug(name)}.jsonl"
     score_folder(arguments.out / "images", results, scorer, prompts=benchmark.prompts)
-    report_run(argparse.Namespace(folder=arguments.out, results=[results], scorer=name, against=None))
-
-
-def report_run(arguments: argparse.Namespace) -> None:
-    """Print the tables, write numbers and page."""
-    from bench.benchmarks.opening import benchmark_of
-    from bench.benchmarks.paircomp import PairComp
-    from bench.report.numbers import lines, write_scorer
-
-    benchmark = benchmark_of(arguments.folder)
-    if isinstance(benchmark, PairComp) and arguments.results is None:
-        _report_paircomp(arguments.folder, arguments.against)
-        return
-    if arguments.against is not None:
-        raise ValueError("--against compares runs of paircomp; for others: focusdiff-bench table")
-    if arguments.results is None:
-        raise ValueError(f"--results must name the result files of {benchmark.name}'s official evaluator")
-    numbers = benchmark.read_results(arguments.results)
-    write_scorer(arguments.folder, arguments.scorer, numbers)
-    for line in lines(numbers):
-        print(line)
-
-
-def _write(file: Path, text: str) -> None:
-    from pairs.files import write_atomically
-
-    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    report_results(benchmark, arguments.out, [results], name)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
     """Check the arguments, before torch is imported."""
     check_run_arguments(arguments)
+    parts = (*_PARTS, _SCORER) if "score" in arguments else _PARTS
+    chosen = [GENERATORS[chosen_generator(arguments)]]
+    chosen += [BEST_OF] if arguments.best_of > 1 else []
+    chosen += [_SCORER] if getattr(arguments, "score", False) else []
+    refuse_ignored(arguments, parts, chosen)
     # the engine's threads then sleep while they wait for each other, and leave cores to the judge and the writers
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -169,21 +141,3 @@ def _benchmark(arguments: argparse.Namespace) -> "Benchmark":
     from bench.benchmarks.opening import open_benchmark
 
     return open_benchmark(arguments.bench, arguments.prompts, seed=arguments.seed)
-
-
-def _report_paircomp(folder: Path, against: Path | None = None) -> None:
-    from bench.report.numbers import write_scorer
-    from bench.report.page import write_page
-    from bench.report.paircomp_run import read_run
-    from bench.report.paircomp_text import difference_lines, lines
-
-    run = read_run(folder)
-    for judge in run.judges:
-        write_scorer(folder, judge.name, judge.table.numbers)
-    other = None if against is None else read_run(against)
-    printed = [*lines(run), *([] if other is None else [*lines(other), *difference_lines(run, other)])]
-    for line in printed:
-        print(line)
-    page = folder / ("report.html" if other is None else f"against-{other.folder.resolve().name}.html")
-    write_page(page, run, other)
-    print(f"page: {page}")

@@ -1,12 +1,16 @@
 """The judgements of one judge, kept on disk picture by picture."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from bench.json_lines import JsonLines, OtherIdentity
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.json_lines import JsonLines, OtherIdentity, read_json_lines
 from pairs.judges.opening import OpenedJudge
 
+_FOLDER = "judgements"  # in the folder of a run
 _FEW = 100  # scores that may be equal by chance
 
 
@@ -14,15 +18,31 @@ class JudgementError(ValueError):
     """Judgements cannot be used; the message names their file."""
 
 
+class Score(BaseModel):
+    """Score of a picture.
+
+    file: its name in the folder of pictures.
+    sha256: of the file that was judged, in hex.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    file: str
+    sha256: str
+    score: Annotated[float, Field(ge=0, le=1)]
+
+
 class Judgements:
-    """Scores by picture file; failed judgements are not kept; the next run asks again.
+    """Scores of pictures; failed judgements are not kept; the next run asks again.
+
+    A score belongs to the content of a file: a picture that has been replaced is judged anew.
 
     Args:
         file: JSON lines: the judge's identity, then one score a line; made if missing.
         judge: gives the scores.
 
     Raises:
-        JudgementError: the file is of another judge.
+        JudgementError: the file is of another judge, or a line is no score.
         ValueError: it is damaged.
     """
 
@@ -33,16 +53,28 @@ class Judgements:
             raise JudgementError(
                 f"{file} is of another judge, or of other weights or questions; move it away"
             ) from None
-        self.scores: dict[str, float] = {}
-        for row in self._lines.rows:
-            if not isinstance(row.get("file"), str) or not isinstance(row.get("score"), float | int):
-                raise JudgementError(f"{file}: a row has no file or no score: {row}")
-            self.scores[row["file"]] = float(row["score"])
+        self.scores: dict[str, float] = {}  # by file, of the pictures as they are now
+        self._known: dict[tuple[str, str], float] = {}
+        for number, row in enumerate(self._lines.rows, start=2):
+            try:
+                one = Score.model_validate(row)
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(map(str, first["loc"]))
+                raise JudgementError(f"{file}, line {number}: {place}: {first['msg']}; move the file away") from None
+            self._known[one.file, one.sha256] = one.score
 
-    def add(self, scores: Mapping[str, float]) -> None:
-        """Keep scores of more pictures, by file."""
-        self._lines.append({"file": name, "score": score} for name, score in scores.items())
-        self.scores |= scores
+    def recall(self, file: str, sha256: str) -> bool:
+        """Whether a picture has a score already, which then counts; False if its content has changed."""
+        score = self._known.get((file, sha256))
+        if score is not None:
+            self.scores[file] = score
+        return score is not None
+
+    def add(self, scores: Sequence[Score]) -> None:
+        """Keep scores of more pictures."""
+        self._lines.append(one.model_dump() for one in scores)
+        self.scores |= {one.file: one.score for one in scores}
 
     def check(self) -> None:
         """Check that the judge tells pictures apart.
@@ -58,9 +90,23 @@ class Judgements:
             )
 
 
-def judgements_file(folder: Path, judge: OpenedJudge) -> Path:
-    """File of a judge's scores in the folder of a run."""
-    return folder / "judgements" / f"{slug(judge.name)}.jsonl"
+def judgements_file(folder: Path, name: str) -> Path:
+    """File of the scores of a judge of this name, in the folder of a run."""
+    return folder / _FOLDER / f"{slug(name)}.jsonl"
+
+
+def answers_file(folder: Path) -> Path:
+    """File of the answers of vision-language models, in the folder of a run."""
+    return folder / _FOLDER / "answers.sqlite"
+
+
+def read_identity(file: Path) -> dict[str, Any]:
+    """Identity of the judge that a file of scores belongs to; {} without a file.
+
+    Raises:
+        ValueError: the file is damaged; the message names it.
+    """
+    return read_json_lines(file)[0] if file.exists() else {}
 
 
 def slug(name: str) -> str:

@@ -1,5 +1,6 @@
 """Judge pictures while others are drawn."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Self
 
 from tqdm import tqdm
 
-from bench.judging.judgements import Judgements
+from bench.judging.judgements import Judgements, Score
 from bench.pictures.picture import Picture
-from bench.pictures.run_folder import open_picture
+from bench.pictures.picture_file import PictureFile
 from pairs.judges.opening import OpenedJudge
+
+logger = logging.getLogger("focusdiff")
 
 
 class Judging:
@@ -25,7 +28,9 @@ class Judging:
         total: pictures of the run.
 
     Raises:
-        RunError: a picture cannot be read, when the block is left.
+        RunError: a picture cannot be read; this and all other errors are logged at once, and raised when the block is
+            left, so that pictures are drawn to the end.
+        JudgementError: the first 100 scores of a vision-language model are equal; likewise.
     """
 
     def __init__(self, judge: OpenedJudge, judgements: Judgements, images: Path, *, total: int) -> None:
@@ -33,11 +38,12 @@ class Judging:
         self._queue: SimpleQueue[Picture | None] = SimpleQueue()
         self._error: Exception | None = None
         self._stopped = False
-        self._bar = tqdm(total=total, initial=len(judgements.scores), desc="judged", position=1, disable=None)
+        self._ended = threading.Event()  # Thread.join takes a thread for dead once Ctrl-C has interrupted it
+        self._bar = tqdm(total=total, desc="judged", position=1, disable=None)
         self._thread = threading.Thread(target=self._run, name="judge")
 
     def put(self, picture: Picture) -> None:
-        """Judge a picture whose file is complete; from any thread."""
+        """Judge a picture whose file is complete, unless it has a score; from any thread."""
         self._queue.put(picture)
 
     def __enter__(self) -> Self:
@@ -47,30 +53,52 @@ class Judging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stopped = error is not None
         self._queue.put(None)
-        self._thread.join()
-        self._bar.close()
+        try:
+            if error is None:
+                self._ended.wait()
+        finally:
+            if not self._ended.is_set():  # drawing has failed, or Ctrl-C ended the wait
+                self._stopped = True
+                self._judge.stop()
+                self._queue.put(None)
+            self._thread.join()
+            self._bar.close()
         if self._error is not None and error is None:
             raise self._error
 
     def _run(self) -> None:
-        waiting: list[Picture] = []
-        while (picture := self._queue.get()) is not None:
-            waiting.append(picture)
+        try:
+            self._judge_all()
+        except Exception as error:  # raised when the block is left
+            logger.error("nothing more is judged: %s", error)
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def _judge_all(self) -> None:
+        waiting: list[tuple[Picture, PictureFile]] = []
+        while (picture := self._queue.get()) is not None and not self._stopped:
+            file = PictureFile(self._images / picture.file)
+            if self._judgements.recall(picture.file, file.sha256):
+                self._bar.update()
+            else:
+                waiting.append((picture, file))
             if len(waiting) >= self._judge.at_once or self._queue.empty():
                 self._score(waiting)
                 waiting = []
         self._score(waiting)
 
-    def _score(self, pictures: Sequence[Picture]) -> None:
-        if not pictures or self._stopped:
+    def _score(self, waiting: Sequence[tuple[Picture, PictureFile]]) -> None:
+        if not waiting or self._stopped:
             return
-        try:
-            images = [open_picture(self._images / picture.file)[0] for picture in pictures]
-            found = self._judge.judge(images, [picture.prompt for picture in pictures])
-            known = {picture.file: one.score for picture, one in zip(pictures, found, strict=True) if one is not None}
-            self._judgements.add(known)
-            self._bar.update(len(known))
-        except Exception as error:  # raised when the block is left
-            self._error, self._stopped = error, True
+        found = self._judge.judge([file.picture() for _, file in waiting], [picture.prompt for picture, _ in waiting])
+        scores = [
+            Score(file=picture.file, sha256=file.sha256, score=one.score)
+            for (picture, file), one in zip(waiting, found, strict=True)
+            if one is not None
+        ]
+        self._judgements.add(scores)
+        self._bar.update(len(scores))
+        if self._judge.identity["judge"] != "exact":  # whose scores of a weak model are often 0
+            self._judgements.check()

@@ -3,42 +3,39 @@
 cases → missing pictures → draw → file → judge → scores
 """
 
-from pathlib import Path
-
 from bench.benchmarks.paircomp import PairComp
-from bench.benchmarks.running import open_run
 from bench.judging.judgements import Judgements, judgements_file
 from bench.judging.judging import Judging
 from bench.judging.score_file import write_scores
 from bench.pictures.drawing import draw_pictures
 from bench.pictures.generator import Generator
+from bench.pictures.run_folder import RunFolder
 from pairs.judges.opening import OpenedJudge
 
 
-def run(benchmark: PairComp, generator: Generator, judge: OpenedJudge, folder: Path) -> None:
+def run(benchmark: PairComp, generator: Generator, judge: OpenedJudge, folder: RunFolder) -> None:
     """Draw what is missing, judge what has no score, and write the scores.
 
     Args:
         benchmark: cases.
         generator: draws them.
         judge: scores the pictures.
-        folder: of the run; a stopped run goes on there.
+        folder: of the run, opened with the settings of both.
 
     Raises:
-        RunError: the folder holds something else, or a damaged picture.
+        RunError: the folder holds a damaged picture, or one of another run.
         JudgementError: the folder has scores of another judge of this name, or all scores are equal.
         GenerationError: a picture cannot be drawn.
     """
-    opened = open_run(benchmark, generator, folder)
     pictures = benchmark.pictures
-    missing = opened.missing(pictures, reads=benchmark.reads)
-    drawn_before = set(pictures) - set(missing)
-    file = judgements_file(folder, judge)
+    missing = folder.missing(pictures, reads=benchmark.reads)
+    absent = set(missing)
+    file = judgements_file(folder.folder, judge.name)
     judgements = Judgements(file, judge)
-    with Judging(judge, judgements, opened.images, total=len(pictures)) as judging:
+    with Judging(judge, judgements, folder.images, total=len(pictures)) as judging:
         for picture in pictures:
-            if picture in drawn_before and picture.file not in judgements.scores:
+            if picture not in absent:
                 judging.put(picture)
-        draw_pictures(opened, pictures, missing, generator, on_picture=judging.put)
+        draw_pictures(folder, pictures, missing, generator, on_picture=judging.put)
     judgements.check()
-    write_scores(folder / "scores" / f"{file.stem}.json", benchmark.cases, judgements.scores)
+    write_scores(folder.folder / "scores" / f"{file.stem}.json", benchmark.cases, judgements.scores)

@@ -1,10 +1,12 @@
 """The best of several pictures: a generator that draws more than it is asked for, and a judge that chooses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from bench.pictures.generator import Drawn, GenerationError, Generator
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawings, Drawn, Generator
 from bench.pictures.picture import Part, Picture
 from pairs.judges.opening import OpenedJudge
 
@@ -34,7 +36,7 @@ class BestOf:
     def provenance(self) -> Mapping[str, Any]:
         return self._generator.provenance
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Draw each part (`bench.pictures.generator.Generator`).
 
         Raises:
@@ -46,13 +48,14 @@ class BestOf:
             together = Picture(part.picture.file, part.prompt, seeds)
             candidates |= {Part(together, number): part for number in range(self._count)}
         found: dict[Part, list[Drawn]] = {}
-        for drawn in self._generator.draw(list(candidates)):
-            part = candidates[drawn.part]
-            own = found.setdefault(part, [])
-            own.append(drawn)
-            if len(own) == self._count:
-                best = self._best(found.pop(part))
-                yield replace(best, part=part, seed=best.part.seed)
+        with closing(self._generator.draw(list(candidates))) as drawings:
+            for drawn in drawings:
+                part = candidates[drawn.part]
+                own = found.setdefault(part, [])
+                own.append(drawn)
+                if len(own) == self._count:
+                    best = self._best(found.pop(part))
+                    yield replace(best, part=part, seed=best.part.seed)
 
     def _best(self, drawn: Sequence[Drawn]) -> Drawn:
         """The candidate with the highest score; of equal ones, that with the lowest seed."""

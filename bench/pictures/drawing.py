@@ -5,6 +5,7 @@ missing pictures → generator → file → on_picture
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 
 from PIL import Image
 from tqdm import tqdm
@@ -63,8 +64,9 @@ def draw_pictures(
     with (
         tqdm(total=len(pictures), initial=done, desc="pictures", disable=None) as bar,
         ThreadPoolExecutor(_WRITERS, thread_name_prefix="writer") as pool,
+        closing(generator.draw(wanted)) as drawings,
     ):
-        for drawn in generator.draw(wanted):
+        for drawn in drawings:
             picture = drawn.part.picture
             own = parts.setdefault(picture, {})
             own[drawn.part.number] = drawn

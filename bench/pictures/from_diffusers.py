@@ -1,15 +1,17 @@
 """Pictures of any text-to-image pipeline of diffusers."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
+from model.errors import first_line
 from train.provenance import provenance
 
 
@@ -82,14 +84,22 @@ class DiffusersGenerator:
 
         return {**provenance(device=self._device, dtype=self._pipeline.dtype), "diffusers": diffusers.__version__}
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Draw each part (`bench.pictures.generator.Generator`); each has a random generator of its own."""
         for start in range(0, len(parts), self._batch):
-            chosen = parts[start : start + self._batch]
-            generators = [torch.Generator(self._device).manual_seed(part.seed) for part in chosen]
-            images = self._pipeline(prompt=[part.prompt for part in chosen], generator=generators, **self._arguments)
-            for part, image in zip(chosen, images.images, strict=True):
-                yield Drawn(part, image.convert("RGB"))
+            yield from self._draw_batch(parts[start : start + self._batch])
+
+    def _draw_batch(self, parts: Sequence[Part]) -> list[Drawn]:
+        generators = [torch.Generator(self._device).manual_seed(part.seed) for part in parts]
+        try:
+            images = self._pipeline(prompt=[part.prompt for part in parts], generator=generators, **self._arguments)
+            return [Drawn(part, image.convert("RGB")) for part, image in zip(parts, images.images, strict=True)]
+        except Exception as error:  # pipelines raise errors of any type
+            batch = f", first of a batch of {len(parts)}," if len(parts) > 1 else ""
+            raise GenerationError(
+                f"{parts[0].picture.file}{batch} cannot be drawn from {parts[0].prompt!r}: "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
 
 
 def _digest(folder: Path) -> str:

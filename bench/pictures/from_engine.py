@@ -1,10 +1,11 @@
 """Pictures of a checkpoint, by the engine of this process."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
 from model.checkpoints.fingerprint import fingerprint
 from model.errors import PromptError
@@ -46,7 +47,7 @@ class EngineGenerator:
     def provenance(self) -> Mapping[str, Any]:
         return provenance(device=self._janus.device, dtype=self._janus.dtype)
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Draw each part (`bench.pictures.generator.Generator`); neighbours with one prompt share its prefill."""
         jobs: dict[Job, list[Part]] = {}
         for prompt, group in groupby(parts, key=lambda part: part.prompt):

@@ -1,17 +1,21 @@
 """Pictures that were drawn elsewhere, in a benchmark's official layout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError, RunError
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
-from bench.pictures.run_folder import RunError, open_picture
+from bench.pictures.picture_file import PictureFile
 from train.provenance import provenance
 
 
 class FolderGenerator:
     """Takes pictures from a folder.
+
+    Names that are numbers may have any number of digits: GenEval's own scripts write 00000.png, its README asks for
+    0000.png, and its evaluator reads both.
 
     Args:
         folder: of the pictures.
@@ -20,6 +24,9 @@ class FolderGenerator:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
+        self._files: dict[Path, list[Path]] = {}
+        for path in sorted(folder.rglob("*.png")):
+            self._files.setdefault(_place(path.relative_to(folder)), []).append(path)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -29,11 +36,11 @@ class FolderGenerator:
     def provenance(self) -> Mapping[str, Any]:
         return {**provenance(device="elsewhere", dtype="unknown"), "folder": str(self._folder)}
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Read each part (`bench.pictures.generator.Generator`)."""
         for part in parts:
             try:
-                image, _ = open_picture(self._folder / part.picture.file)
+                image = PictureFile(self._find(part.picture.file)).picture()
             except RunError as error:
                 raise GenerationError(str(error)) from None
             cells = len(part.picture.seeds)
@@ -43,3 +50,14 @@ class FolderGenerator:
                 left, top = part.number % side * width, part.number // side * height
                 image = image.crop((left, top, left + width, top + height))
             yield Drawn(part, image)
+
+    def _find(self, name: str) -> Path:
+        found = self._files.get(_place(Path(name)), [self._folder / name])
+        if len(found) > 1:
+            raise GenerationError(f"{found[0]} and {found[1].name} are the same picture; move one away")
+        return found[0]
+
+
+def _place(file: Path) -> Path:
+    """A file's path without the leading zeros of a number."""
+    return file.with_stem(str(int(file.stem))) if file.stem.isdecimal() else file

@@ -1,18 +1,19 @@
 """Pictures of a server that speaks OpenAI's Images API."""
 
+import asyncio
 import base64
 import binascii
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import httpx
 import openai
 from PIL import Image
 
-from bench.pictures.generator import Drawn, GenerationError
+from bench.pictures.errors import GenerationError
+from bench.pictures.generator import Drawings, Drawn
 from bench.pictures.picture import Part
 from train.provenance import provenance
 
@@ -42,8 +43,7 @@ class ServerGenerator:
     def __init__(
         self, url: str, model: str | None, *, key: str, at_once: int, sampling: Mapping[str, float | int | None]
     ) -> None:
-        self._url, self._at_once = url, at_once
-        self._client = openai.OpenAI(base_url=url, api_key=key, max_retries=_RETRIES, timeout=_SECONDS)
+        self._url, self._key, self._at_once = url, key, at_once
         entry = self._find(model)
         self._model: str = entry["id"]
         self._sent = {name: sampling[name] for name in _SAMPLING if sampling.get(name) is not None}
@@ -59,26 +59,43 @@ class ServerGenerator:
     def provenance(self) -> Mapping[str, Any]:
         return {**provenance(device="server", dtype="unknown"), "server": self._url, "openai": openai.__version__}
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
-        """Draw each part (`bench.pictures.generator.Generator`)."""
-        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="request")
-        try:
-            asked = {pool.submit(self._picture, part.prompt, part.seed): part for part in parts}
-            for future in as_completed(asked):
-                part = asked.pop(future)  # and with it the picture, once it is written
-                try:
-                    yield Drawn(part, future.result())
-                except openai.APIConnectionError as error:
-                    raise GenerationError(f"{self._url} is gone: {error.__cause__ or error}") from None
-                except openai.OpenAIError as error:
-                    raise GenerationError(f"{part.picture.file}: {self._url} refuses it: {error}") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def draw(self, parts: Sequence[Part]) -> Drawings:
+        """Draw each part (`bench.pictures.generator.Generator`); requests go on while the caller asks for more."""
+        with asyncio.Runner() as runner:  # leaving it cancels the requests in flight
+            drawn: asyncio.Queue[Drawn | Exception] = asyncio.Queue()
+            drawing = runner.get_loop().create_task(self._draw_all(parts, drawn))
+            for _ in parts:
+                one = runner.run(drawn.get())
+                if isinstance(one, Exception):
+                    raise one
+                yield one
+            runner.run(asyncio.wait([drawing]))
+
+    async def _draw_all(self, parts: Sequence[Part], drawn: asyncio.Queue[Drawn | Exception]) -> None:
+        waiting = iter(parts)
+        async with self._client() as client:
+            await asyncio.gather(*(self._draw_some(client, waiting, drawn) for _ in range(self._at_once)))
+
+    async def _draw_some(
+        self, client: openai.AsyncOpenAI, waiting: Iterator[Part], drawn: asyncio.Queue[Drawn | Exception]
+    ) -> None:
+        for part in waiting:
+            try:
+                drawn.put_nowait(Drawn(part, await self._picture(client, part.prompt, part.seed, seeded=self._seeded)))
+            except openai.APIConnectionError as error:
+                drawn.put_nowait(GenerationError(f"{self._url} is gone: {error.__cause__ or error}"))
+            except openai.OpenAIError as error:
+                drawn.put_nowait(GenerationError(f"{part.picture.file}: {self._url} refuses it: {error}"))
+            except Exception as error:  # raised where it is taken from the queue
+                drawn.put_nowait(error)
+
+    def _client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=self._url, api_key=self._key, max_retries=_RETRIES, timeout=_SECONDS)
 
     def _find(self, model: str | None) -> dict[str, Any]:
         """The server's entry of a model."""
         try:
-            entries = [entry.model_dump() for entry in self._client.models.list()]
+            entries = asyncio.run(self._entries())
         except openai.OpenAIError as error:
             raise GenerationError(f"{self._url} has no list of models: {error.__cause__ or error}") from None
         names = [entry["id"] for entry in entries]
@@ -90,10 +107,14 @@ class ServerGenerator:
         known = f"must be one of {', '.join(names)}" if names else "cannot be found: the server lists none"
         raise GenerationError(f"--server-model {known}" + ("" if model is None else f", not {model!r}"))
 
+    async def _entries(self) -> list[dict[str, Any]]:
+        async with self._client() as client:
+            return [entry.model_dump() async for entry in client.models.list()]
+
     def _takes_seeds(self) -> bool:
         """Whether the server takes a seed, asked with a picture that is not used."""
         try:
-            self._picture("a red circle", 0, seeded=True)
+            asyncio.run(self._try_seed())
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             logger.warning("%s takes no seed: %s", self._url, error)
             return False
@@ -101,16 +122,20 @@ class ServerGenerator:
             raise GenerationError(f"{self._url} draws nothing: {error.__cause__ or error}") from None
         return True
 
-    def _picture(self, prompt: str, seed: int, *, seeded: bool | None = None) -> Image.Image:
-        seeds = {"seed": seed} if (self._seeded if seeded is None else seeded) else {}
-        answer = self._client.images.generate(model=self._model, prompt=prompt, n=1, extra_body={**self._sent, **seeds})
+    async def _try_seed(self) -> None:
+        async with self._client() as client:
+            await self._picture(client, "a red circle", 0, seeded=True)
+
+    async def _picture(self, client: openai.AsyncOpenAI, prompt: str, seed: int, *, seeded: bool) -> Image.Image:
+        extra = {**self._sent, **({"seed": seed} if seeded else {})}
+        answer = await client.images.generate(model=self._model, prompt=prompt, n=1, extra_body=extra)
         if not answer.data:
             raise GenerationError(f"{self._url} answered without a picture")
         one = answer.data[0]
         if one.b64_json:
             content = _decoded(one.b64_json, self._url)
         elif one.url:
-            content = self._download(one.url)
+            content = await self._download(one.url)
         else:
             raise GenerationError(f"{self._url} answered with neither b64_json nor url")
         try:
@@ -118,10 +143,10 @@ class ServerGenerator:
         except (OSError, SyntaxError, ValueError) as error:
             raise GenerationError(f"{self._url} answered with a file that is no picture ({error})") from None
 
-    def _download(self, url: str) -> bytes:
+    async def _download(self, url: str) -> bytes:
         try:
-            answer = httpx.get(httpx.URL(self._url).join(url), timeout=_SECONDS, follow_redirects=True)
-            return answer.raise_for_status().content
+            async with httpx.AsyncClient(timeout=_SECONDS, follow_redirects=True) as client:
+                return (await client.get(httpx.URL(self._url).join(url))).raise_for_status().content
         except httpx.HTTPError as error:
             raise GenerationError(f"{url} cannot be downloaded: {error}") from None
 

@@ -1,16 +1,13 @@
 """Interface of generators, which draw prompts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
 from bench.pictures.picture import Part
-
-
-class GenerationError(ValueError):
-    """A generator cannot draw a picture, or is gone; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,9 @@ class Drawn:
     seed: int | None = None
 
 
+Drawings: TypeAlias = "abc.Generator[Drawn, None, None]"
+
+
 class Generator(Protocol):
     """Draws prompts with seeds."""
 
@@ -38,8 +38,10 @@ class Generator(Protocol):
     def provenance(self) -> Mapping[str, Any]:
         """Device, dtype and versions, for the manifest."""
 
-    def draw(self, parts: Sequence[Part]) -> Iterator[Drawn]:
+    def draw(self, parts: Sequence[Part]) -> Drawings:
         """Draw each part and yield it as soon as it is complete, in any order.
+
+        Closing the iterator ends at once what it has not yielded yet.
 
         Raises:
             GenerationError: one cannot be drawn; all others that were yielded are whole.

@@ -15,43 +15,38 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from tqdm import tqdm
 
+from bench.pictures.errors import RunError
 from bench.pictures.picture import Picture
+from bench.pictures.picture_file import PictureFile
+from bench.pictures.run_lock import MANIFEST, RunLock
 from pairs.files import write_atomically
-from pairs.picture_file import read_metadata
 
 DRAWN = ("codes", "drawn seeds")  # metadata that the drawing decides
 
 
-class RunError(ValueError):
-    """A run's folder cannot be used; the message names the file and the difference."""
-
-
 class RunFolder:
-    """Folder of a run, made if missing.
+    """Folder of a run.
 
     Args:
-        folder: new, empty, or of a run with the same settings.
+        lock: of the folder, which is new or of a run with the same settings.
         settings: everything that decides the pictures, as JSON.
 
     Raises:
-        RunError: it holds something else, or a run with other settings.
+        RunError: it holds a run with other settings, or a damaged manifest.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.images = folder / "images"
-        self._manifest = folder / "manifest.json"
+    def __init__(self, lock: RunLock, settings: Mapping[str, Any]) -> None:
+        self.folder = lock.folder
+        self.images = self.folder / "images"
+        self._manifest = self.folder / MANIFEST
         settings = json.loads(json.dumps(settings))
         if self._manifest.exists():
-            self.manifest = read_manifest(folder)
+            self.manifest = read_manifest(self.folder)
             _check_same(self._manifest, self.manifest["settings"], settings)
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise RunError(f"{folder} is not empty and is not a run: it has no manifest.json; choose another --out")
         else:
             self.manifest = {"settings": settings, "history": []}
-            folder.mkdir(parents=True, exist_ok=True)
             self._write()
         self.images.mkdir(exist_ok=True)
 
@@ -71,6 +66,8 @@ class RunFolder:
     def missing(self, pictures: Sequence[Picture], *, reads: Callable[[str], bool]) -> list[Picture]:
         """Pictures that have no file yet.
 
+        Files are checked by their checksums and settings; pixels are not decoded.
+
         Args:
             pictures: all pictures of the run.
             reads: whether the evaluator would take a file for a picture, by its name relative to the folder.
@@ -80,9 +77,8 @@ class RunFolder:
         """
         wanted = {picture.file: picture for picture in pictures}
         found = set()
-        for path in sorted(self.images.rglob("*")):
-            if path.is_dir():
-                continue
+        files = sorted(path for path in self.images.rglob("*") if not path.is_dir())
+        for path in tqdm(files, desc="checked", leave=False, disable=None):
             name = path.relative_to(self.images).as_posix()
             if path.name.startswith(".") and path.name.endswith(".partial"):
                 path.unlink()  # a kill left it
@@ -98,8 +94,9 @@ class RunFolder:
         return {"prompt": picture.prompt, "seeds": list(picture.seeds), **self.settings["generator"]}
 
     def _check(self, path: Path, picture: Picture) -> None:
-        found = open_picture(path)[1]
-        if {name: value for name, value in found.items() if name not in DRAWN} != self.metadata(picture):
+        file = PictureFile(path)
+        file.check_png()
+        if {name: value for name, value in file.metadata.items() if name not in DRAWN} != self.metadata(picture):
             raise RunError(f"{path} was made with other settings than this run's; move it away")
 
     def _write(self) -> None:
@@ -113,7 +110,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: the folder has none, or it is damaged.
     """
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         benchmark = manifest["settings"]["benchmark"]
@@ -125,24 +122,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{path} is no manifest of a run") from None
     return manifest
-
-
-def open_picture(path: Path) -> tuple[Image.Image, dict[str, Any]]:
-    """A whole picture, and the settings in its file ({} if there are none).
-
-    Raises:
-        RunError: the file is missing, damaged or no picture.
-    """
-    try:
-        with Image.open(path) as image:
-            image.verify()  # checksums, to the end of the file
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-        return picture, read_metadata(path) or {}
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise RunError(f"{path} is damaged, or no picture ({error}); move it away to draw it again") from None
 
 
 def _check_same(path: Path, ours: Mapping[str, Any], given: Mapping[str, Any], at: str = "") -> None:

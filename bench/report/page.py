@@ -8,7 +8,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from PIL import Image
 
 from bench.benchmarks.paircomp import IMAGES, picture_file
 from bench.pictures.codes import unpack_codes
-from bench.pictures.run_folder import open_picture
-from bench.report.agreement import agreement
+from bench.pictures.picture_file import PictureFile
 from bench.report.paircomp_run import PairCompRun, differences
 from bench.report.paircomp_scores import measures_of
 from bench.report.published import SOURCE, has_published_categories, published
@@ -27,7 +25,7 @@ from pairs.files import write_atomically
 from pairs.paircomp import Case
 from pairs.words import marked
 
-_SIDE = 192  # pixels of a picture on the page
+_SIDE = 192  # most pixels of a picture on the page, across and down
 _QUALITY = 85
 
 
@@ -63,10 +61,6 @@ def write_page(file: Path, run: PairCompRun, other: PairCompRun | None = None) -
         other=other,
         cases=({"case": case, "marked": marked(*case.prompts), **_shown(case, run, other)} for case in run.cases),
         categories=list(dict.fromkeys(case.category for case in run.cases)),
-        agreements=[
-            (first.name, second.name, agreement(run.cases, first.scores, second.scores))
-            for first, second in combinations(run.judges, 2)
-        ],
         differences=minus,
         published=published() if has_published_categories({case.category for case in run.cases}) else {},
         source=SOURCE,
@@ -80,13 +74,13 @@ def _shown(case: Case, run: PairCompRun, other: PairCompRun | None) -> dict[str,
 
 
 def _case(case: Case, run: PairCompRun) -> Shown:
-    opened = [
-        [open_picture(run.images / picture_file(case.number, prompt, image)) for image in range(IMAGES)]
+    files = [
+        [PictureFile(run.images / picture_file(case.number, prompt, image)) for image in range(IMAGES)]
         for prompt in (0, 1)
     ]
-    codes = [[metadata.get("codes", [None])[0] for _, metadata in row] for row in opened]
+    codes = [[file.metadata.get("codes", [None])[0] for file in row] for row in files]
     return Shown(
-        tuple(tuple(_url(picture) for picture, _ in row) for row in opened),
+        tuple(tuple(_url(file.picture()) for file in row) for row in files),
         tuple(_overlay(first, second) for first, second in zip(*codes, strict=True)),
         {judge.name: judge.scores[case.number] for judge in run.judges if case.number in judge.scores},
     )
@@ -94,7 +88,8 @@ def _case(case: Case, run: PairCompRun) -> Shown:
 
 def _url(picture: Image.Image) -> str:
     small = max(picture.size) <= _SIDE
-    picture = picture if small else picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    if not small:
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     return _data_url(picture, lossless=small)
 
 

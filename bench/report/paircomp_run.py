@@ -1,17 +1,21 @@
 """A run of PairComp as its folder holds it: cases, pictures, and the scores of every judge."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from bench.benchmarks.benchmark import BenchmarkError
 from bench.benchmarks.opening import benchmark_of
 from bench.benchmarks.paircomp import PairComp
+from bench.judging.judgements import judgements_file, read_identity
 from bench.judging.score_file import read_scores
-from bench.pictures.run_folder import RunError, read_manifest
-from bench.report.paircomp_scores import PairCompScores, paircomp_scores, paired_difference
+from bench.pictures.errors import RunError
+from bench.pictures.run_folder import read_manifest
+from bench.report.agreement import agreement
+from bench.report.paircomp_scores import Estimate, PairCompScores, paircomp_scores, paired_difference
 from pairs.paircomp import Case
 
 
@@ -28,6 +32,15 @@ class Judged:
     scores: Mapping[int, tuple[float, ...]]
     table: PairCompScores
     identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Kendall's tau of two judges by category (`bench.report.agreement`)."""
+
+    first: str
+    second: str
+    tau: Mapping[str, Estimate | None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,14 @@ class PairCompRun:
         """Name of the model, or of the generator if it has none."""
         generator = self.manifest["settings"]["generator"]
         return str(generator.get("model") or generator["generator"])
+
+    @cached_property
+    def agreements(self) -> tuple[Agreement, ...]:
+        """Of every two judges."""
+        return tuple(
+            Agreement(first.name, second.name, agreement(self.cases, first.scores, second.scores))
+            for first, second in combinations(self.judges, 2)
+        )
 
     @property
     def warnings(self) -> list[str]:
@@ -107,9 +128,7 @@ def _judged(file: Path, folder: Path, cases: tuple[Case, ...]) -> Judged:
         table = paircomp_scores(cases, scores)
     except ValueError as error:
         raise BenchmarkError(f"{file}: {error}") from None
-    judgements = folder / "judgements" / f"{file.stem}.jsonl"
-    identity = json.loads(judgements.read_text().partition("\n")[0]) if judgements.exists() else {}
-    return Judged(file.stem, scores, table, identity)
+    return Judged(file.stem, scores, table, read_identity(judgements_file(folder, file.stem)))
 
 
 def _same_judge(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -1,9 +1,7 @@
 """PairComp's numbers as text."""
 
 from collections.abc import Iterator
-from itertools import combinations
 
-from bench.report.agreement import agreement
 from bench.report.paircomp_run import PairCompRun, differences
 from bench.report.paircomp_scores import Estimate, PairCompScores
 from bench.report.published import SOURCE, has_published_categories, published
@@ -14,9 +12,9 @@ def lines(run: PairCompRun) -> Iterator[str]:
     for judge in run.judges:
         yield f"{run.name}, judge {judge.name}; in percent, with 95 % intervals over cases"
         yield from _table(judge.table)
-    for first, second in combinations(run.judges, 2):
-        yield f"Kendall's tau of {first.name} and {second.name}, over pictures"
-        for category, tau in agreement(run.cases, first.scores, second.scores).items():
+    for one in run.agreements:
+        yield f"Kendall's tau of {one.first} and {one.second}, over pictures"
+        for category, tau in one.tau.items():
             yield f"{category:24s}{'not defined' if tau is None else _tau(tau)}"
     if has_published_categories({case.category for case in run.cases}):
         yield f"published: {SOURCE}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measurements.measurement import Measurement, Number
-from bench.pictures.run_folder import RunError
+from bench.pictures.errors import RunError
 from bench.report.numbers import FOLDER
 
 _PAIRCOMP_MEASURES = ("s_a ", "s_g ")  # of a table; the page has the others
@@ -125,10 +125,13 @@ def _model(workload: Mapping[str, Any]) -> str:
 
 
 def _settings(workload: Mapping[str, Any]) -> str:
-    generator = workload["generator"]
-    sampling = generator.get("sampling", {})
-    best = {"best of": generator["best of"]} if "best of" in generator else {}
-    return ", ".join(f"{name} {value}" for name, value in (sampling | best).items())
+    """Sampling settings, and what else decides the pictures of a model where it is not the default."""
+    generator, seed = workload["generator"], workload["benchmark"]["seed"]
+    shown = [f"{name} {value}" for name, value in generator.get("sampling", {}).items()]
+    shown += [f"best of {generator['best of']}"] if "best of" in generator else []
+    shown += ["int8"] if generator.get("int8") else []
+    shown += [f"seed {seed}"] if seed else []
+    return ", ".join(shown)
 
 
 def _cell(number: Number | None) -> str:

@@ -1,6 +1,6 @@
 """Open a judge from its settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,14 @@ class OpenedJudge:
     identity: kind, model, digest of the model's weights and digest of the questions, as manifests record them; judges
         with equal identities give equal scores, as far as their models do.
     at_once: pictures to give it in one call.
+    stop: ends calls in progress, for good and from any thread: what they have not judged yet has failed. Judges that
+        compute on this machine finish their call.
     """
 
     judge: Judge
     identity: Mapping[str, str | None]
     at_once: int = AT_ONCE
+    stop: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -48,11 +51,13 @@ def open_judge(settings: JudgeSettings, *, device: str = "auto", cache: Path | N
         return OpenedJudge(ExactJudge(), _identity(settings), settings.at_once)
     questions = None if settings.questions is None else Questions.read(settings.questions)
     vlm: Vlm
+    stop: Callable[[], None] = OpenedJudge.stop
     if settings.kind == "endpoint":
         assert settings.model is not None
-        vlm = EndpointVlm(
+        vlm = endpoint = EndpointVlm(
             settings.source, settings.model, key=settings.key, at_once=settings.at_once, seconds=settings.seconds
         )
+        stop = endpoint.stop
         identity = _identity(settings, model=settings.model, questions=questions)
     else:
         from pairs.judges.vlm.local import load_local  # imports torch
@@ -61,7 +66,7 @@ def open_judge(settings: JudgeSettings, *, device: str = "auto", cache: Path | N
         vlm, identity = local, _identity(settings, model=local.name, weights=local.digest, questions=questions)
     if cache is not None:
         vlm = CachedVlm(vlm, cache, model=f"{identity['judge model']} {identity['judge weights']}")
-    return OpenedJudge(VlmJudge(vlm, questions), identity, settings.at_once)
+    return OpenedJudge(VlmJudge(vlm, questions), identity, settings.at_once, stop)
 
 
 def _identity(

@@ -5,6 +5,7 @@ import base64
 import io
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import openai
@@ -59,13 +60,34 @@ class EndpointVlm:
     def __init__(self, url: str, model: str, *, key: str = "none", at_once: int = 8, seconds: float = 60.0) -> None:
         self._url, self._model, self._key = url, model, key
         self._at_once, self._seconds = at_once, seconds
+        self._asking: dict[asyncio.Task[object], asyncio.AbstractEventLoop] = {}
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the questions in flight without an answer, and ask no more; from any thread."""
+        self._stopped = True
+        for task, loop in self._asking.copy().items():
+            with suppress(RuntimeError):  # it has ended meanwhile
+                loop.call_soon_threadsafe(task.cancel)
 
     def yes(self, pictures: Sequence[Image.Image], questions: Sequence[str]) -> list[float | None]:
         """Probabilities of yes (`pairs.judges.vlm.vlm.Vlm`)."""
         files = {id(picture): data_url(picture) for picture in pictures}  # a picture may have many questions
-        return asyncio.run(self._ask_all([files[id(picture)] for picture in pictures], questions))
+        try:
+            return asyncio.run(self._ask_all([files[id(picture)] for picture in pictures], questions))
+        except asyncio.CancelledError:
+            return [None] * len(questions)
 
     async def _ask_all(self, files: Sequence[str], questions: Sequence[str]) -> list[float | None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._asking[task] = asyncio.get_running_loop()
+        try:
+            return [None] * len(questions) if self._stopped else await self._ask_together(files, questions)
+        finally:
+            del self._asking[task]
+
+    async def _ask_together(self, files: Sequence[str], questions: Sequence[str]) -> list[float | None]:
         places = asyncio.Semaphore(self._at_once)
         async with openai.AsyncOpenAI(
             base_url=self._url, api_key=self._key, timeout=self._seconds, max_retries=_RETRIES
