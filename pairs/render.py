@@ -1,16 +1,14 @@
 """Render scenes from signed distances: anti-aliased, shaded, at any size."""
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pairs.glyphs import segments
 from pairs.layout import CELL, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, Board, Layout, PlacedObject, arrange
-from pairs.scene import Colour, Scene, Shape, Tone
-
-Array = NDArray[np.floating[Any]]
+from pairs.scene import Colour, Scene, Tone
+from pairs.shapes import Array, shape_distance
 
 PALETTE: dict[Colour, tuple[int, int, int]] = {
     "red": (222, 38, 48),
@@ -37,74 +35,9 @@ STRIPE = CELL  # period of stripes, in phase with the cells
 
 @lru_cache(maxsize=8)
 def grid(size: int) -> tuple[Array, Array]:
-    """Pixel centres in unit coordinates: x and y, each [size, size]."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size
-    x, y = np.meshgrid(line, line)
-    return x.astype(np.float32), y.astype(np.float32)
-
-
-def shape_distance(shape: Shape, x: Array, y: Array, radius: float | Array) -> Array:
-    """Signed distance to a shape centred on the origin, negative inside.
-
-    Args:
-        shape: one of `SHAPES`.
-        x: [...] horizontal offsets from the centre, in the unit of `radius`.
-        y: [...] vertical offsets, downwards.
-        radius: radius of the circle around the shape; several broadcast with the offsets.
-    """
-    x, y = x / radius, y / radius
-    distance: Array
-    if shape == "circle":
-        distance = np.hypot(x, y) - 0.96
-    elif shape == "square":
-        qx, qy = np.abs(x) - 0.78, np.abs(y) - 0.78
-        distance = np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0)
-    elif shape == "triangle":
-        # three half planes at distance 0.56 from the centroid, which lies below the circle's centre
-        below = y - 0.2
-        distance = np.maximum(0.8660254 * np.abs(x) - 0.5 * below, below) - 0.56
-    elif shape == "star":
-        distance = _star_distance(x, y)
-    else:
-        distance = _heart_distance(x, y)
-    result: Array = distance * np.asarray(radius, np.float32)
-    return result
-
-
-def _star_distance(x: Array, y: Array) -> Array:
-    """Five-pointed star: fold the plane into half of one point by symmetry, then measure to its edge."""
-    angle = np.arctan2(x, -(y - 0.06))
-    length = np.hypot(x, y - 0.06)
-    sector = 2 * np.pi / 5
-    folded = np.abs((angle + sector / 2) % sector - sector / 2)
-    px, py = length * np.cos(folded), length * np.sin(folded)
-    outer, inner = 1.02, 0.47
-    ax, ay = inner * np.cos(sector / 2), inner * np.sin(sector / 2)
-    ex, ey = outer - ax, -ay
-    t = np.clip(((px - ax) * ex + (py - ay) * ey) / (ex * ex + ey * ey), 0, 1)
-    edge = np.hypot(px - ax - t * ex, py - ay - t * ey)
-    inside = ex * (py - ay) - ey * (px - ax) < 0
-    distance: Array = np.where(inside, -edge, edge)
-    return distance
-
-
-def _heart_distance(x: Array, y: Array) -> Array:
-    """Two discs over a wedge: distance to the arc from the notch to `touch`, or to the line from there to the tip."""
-    ax = np.abs(x)
-    cx, cy, r = 0.44, -0.33, 0.47
-    notch, touch, tip = (0.0, -0.495), (0.8008, -0.0288), (0.0, 0.92)
-    dx, dy = ax - cx, y - cy
-    angle = np.arctan2(dy, dx)
-    along = (angle >= np.arctan2(notch[1] - cy, -cx)) & (angle <= np.arctan2(touch[1] - cy, touch[0] - cx))
-    ends = np.minimum(np.hypot(ax, y - notch[1]), np.hypot(ax - touch[0], y - touch[1]))
-    arc = np.where(along, np.abs(np.hypot(dx, dy) - r), ends)
-    ex, ey = tip[0] - touch[0], tip[1] - touch[1]
-    t = np.clip(((ax - touch[0]) * ex + (y - touch[1]) * ey) / (ex * ex + ey * ey), 0, 1)
-    side = np.hypot(ax - touch[0] - t * ex, y - touch[1] - t * ey)
-    below = (ax - touch[0]) * ey - (y - touch[1]) * ex  # positive on the outer side of the line to the tip
-    inside = (np.hypot(dx, dy) < r) | ((below < 0) & (y > notch[1]) & (ax < touch[0]) & (y > cy))
-    distance: Array = np.where(inside, -1.0, 1.0) * np.minimum(arc, side)
-    return distance
+    """Pixel centres in unit coordinates: x [1, size] and y [size, 1], float32."""
+    line = ((np.arange(size, dtype=np.float32) + 0.5) / size).astype(np.float32)
+    return line[None], line[:, None]
 
 
 def coverage(distance: Array, size: int) -> Array:
@@ -118,9 +51,7 @@ def background(tone: Tone, size: int) -> Array:
     """Sky or paper of a tone, undecorated: [size, size, 3] in 0–255, read-only."""
     top, bottom = (np.array(c, np.float32) for c in SKY[tone])
     _, y = grid(size)
-    sky = top + (bottom - top) * y[..., None]
-    sky.flags.writeable = False
-    return sky
+    return np.broadcast_to(top + (bottom - top) * y[..., None], (size, size, 3))
 
 
 def render_layout(layout: Layout, size: int = 64) -> NDArray[np.uint8]:
@@ -253,7 +184,7 @@ def glyph_distance(glyph: str, cx: float, cy: float, size: int) -> Array:
     x, y = grid(size)
     scale = np.array([GLYPH_HALF_WIDTH, GLYPH_HALF_HEIGHT])
     lines = segments(glyph) * scale + np.array([cx, cy])
-    best = np.full(x.shape, np.inf, np.float32)
+    best = np.full((size, size), np.inf, np.float32)
     for (ax, ay), (bx, by) in lines:
         ex, ey = bx - ax, by - ay
         t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)

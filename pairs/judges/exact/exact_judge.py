@@ -1,7 +1,7 @@
 """The exact judge of the procedural world: measures from the pixels whether a picture shows its caption."""
 
-from collections.abc import Sequence
-from itertools import permutations
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from math import prod
 
 from PIL import Image
@@ -51,13 +51,22 @@ def compare(reading: Reading, statement: Statement) -> Judgement:
         factors["text"] = reading.board.spells(scene.sign.text)
     wanted = [group for group in scene.groups for _ in range(group.count)]
     if wanted and factors["count"] == 1.0:
-        looks = [_look(order, wanted, scene.relation) for order in permutations(reading.objects)]
+        orders = _orders(reading.objects, scene.groups[0].count)
+        looks = [_look(order, wanted, scene.relation) for order in orders]
         best = max(range(len(looks)), key=lambda i: prod(looks[i].values()))
         factors |= looks[best]
     return Judgement(prod(factors.values()), factors)
 
 
-def _look(objects: tuple[ObjectReading, ...], wanted: list[Group], relation: Relation | None) -> dict[str, float]:
+def _orders(objects: Sequence[ObjectReading], first: int) -> Iterator[list[ObjectReading]]:
+    """Orders in which the `first` objects, the caption's first group, differ; the order in a group does not matter."""
+    numbers = range(len(objects))
+    for chosen in combinations(numbers, first):
+        rest = [number for number in numbers if number not in chosen]
+        yield [objects[number] for number in (*chosen, *rest)]
+
+
+def _look(objects: Sequence[ObjectReading], wanted: list[Group], relation: Relation | None) -> dict[str, float]:
     pairs = list(zip(objects, wanted, strict=True))
     look = {
         "colour": min(o.colours[g.colour] for o, g in pairs),

@@ -12,10 +12,13 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pairs.judges.exact.pixels import SIZE, Mask, chroma, hue_scores, ramp, to_array
+from pairs.judges.exact.fitting import fit_shapes
+from pairs.judges.exact.masks import CROSS, Mask, close, fill_holes
+from pairs.judges.exact.pixels import SIZE, chroma, hue_scores, planes, ramp, to_planes
 from pairs.judges.exact.sign_reading import POST, BoardReading, read_board
-from pairs.render import INK, OUTLINE, Array, background, coverage, grid, shape_distance
-from pairs.scene import SHAPES, Colour, Fill, Shape, Tone
+from pairs.render import INK, OUTLINE, background, coverage, grid
+from pairs.scene import TONES, Colour, Fill, Shape, Tone
+from pairs.shapes import Array
 
 _FOREGROUND = 55.0  # chroma distance from the background above which a pixel is foreground
 _SMALLEST = 24  # minimum pixels of an object; the smallest that the world draws has about 60
@@ -55,34 +58,40 @@ class Reading:
 
 def read(image: Image.Image) -> Reading:
     """Read one picture of any size."""
-    rgb = to_array(image)
+    rgb = to_planes(image)
     tone, tones, backdrop = _read_tone(rgb)
-    sky = background(tone, SIZE)
-    shift = chroma(rgb) - chroma(sky)
-    strength = np.linalg.norm(shift, axis=-1)
-    darkness = np.clip((sky - rgb).mean(-1) / (sky.mean(-1) - np.mean(INK)), 0, 1) if tone == "sketch" else 0 * strength
-    post = np.abs(rgb - np.array(POST, np.float32)).max(-1) < 40
+    sky = _skies()[TONES.index(tone)]
+    hue = chroma(rgb)
+    shift = hue - chroma(sky)
+    strength = np.linalg.norm(shift, axis=0)
+    darkness = np.clip((sky - rgb).mean(0) / (sky.mean(0) - np.mean(INK)), 0, 1) if tone == "sketch" else 0 * strength
+    post = np.abs(rgb - np.array(POST, np.float32)[:, None, None]).max(0) < 40
     present = (strength > _FOREGROUND) | (darkness > 0.55)
     explained = np.zeros((SIZE, SIZE), bool)
     board = read_board(rgb, present & ~post, post)
     if board is not None:
         explained |= board.region | _post_region(board)
     objects = []
-    solid = ndimage.binary_closing(np.pad(present & ~explained, 2), np.ones((3, 3), bool))[2:-2, 2:-2]
-    labels, _ = ndimage.label(solid, np.ones((3, 3), bool))
-    for index, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        part = labels == index
-        if part.sum() < _SMALLEST:
+    x, y = grid(SIZE)
+    labels, _ = ndimage.label(close(present & ~explained), np.ones((3, 3), bool))
+    for index, box in enumerate(ndimage.find_objects(labels), start=1):
+        rows, columns = map(_around, box)
+        part = labels[rows, columns] == index
+        if np.count_nonzero(part) < _SMALLEST:
             continue
-        window = _around(rows), _around(columns)
         found = _read_object(
-            chroma(rgb)[window], shift[window], strength[window], darkness[window], part[window], window
+            hue[:, rows, columns],
+            shift[:, rows, columns],
+            strength[rows, columns],
+            darkness[rows, columns],
+            part,
+            x[:, columns],
+            y[rows],
         )
-        x, y = grid(SIZE)
         explained |= np.hypot(x - found.x, y - found.y) < found.radius * 1.05 + 2.5 / SIZE
         objects.append(found)
     stray = float((present & ~explained).mean())
-    light = np.abs((rgb - sky).mean(-1)) > 90
+    light = np.abs((rgb - sky).mean(0)) > 90
     smudge = float((light & ~explained).mean())
     clean = ramp(stray, 0.025, 0.008) * ramp(smudge, 0.10, 0.05)
     return Reading(tones, backdrop, tuple(objects), board, clean)
@@ -94,14 +103,18 @@ def _around(span: slice, margin: int = 5) -> slice:
 
 def _read_tone(rgb: Array) -> tuple[Tone, dict[Tone, float], float]:
     """The tone with the nearest background (median distance of pixels), the scores of all, and `backdrop`."""
-    distances: dict[Tone, float] = {
-        tone: float(np.median(np.abs(rgb - background(tone, SIZE)).max(-1)))
-        for tone in ("day", "night", "sunset", "sketch")
-    }
+    medians = np.median(np.abs(rgb - _skies()).max(1).reshape(len(TONES), -1), axis=1)
+    distances: dict[Tone, float] = dict(zip(TONES, map(float, medians), strict=True))
     best = min(distances, key=distances.__getitem__)
     backdrop = ramp(distances[best], 40, 18)
     tones = {tone: backdrop * ramp(distance - distances[best], 12, 0) for tone, distance in distances.items()}
     return best, tones, backdrop
+
+
+@lru_cache(maxsize=1)
+def _skies() -> Array:
+    """Backgrounds of all tones: [T, 3, SIZE, SIZE]."""
+    return np.stack([planes(background(tone, SIZE)) for tone in TONES])
 
 
 def _post_region(board: BoardReading) -> Mask:
@@ -111,28 +124,32 @@ def _post_region(board: BoardReading) -> Mask:
 
 
 def _read_object(
-    hue: Array, shift: Array, strength: Array, darkness: Array, part: Mask, window: tuple[slice, slice]
+    hue: Array, shift: Array, strength: Array, darkness: Array, part: Mask, x: Array, y: Array
 ) -> ObjectReading:
-    """Read the object that covers `part` of a window; `hue` and `shift` are [h, w, 2], the others [h, w]."""
-    near = ndimage.binary_dilation(part, iterations=3)
+    """Read the object that covers `part` of a window.
+
+    Args:
+        hue, shift: [2, h, w].
+        strength, darkness, part: [h, w].
+        x, y: the window's part of the grid, [1, w] and [h, 1].
+    """
+    near = ndimage.binary_dilation(part, CROSS, iterations=3)
     strong = part & (strength > 0.6 * np.percentile(strength[part], 95)) & (strength > _FOREGROUND)
-    colours = hue_scores(hue[strong])
+    colours = hue_scores(hue[:, strong])
     # share of the object's own paint in each pixel: position on the line from background to paint
-    paint = np.median(hue[strong], axis=0) if strong.any() else np.zeros(2, np.float32)
-    line = paint - (hue - shift)
-    own = np.clip((shift * line).sum(-1) / np.maximum((line * line).sum(-1), 1), 0, 1)
+    paint = np.median(hue[:, strong], axis=1) if strong.any() else np.zeros(2, np.float32)
+    line = paint[:, None, None] - (hue - shift)
+    own = np.clip((shift * line).sum(0) / np.maximum((line * line).sum(0), 1), 0, 1)
     alpha = np.maximum(own, darkness) * near
-    silhouette = ndimage.binary_fill_holes((alpha > 0.5) & near)
-    pieces, n = ndimage.label(silhouette)
+    silhouette = fill_holes((alpha > 0.5) & near)
+    pieces, n = ndimage.label(silhouette, CROSS)
     if n > 1:
         silhouette = pieces == (np.bincount(pieces.ravel())[1:].argmax() + 1)
-    x, y = (axis[window] for axis in grid(SIZE))
-    fits = {shape: _fit(shape, silhouette, x, y) for shape in SHAPES}
+    fits = fit_shapes(silhouette, x, y)
     best = max(fits, key=lambda shape: fits[shape].overlap)
     fit = fits[best]
     shapes = {s: ramp(f.overlap, 0.70, 0.83) * ramp(fit.overlap - f.overlap, 0.06, 0.015) for s, f in fits.items()}
-    distance = shape_distance(best, x - np.float32(fit.x), y - np.float32(fit.y), fit.radius)
-    inside = distance < -(OUTLINE + 0.5 / SIZE)
+    inside = fit.distance < -(OUTLINE + 0.5 / SIZE)
     level, spread = (float(alpha[inside].mean()), float(alpha[inside].std())) if inside.any() else (1.0, 0.0)
     fills: dict[Fill, float] = {
         "solid": ramp(level, 0.76, 0.88),
@@ -140,7 +157,7 @@ def _read_object(
         "outlined": ramp(level, 0.26, 0.14),
     }
     return ObjectReading(
-        fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_edge_error(alpha, distance), 0.85, 0.66)
+        fit.x, fit.y, fit.radius, colours, shapes, fills, ramp(_edge_error(alpha, fit.distance), 0.85, 0.66)
     )
 
 
@@ -152,40 +169,3 @@ def _edge_error(alpha: Array, distance: Array) -> float:
     rim = (distance < 3 / SIZE) & (distance > -1.2 / SIZE)
     length = max(1.0, float((np.abs(distance) < 0.5 / SIZE).sum()))
     return float(np.abs(alpha - coverage(distance, SIZE))[rim].sum()) / length
-
-
-@dataclass(frozen=True)
-class _Fit:
-    x: float
-    y: float
-    radius: float
-    overlap: float
-
-
-@lru_cache(maxsize=1)
-def _unit_moments() -> dict[Shape, tuple[float, float]]:
-    """Area of each shape of radius 1, and y of its centroid."""
-    line = np.linspace(-1.2, 1.2, 481, dtype=np.float32)
-    x, y = np.meshgrid(line, line)
-    cell = float(line[1] - line[0]) ** 2
-    moments = {}
-    for shape in SHAPES:
-        inside = shape_distance(shape, x, y, 1.0) < 0
-        moments[shape] = (float(inside.sum()) * cell, float(y[inside].mean()))
-    return moments
-
-
-def _fit(shape: Shape, silhouette: Mask, x: Array, y: Array) -> _Fit:
-    """Fit a shape to a silhouette: place it by area and centroid, then search nearby for the most overlap."""
-    if not silhouette.any():
-        return _Fit(float(x.mean()), float(y.mean()), 0.1, 0.0)
-    unit_area, unit_y = _unit_moments()[shape]
-    radius = float(np.sqrt(silhouette.sum() / SIZE**2 / unit_area))
-    cx, cy = float(x[silhouette].mean()), float(y[silhouette].mean()) - unit_y * radius
-    tried = [(cy + dy / SIZE, radius * scale) for scale in (0.95, 1.0, 1.05) for dy in (-0.6, 0.0, 0.6)]
-    ys, radii = np.array(tried, np.float32).T[:, :, None, None]
-    drawn = coverage(shape_distance(shape, x - np.float32(cx), y - ys, radii), SIZE)
-    common, united = (part(drawn, silhouette).reshape(len(tried), -1).sum(1) for part in (np.minimum, np.maximum))
-    overlaps = common / united
-    best = int(overlaps.argmax())
-    return _Fit(cx, *tried[best], float(overlaps[best]))

@@ -7,10 +7,12 @@ import numpy as np
 from scipy import ndimage
 
 from pairs.glyphs import GLYPHS, segments
-from pairs.judges.exact.pixels import SIZE, Mask, chroma, hue_scores, ramp
+from pairs.judges.exact.masks import CROSS, Mask, dilate, erode, fill_holes
+from pairs.judges.exact.pixels import SIZE, chroma, hue_scores, ramp
 from pairs.layout import BOARD_HALF_HEIGHT, GLYPH_HALF_HEIGHT, GLYPH_HALF_WIDTH, GLYPH_PITCH
-from pairs.render import PALETTE, STROKE, Array, letter_colour
+from pairs.render import PALETTE, STROKE, letter_colour
 from pairs.scene import Colour
+from pairs.shapes import Array
 
 POST = (126, 92, 62)
 _HALF = (8, 9)  # half extents in pixels of the window around a glyph: x, y
@@ -39,12 +41,14 @@ class BoardReading:
 
 
 def read_board(rgb: Array, present: Mask, post: Mask) -> BoardReading | None:
-    """Read the sign of a picture [64, 64, 3].
+    """Read the sign of a picture [3, 64, 64].
 
     Returns None unless the largest part of `present` [64, 64] looks like a board above a `post` [64, 64].
     """
-    solid = ndimage.binary_opening(ndimage.binary_fill_holes(present), np.ones((3, 3), bool))
-    labels, count = ndimage.label(solid)
+    if not post.any():
+        return None
+    solid = dilate(erode(fill_holes(present)))
+    labels, count = ndimage.label(solid, CROSS)
     if count == 0:
         return None
     sizes = np.bincount(labels.ravel())[1:]
@@ -66,14 +70,14 @@ def read_board(rgb: Array, present: Mask, post: Mask) -> BoardReading | None:
     )
     if shape == 0:
         return None
-    colours = chroma(rgb[top:bottom, left:right]).reshape(-1, 2)
-    strength = np.linalg.norm(colours, axis=-1)
-    hues = hue_scores(colours[strength > 0.6 * np.percentile(strength, 90)])
+    colours = chroma(rgb[:, top:bottom, left:right])
+    strength = np.linalg.norm(colours, axis=0)
+    hues = hue_scores(colours[:, strength > 0.6 * np.percentile(strength, 90)])
     colour = max(hues, key=hues.__getitem__)
     ink = np.array(letter_colour(colour), np.float32)
     board = np.array(PALETTE[colour], np.float32)
-    line = ink - board
-    written = np.clip(((rgb - board) * line).sum(-1) / (line * line).sum(), 0, 1)
+    line = (ink - board)[:, None, None]
+    written = np.clip(((rgb - board[:, None, None]) * line).sum(0) / (line * line).sum(), 0, 1)
     cx, cy = (left + right) / 2, (top + bottom) / 2
     centres = [cx + (i - (n - 1) / 2) * GLYPH_PITCH * SIZE for i in range(n)]
     glyphs = tuple(_read_glyph(written, x, cy) for x in centres)
@@ -97,8 +101,8 @@ def _read_glyph(written: Array, x: float, y: float) -> dict[str, float]:
             px, py = x + dx, y + dy
             ix, iy = int(np.floor(px)), int(np.floor(py))
             drawn = _templates(round((px - ix) * _STEPS) / _STEPS, round((py - iy) * _STEPS) / _STEPS)
-            window = padded[12 + iy - _HALF[1] : 12 + iy + _HALF[1], 12 + ix - _HALF[0] : 12 + ix + _HALF[0]]
-            overlap = np.minimum(drawn, window).sum((1, 2)) / np.maximum(drawn, window).sum((1, 2))
+            window = padded[12 + iy - _HALF[1] : 12 + iy + _HALF[1], 12 + ix - _HALF[0] : 12 + ix + _HALF[0]].ravel()
+            overlap = np.minimum(drawn, window).sum(1) / np.maximum(drawn, window).sum(1)
             best = np.maximum(best, overlap)
     top = float(best.max())
     return {g: ramp(float(b), 0.42, 0.6) * ramp(top - float(b), 0.08, 0.02) for g, b in zip(GLYPHS, best, strict=True)}
@@ -106,7 +110,7 @@ def _read_glyph(written: Array, x: float, y: float) -> dict[str, float]:
 
 @lru_cache(maxsize=64)
 def _templates(fx: float, fy: float) -> Array:
-    """Render every glyph, centred (fx, fy) pixels past the window's middle: [G, 18, 16]."""
+    """Render every glyph, centred (fx, fy) pixels past the window's middle: [G, 18 · 16]."""
     x, y = np.meshgrid(np.arange(-_HALF[0], _HALF[0]) + 0.5 - fx, np.arange(-_HALF[1], _HALF[1]) + 0.5 - fy)
     drawn = []
     for glyph in GLYPHS:
@@ -117,4 +121,4 @@ def _templates(fx: float, fy: float) -> Array:
             t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)
             distance = np.minimum(distance, np.hypot(x - ax - t * ex, y - ay - t * ey))
         drawn.append(np.clip(0.5 - (distance - STROKE * SIZE), 0, 1))
-    return np.stack(drawn).astype(np.float32)
+    return np.stack(drawn).reshape(len(GLYPHS), -1).astype(np.float32)
