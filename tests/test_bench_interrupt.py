@@ -14,7 +14,7 @@ from PIL import Image
 from bench.command import main
 from tests.forked_command import ForkedCommand
 from tests.json_server import JsonHandler, start
-from tests.test_bench_generators import StrangersServer
+from tests.strangers_server import StrangersServer
 from tests.vlm_endpoint import answer
 
 PROMPTS = 12

@@ -4,6 +4,7 @@ import json
 import math
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,22 @@ def test_an_answer_that_does_not_come_in_time_is_none(endpoint: VlmEndpoint, fau
     """A server that sends a byte now and then never exceeds the client's own limit, which is on each wait."""
     endpoint.faults["?"] = [fault] * 3
     assert EndpointVlm(endpoint.url, "vlm", seconds=0.3).yes([picture(51)], ["Is it?"]) == [None]
+
+
+def test_questions_that_are_stopped_have_no_answer_and_none_are_asked_later(endpoint: VlmEndpoint) -> None:
+    """The endpoint holds its answer until the end of the test."""
+    endpoint.meeting = threading.Barrier(2)
+    vlm, found = EndpointVlm(endpoint.url, "vlm"), list[float | None]()
+    asking = threading.Thread(target=lambda: found.extend(vlm.yes([picture(51)], ["Is it?"])))
+    asking.start()
+    while not endpoint.present:
+        time.sleep(0.001)
+    vlm.stop()
+    asking.join()
+    assert found == [None]
+    assert vlm.yes([picture(51)], ["Is it now?"]) == [None]
+    endpoint.meeting.wait()
+    assert "Is it now?" not in endpoint.questions
 
 
 def test_an_unreachable_endpoint_gives_no_answers() -> None:

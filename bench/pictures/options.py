@@ -19,7 +19,8 @@ class Part:
 
 def remember_defaults(parser: argparse.ArgumentParser, parts: Collection[Part]) -> None:
     """Add the defaults of the parts' options to the parsed arguments, by which `given` knows an option."""
-    parser.set_defaults(defaults={name: parser.get_default(name) for part in parts for name in part.takes})
+    names = sorted({name for part in parts for name in part.takes})
+    parser.set_defaults(defaults={name: parser.get_default(name) for name in names})
 
 
 def given(arguments: argparse.Namespace, name: str) -> bool:
