@@ -6,7 +6,8 @@ images/              pictures and other files, as the official evaluator reads t
 judgements/          scores of single pictures, one file for each judge
 scores/              a judge's scores in the benchmark's official format
 numbers/             results, one file for each scorer (`bench.measurements`)
-report.html
+report.html          one file that opens offline
+.run.lock            held by the command that uses the folder (`bench.pictures.run_lock`)
 """
 
 import json
