@@ -42,7 +42,7 @@ def grid(size: int) -> tuple[Array, Array]:
 
 def coverage(distance: Array, size: int) -> Array:
     """Share of each pixel inside a shape, from signed distances in unit coordinates: [...] → [...] in [0, 1]."""
-    result: Array = np.clip(0.5 - distance * size, 0, 1)
+    result: Array = (0.5 - distance * size).clip(0, 1)
     return result
 
 

@@ -64,7 +64,8 @@ def read(image: Image.Image) -> Reading:
     hue = chroma(rgb)
     shift = hue - chroma(sky)
     strength = np.linalg.norm(shift, axis=0)
-    darkness = np.clip((sky - rgb).mean(0) / (sky.mean(0) - np.mean(INK)), 0, 1) if tone == "sketch" else 0 * strength
+    shade = (sky - rgb).mean(0)
+    darkness = np.clip(shade / (sky.mean(0) - np.mean(INK)), 0, 1) if tone == "sketch" else 0 * strength
     post = np.abs(rgb - np.array(POST, np.float32)[:, None, None]).max(0) < 40
     present = (strength > _FOREGROUND) | (darkness > 0.55)
     explained = np.zeros((SIZE, SIZE), bool)
@@ -75,15 +76,15 @@ def read(image: Image.Image) -> Reading:
     x, y = grid(SIZE)
     labels, _ = ndimage.label(close(present & ~explained), np.ones((3, 3), bool))
     for index, box in enumerate(ndimage.find_objects(labels), start=1):
-        rows, columns = map(_around, box)
-        part = labels[rows, columns] == index
-        if np.count_nonzero(part) < _SMALLEST:
+        window = rows, columns = _around(box[0]), _around(box[1])
+        part = labels[window] == index
+        if part.sum() < _SMALLEST:
             continue
         found = _read_object(
-            hue[:, rows, columns],
-            shift[:, rows, columns],
-            strength[rows, columns],
-            darkness[rows, columns],
+            hue[:, *window],
+            shift[:, *window],
+            strength[window],
+            darkness[window],
             part,
             x[:, columns],
             y[rows],
@@ -91,8 +92,7 @@ def read(image: Image.Image) -> Reading:
         explained |= np.hypot(x - found.x, y - found.y) < found.radius * 1.05 + 2.5 / SIZE
         objects.append(found)
     stray = float((present & ~explained).mean())
-    light = np.abs((rgb - sky).mean(0)) > 90
-    smudge = float((light & ~explained).mean())
+    smudge = float(((np.abs(shade) > 90) & ~explained).mean())
     clean = ramp(stray, 0.025, 0.008) * ramp(smudge, 0.10, 0.05)
     return Reading(tones, backdrop, tuple(objects), board, clean)
 
