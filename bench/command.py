@@ -1,17 +1,15 @@
 """`focusdiff-bench`: benchmarks of a model, how reliable the judges are, and speed."""
 
-import argparse
-
 from bench.commands.benchmarks import add_benchmarks
 from bench.commands.reports import add_reports
 from bench.commands.speed import add_speed
 from bench.commands.world import add_world
-from model.cli import run_command
+from model.cli import CommandParser, run_command
 
 
 def main() -> None:
     """Entry point of the console script."""
-    parser = argparse.ArgumentParser(prog="focusdiff-bench", description=__doc__.split("`: ")[1])
+    parser = CommandParser(prog="focusdiff-bench", description=__doc__.split("`: ")[1])
     benches = parser.add_subparsers(dest="bench", required=True)
     add_benchmarks(benches)
     add_reports(benches)

@@ -4,6 +4,17 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a command and its subcommands, whose options cannot be abbreviated.
+
+    Commands are recorded with the values of `--…-key` hidden, which an abbreviation would escape.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, device: str = "auto", dtype: str = "auto") -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.cli import add_model_arguments, add_sampling_arguments, run_command
+from model.cli import CommandParser, add_model_arguments, add_sampling_arguments, run_command
 from serve.prompts_file import Entry, read_prompts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Wanted:
 
 def main() -> None:
     """Entry point of the console script."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="focusdiff-generate",
         description="Draw pictures of one prompt or of a file of prompts. Run again with the same seed to resume.",
     )

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.cli import add_model_arguments, run_command
+from model.cli import CommandParser, add_model_arguments, run_command
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of the console script."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="focusdiff-train", description="Train a checkpoint. To resume a stopped run, give the same command again."
     )
     stages = parser.add_subparsers(dest="stage", required=True)

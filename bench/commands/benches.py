@@ -3,4 +3,6 @@
 import argparse
 from typing import TypeAlias
 
-Benches: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+from model.cli import CommandParser
+
+Benches: TypeAlias = "argparse._SubParsersAction[CommandParser]"

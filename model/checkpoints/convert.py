@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from model.cli import add_model_arguments, run_command
+from model.cli import CommandParser, add_model_arguments, run_command
 
 
 def main() -> None:
     """Entry point of `focusdiff-convert`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="focusdiff-convert",
         description="Write a Janus checkpoint (DeepSeek's or transformers' layout) in transformers' layout.",
     )
