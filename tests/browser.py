@@ -5,7 +5,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -24,8 +24,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
-def server(port: int, *arguments: str) -> AbstractContextManager[ServerProcess]:
-    return running(serve_command(["tiny", "tiny-base"], port, "--device", "cpu", "--judge", "exact", *arguments), port)
+def server(port: int, *arguments: str, models: Sequence[str] = ("tiny",)) -> AbstractContextManager[ServerProcess]:
+    return running(serve_command(models, port, "--device", "cpu", "--judge", "exact", *arguments), port)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port, folder = free_port(), tmp_path_factory.mktemp("page")
     cases = [{"category": f"{name} difference", "caption1": a, "caption2": b} for name, a, b in examples(each=6)]
     (folder / "PairComp.json").write_text(json.dumps(cases))
-    with server(port, "--votes", str(folder / "votes.sqlite"), "--paircomp", str(folder / "PairComp.json")):
+    page = ("--votes", str(folder / "votes.sqlite"), "--paircomp", str(folder / "PairComp.json"))
+    with server(port, *page, models=("tiny", "tiny-base")):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import ssl
 import threading
 import time
 import zlib
@@ -50,6 +51,9 @@ from train.tiny.recipe import TinyRecipe, load_recipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as every command does
+# of a file, httpx reads every certificate for each new client, which takes 30 ms; of a folder, those that it needs
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
 warm_up_vector_math()  # some tests compute with networks that `load` has not prepared
 GOLDEN = Path(__file__).parent / "golden"
 _SCALES = {
@@ -174,7 +178,7 @@ def _forked_engines() -> Iterator[None]:
 
     Servers that run in processes of their own start theirs as always.
     """
-    multiprocessing.set_forkserver_preload(["serve.backends.child", "model.checkpoints.load"])
+    multiprocessing.set_forkserver_preload(["serve.backends.child", "train.ablation.run"])
     with pytest.MonkeyPatch.context() as patch:
         forked = multiprocessing.get_context("forkserver")
         patch.setattr("serve.backends.process._PROCESSES", forked)

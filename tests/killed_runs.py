@@ -1,47 +1,69 @@
-"""Kill runs of GRPO at random moments, resume them, and compare them with a run that was not killed.
+"""Kill a run of GRPO before each kind of change of its folder, and resume it."""
 
-    python -m tests.killed_runs CHECKPOINT FOLDER KILLS
-
-Lives are forked from this process, which has imported everything and computed nothing.
-"""
-
-import json
 import os
-import random
-import shutil
+import re
 import signal
 import sys
-import time
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401  as training would in every life
 import torch
-import torch.utils.tensorboard
 
-from tests.test_train_grpo_run import recipe, trainer
+from tests.grpo_runs import recipe, trainer
 
-STEPS = 6
+STEPS = 8
+CHOSEN = recipe(
+    steps=STEPS,
+    seed=1,
+    output={"save_every": 1, "keep": 2, "grid_every": 0},
+    rollout={"pairs": 1, "samples": 2, "guidance_scale": 2.0},
+    remedies={"window": 2, "slow": 1e-7},  # with seed 1, the reference is refreshed after step 4
+)
+_FIRST = 3  # number of the checkpoint that kills begin with: until then, no old one is removed
 
 
-def live(checkpoint: Path, out: Path, seconds: float | None) -> int | None:
-    """Train in a process of its own, killed after some seconds; the exit code of one that ended before, else None."""
+def live(checkpoint: Path, out: Path, survived: set[str] | None) -> str | None:
+    """Train in a process of its own, forked from this one.
+
+    Args:
+        checkpoint: the first policy.
+        out: folder of the run.
+        survived: kinds of changes that the process does not die of; None if it dies of none.
+
+    Returns:
+        Kind of the change that it was killed before; None if it came to the end.
+    """
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
-        output = {"save_every": 1, "keep": 2, "grid_every": 0}
-        rollout = {"pairs": 1, "samples": 2, "guidance_scale": 2.0}
-        remedies = {"window": 2, "slow": 1e-7}  # with seed 1, the reference is refreshed after step 4
-        trainer(checkpoint, out, recipe(steps=STEPS, seed=1, output=output, rollout=rollout, remedies=remedies)).run()
+        if survived is not None:
+            sys.addaudithook(lambda event, arguments: _die(event, arguments, out, survived, writing))
+        trainer(checkpoint, out, CHOSEN).run()
         os._exit(0)
-    until = None if seconds is None else time.monotonic() + seconds
-    while until is None or time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        kind = said.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == (-signal.SIGKILL if kind else 0)
+    return kind or None
+
+
+def _die(event: str, arguments: tuple[object, ...], out: Path, survived: set[str], writing: int) -> None:
+    """Kill this process, and say why, if an audit event announces a change of a kind that it does not survive."""
+    if event in ("os.mkdir", "os.symlink"):
+        path = Path(str(arguments[event == "os.symlink"]))
+        changes = not path.exists()
+    elif event in ("os.rename", "os.remove", "os.rmdir"):
+        path = Path(str(arguments[0]))
+        changes = path.is_symlink() or path.exists()
+    else:
+        return
+    begun = path.is_relative_to(out) and any(int(one.name[-6:]) >= _FIRST for one in out.glob("checkpoints/[!.]*"))
+    name = re.sub(r"[0-9]+([.][a-z0-9_]{8}(?=/|$))?", "N", str(path).removeprefix(f"{out}/"))
+    kind = f"{event} {name}\n"
+    if changes and begun and kind not in survived:
+        os.write(writing, kind.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def same(one: object, other: object) -> bool:
@@ -58,43 +80,18 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-def check(out: Path, reference: Path) -> None:
-    """Compare the last checkpoints of two runs."""
-    mine, other = ((folder / "latest").resolve() for folder in (out, reference))
-    assert mine.name == f"killed-{STEPS:06d}"
-    assert other.name == f"undisturbed-{STEPS:06d}"
+def main() -> None:
+    """Prints what each life was killed before. Arguments: CHECKPOINT FOLDER."""
+    checkpoint, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    whole, out = folder / "undisturbed", folder / "killed"
+    assert live(checkpoint, whole, survived=None) is None
+    survived: set[str] = set()
+    while (kind := live(checkpoint, out, survived)) is not None:
+        print(kind, end="")
+        survived.add(kind)
+    mine, other = ((run / "latest").resolve() for run in (out, whole))
+    assert (mine.name, other.name) == (f"killed-{STEPS:06d}", f"undisturbed-{STEPS:06d}")
     assert (mine / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-    states = [torch.load(folder / "trainer" / "state.pt", weights_only=True) for folder in (mine, other)]
+    states = [torch.load(one / "trainer" / "state.pt", weights_only=True) for one in (mine, other)]
     assert same(*states)
     assert states[0]["remedied"] > 0
-
-
-def main() -> None:
-    """Kill until there were enough kills."""
-    checkpoint, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    reference = folder / "undisturbed"
-    torch.set_num_threads(1)
-    begun = time.monotonic()
-    assert live(checkpoint, reference, None) == 0
-    whole = time.monotonic() - begun
-    moments = random.Random(0)
-    out, killed, finished, saving = folder / "killed", 0, 0, 0
-    while killed < kills:
-        code = live(checkpoint, out, moments.uniform(0.02, 0.7) * whole)
-        if code is None:
-            killed += 1
-            checkpoints = out / "checkpoints"
-            saving += checkpoints.exists() and any(path.name.startswith(".") for path in checkpoints.iterdir())
-            continue
-        assert code == 0
-        check(out, reference)
-        finished += 1
-        shutil.rmtree(out)
-    assert live(checkpoint, out, None) == 0
-    check(out, reference)
-    counts = {"kills": killed, "kills while saving": saving, "kills elsewhere": killed - saving}
-    print(json.dumps(counts | {"finished runs": finished + 1, "seconds of a whole run": round(whole, 2)}))
-
-
-if __name__ == "__main__":
-    main()

@@ -14,12 +14,10 @@ import pytest
 
 from bench.speed.server_process import free_port
 from serve.settings.server import Settings
-from tests.test_serve_operation import engine_of, ready, server
+from tests.serve_process import IMAGES, ServeProcess
 from tests.tools import needs_nginx
 
 CONFIGURATION = Path(__file__).parent.parent / "deploy" / "nginx" / "focusdiff.conf"
-IMAGES = "/v1/images/generations"
-QUIET = ("--log-level", "warning")  # a log that nobody reads would fill its pipe
 
 
 @contextmanager
@@ -80,24 +78,24 @@ def test_no_request_fails_while_servers_are_replaced_one_after_the_other(small_f
 
     with ExitStack() as stack:
 
-        def start(port: int) -> tuple[str, "subprocess.Popen[str]"]:
-            return stack.enter_context(server(small_folder, *QUIET, port=port))
+        def start(port: int) -> ServeProcess:
+            return stack.enter_context(ServeProcess(small_folder, port=port))
 
         url = stack.enter_context(gateway(tmp_path, *ports))
         old = [start(port) for port in ports]
         for one in old:
-            ready(*one)
+            one.wait_until_ready()
         threads = [threading.Thread(target=client, args=(url,), kwargs={"stream": i % 2 == 0}) for i in range(3)]
         for thread in threads:
             thread.start()
-        for port, (_, process) in zip(ports, old, strict=True):
+        for one in old:
             before = len(statuses)
             while len(statuses) < before + 10 and any(thread.is_alive() for thread in threads):
                 time.sleep(0.05)
-            process.terminate()
-            assert process.wait(60) == 0
-            if port == ports[0]:
-                ready(*start(port))
+            one.process.terminate()
+            assert one.wait() == 0
+            if one is old[0]:
+                start(one.port).wait_until_ready()
         stop.set()
         for thread in threads:
             thread.join()
@@ -111,22 +109,20 @@ def test_the_gateway_passes_events_on_at_once_and_only_the_api(small_folder: Pat
     """An event of 200 bytes arrives while the engine is suspended, and so nothing follows it."""
     with (
         ThreadPoolExecutor(5) as pool,
-        server(small_folder, "--slots", "1", *QUIET, "--admin-key", "k") as (inside, process),
-        gateway(tmp_path, int(inside.rpartition(":")[2])) as url,
+        ServeProcess(small_folder, "--slots", "1", "--admin-key", "k") as server,
+        gateway(tmp_path, server.port) as url,
     ):
-        ready(inside, process)
+        server.wait_until_ready()
         for path in ("/metrics", "/health/ready", "/admin/models", "/"):
             assert httpx.get(url + path, timeout=20).status_code == 404
         assert httpx.get(f"{url}/v1/models", timeout=20).status_code == 200
-        body = {"prompt": "a star", "n": 10}
-        engine = engine_of(process)
+        engine = server.engine
         engine.suspend()
-        before = [pool.submit(httpx.post, inside + IMAGES, json=body, timeout=60) for _ in range(5)]
-        while 'waiting_images{model="small"} 50' not in httpx.get(f"{inside}/metrics", timeout=20).text:
-            time.sleep(0.05)
-        last = body | {"stream": True, "queue_events": True}
+        before = [pool.submit(server.draw, n=10) for _ in range(5)]
+        server.wait_until_waiting(50)
+        last = {"prompt": "a star", "n": 10, "stream": True, "queue_events": True}
         with httpx.stream("POST", url + IMAGES, json=last, timeout=20) as stream:
-            with httpx.stream("POST", inside + IMAGES, json=last, timeout=20) as later:
+            with httpx.stream("POST", server.url + IMAGES, json=last, timeout=20) as later:
                 engine.resume()
                 assert next(later.iter_lines()) == "event: image_generation.queued"  # so the earlier one is queued, too
                 engine.suspend()  # long before the fifty images ahead are drawn

@@ -23,7 +23,7 @@ from serve.settings.server import Settings
 from serve.triton.settings import TritonSettings
 from tests.ended import Ended
 from tests.promql import scrape_of, unknown
-from tests.test_serve_operation import ready, server
+from tests.serve_process import ServeProcess
 from tests.thread_backend import ThreadBackend
 
 ROOT = Path(__file__).parent.parent
@@ -218,13 +218,12 @@ def test_what_the_job_writes_is_served_by_the_deployment(
     (tmp_path / "keys").write_text("sk-1\n")
     (front,) = pod_of(DEPLOYMENT)["containers"]
     given = [one for one in arguments(front) if not one.startswith(("--port=", "--model=", "--no-ui"))]
-    with server(tmp_path / "focus", *given) as (url, process):
-        ready(url, process)
-        body = {"prompt": "a star", "response_format": "url"}
-        assert httpx.post(f"{url}/v1/images/generations", json=body, timeout=60).status_code == 401
-        keys = {"Authorization": "Bearer sk-1"}
-        answer = httpx.post(f"{url}/v1/images/generations", json=body, headers=keys, timeout=60)
+    with ServeProcess(tmp_path / "focus", *given) as server:
+        server.wait_until_ready()
+        assert server.draw().status_code == 401
+        body, keys = {"prompt": "a star", "response_format": "url"}, {"Authorization": "Bearer sk-1"}
+        answer = httpx.post(f"{server.url}/v1/images/generations", json=body, headers=keys, timeout=60)
         assert answer.status_code == 200
         assert httpx.get(answer.json()["data"][0]["url"], timeout=60).content.startswith(b"\x89PNG")
-        process.terminate()
-        assert process.wait(120) == 0
+        server.process.terminate()
+        assert server.wait() == 0

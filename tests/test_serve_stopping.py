@@ -1,25 +1,27 @@
-"""A server that stops, after an engine's death or a signal; unexpected errors; traces."""
+"""A server that stops, after an engine's death or a signal; unexpected errors."""
 
 import asyncio
-import os
+import multiprocessing
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from torch import Tensor
 
 from model.checkpoints.load import load
 from model.janus import Janus
+from serve.backends.engine_backend import EngineBackend
+from serve.backends.loader import ProcessLoader
 from serve.backends.registry import Registry
 from serve.http.store import Store
 from serve.server import Server, listen
@@ -33,7 +35,7 @@ IMAGES = "/v1/images/generations"
 class Running:
     """A complete `Server` in this process; tests call its signal handler themselves."""
 
-    def __init__(self, tmp_path: Path, **backends: ThreadBackend) -> None:
+    def __init__(self, tmp_path: Path, **backends: EngineBackend) -> None:
         sources = tuple(ModelSource(name=name, source=name) for name in backends)
         settings = Settings(models=sources, drain_seconds=60, ui=False)
         self.models = Registry(lambda source: backends[source.name])
@@ -53,6 +55,14 @@ class Running:
     def until_running(self, name: str) -> None:
         while not self.models.served[name].backend.stats.running:
             time.sleep(0.001)
+
+    def replace(self, name: str, source: str, loader: Callable[[ModelSource], EngineBackend]) -> None:
+        """Load a model in place of the one of that name."""
+        self.models._loader = loader
+        loop = self.server._loop
+        assert loop is not None
+        loading = self.models.load(ModelSource(name=name, source=source), replace=True)
+        asyncio.run_coroutine_threadsafe(loading, loop).result(60)
 
     def ended(self) -> None:
         self.thread.join(60)
@@ -108,16 +118,35 @@ def test_draining_waits_for_a_model_that_was_replaced(janus: Janus, small_folder
     with ThreadPoolExecutor(1) as pool:
         long = running.ask(pool, n=3)
         running.until_running("small")
-        running.models._loader = lambda _: new
-        source = ModelSource(name="small", source="small")
-        loop = running.server._loop
-        assert loop is not None
-        asyncio.run_coroutine_threadsafe(running.models.load(source, replace=True), loop).result(60)
+        running.replace("small", "small", lambda _: new)
         running.server.handle_exit(signal.SIGTERM, None)
         answer = long.result()
     assert answer.status_code == 200
     assert len(answer.json()["data"]) == 3
     running.ended()
+
+
+def test_the_death_of_a_replaced_engine_ends_the_server(
+    small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both engines are processes. The replaced one had a request, which gets 503."""
+    others = set(multiprocessing.active_children())
+    loader = ProcessLoader(Settings(device="cpu", slots=1), on_death=lambda: running.server.die())
+    running = Running(tmp_path, small=loader(ModelSource(name="small", source=str(small_folder))))
+    (started,) = set(multiprocessing.active_children()) - others
+    engine = psutil.Process(started.pid)
+    engine.suspend()
+    with ThreadPoolExecutor(1) as pool:
+        asked = running.ask(pool)
+        while not running.models.served["small"].backend.stats.waiting:
+            time.sleep(0.001)
+        running.replace("small", str(small_folder), loader)
+        engine.send_signal(signal.SIGRTMIN + 2)  # a signal without a name
+        engine.kill()
+        assert asked.result().status_code == 503
+    running.ended()
+    assert running.server.died
+    assert "the engine's process ended by " in caplog.text
 
 
 def test_a_second_signal_stops_at_once(janus: Janus, tmp_path: Path) -> None:
@@ -156,55 +185,3 @@ def test_an_unexpected_error_is_answered_and_logged(
         assert whole.headers["x-request-id"] in whole.json()["error"]["message"]
     assert whole.headers["x-request-id"] in caplog.text
     assert caplog.text.count("NotADirectoryError") >= 2
-
-
-@pytest.fixture
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """Receiver of OpenTelemetry traces; yields its URL and the bodies that it received."""
-    received: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", received
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.long
-def test_traces_go_to_the_endpoint_in_the_environment(small_folder: Path, collector: tuple[str, list[bytes]]) -> None:
-    import subprocess
-    import sys
-
-    from bench.speed.server_process import free_port
-
-    url, received = collector
-    port = free_port()
-    command = [sys.executable, "-m", "serve.command", "--no-ui", "--model", str(small_folder), "--port", str(port)]
-    process = subprocess.Popen(command, env=os.environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": url})
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert time.monotonic() < deadline
-            try:
-                answer = httpx.post(f"http://127.0.0.1:{port}{IMAGES}", json={"prompt": "a star"}, timeout=60)
-                if answer.status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-    spans = b"".join(received)
-    for name in (b"POST /v1/images/generations", b"Started", b"Finished"):
-        assert name in spans
-    assert b"/health" not in spans

@@ -2,11 +2,9 @@
 
 import io
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,7 @@ from serve.settings.server import Settings
 from serve.triton import command as triton_command
 from serve.triton.repository import write_repository
 from tests.ended import Ended as CommandEnded
-from tests.test_serve_operation import IMAGES, live, ready
+from tests.serve_process import IMAGES, ServeProcess
 from tests.tools import needs_triton
 from tests.triton_process import TritonProcess
 
@@ -218,46 +216,30 @@ def completed(stream: httpx.Response) -> list[str]:
 def test_a_front_waits_for_its_server_and_stops_with_requests_under_way(small_folder: Path, tmp_path: Path) -> None:
     """The front starts first; told to stop, it answers what it has accepted, and ends with code 0."""
     triton = TritonProcess(tmp_path, {"small": small_folder}, "--slots", "2")
-    port = free_port()
-    options = ["--backend", "triton", "--triton-url", triton.url, "--model", "small", "--port", str(port), "--no-ui"]
-    front = subprocess.Popen([sys.executable, "-m", "serve.command", *options], stderr=subprocess.PIPE, text=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        assert ready(url, front) >= {"ready"}
+    with closing(triton), ServeProcess("small", "--backend", "triton", "--triton-url", triton.url) as front:
+        front.wait_until_ready()
         with ExitStack() as asked:
             body = {"prompt": "a blue star", "n": 10, "seed": 1, "stream": True, "partial_images": 1}
             streams = [
-                asked.enter_context(httpx.stream("POST", f"{url}{IMAGES}", json=body, timeout=120)) for _ in range(3)
+                asked.enter_context(httpx.stream("POST", front.url + IMAGES, json=body, timeout=120)) for _ in range(3)
             ]
-            front.terminate()  # all three are accepted, and the last one waits for the others' slots
+            front.process.terminate()  # all three are accepted, and the last one waits for the others' slots
             answers = [completed(stream) for stream in streams]
         assert answers[0] == answers[1] == answers[2]
         assert len(set(answers[0])) == 10
-        said = front.communicate(timeout=120)[1]
-        assert front.returncode == 0, said
-        assert "Traceback" not in said
-    finally:
-        front.kill()
-        front.communicate()
-        triton.close()
+        assert front.wait() == 0, front.log
+        assert "Traceback" not in front.log
 
 
 def test_a_front_that_never_found_a_server_stops_at_once() -> None:
-    port, nobody = free_port(), free_port()
-    options = ["--backend", "triton", "--triton-url", f"127.0.0.1:{nobody}", "--port", str(port), "--no-ui"]
-    front = subprocess.Popen([sys.executable, "-m", "serve.command", *options], stderr=subprocess.PIPE, text=True)
-    try:
-        while not live(f"http://127.0.0.1:{port}"):
-            assert front.poll() is None
+    nobody = f"127.0.0.1:{free_port()}"
+    with ServeProcess("small", "--backend", "triton", "--triton-url", nobody) as front:
+        while not front.live:
+            assert front.process.poll() is None, front.log
             time.sleep(0.05)
-        health = httpx.get(f"http://127.0.0.1:{port}/health/ready")
-        assert (health.status_code, health.json()["status"]) == (503, "loading")
-        front.terminate()
-        said = front.communicate(timeout=120)[1]
-        assert front.returncode == 0, said
-    finally:
-        front.kill()
-        front.communicate()
+        assert front.status == "loading"
+        front.process.terminate()
+        assert front.wait() == 0, front.log
 
 
 @needs_triton

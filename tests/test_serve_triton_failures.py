@@ -31,12 +31,15 @@ from tests.triton_process import TritonProcess
 pytestmark = [needs_triton, pytest.mark.long]
 CLIENTS = 6
 CLIENT_SECONDS = 120.0  # nobody may wait longer
+PAUSE_SECONDS = 4.0  # so that servers that start have the cores
 IMAGES = "/v1/images/generations"
 
 
 @dataclass
 class Load:
     """Clients that ask for pictures until they are told to stop; every seed is used once.
+
+    In `wait_for` they ask without pause, else with a pause after each answer.
 
     pictures: by seed, as often as it was answered.
     refusals: reasons of the answers with status 503.
@@ -49,7 +52,7 @@ class Load:
 
     def __enter__(self) -> "Load":
         self._seeds = count(0, 2)
-        self._stopping = threading.Event()
+        self._stopping, self._hurrying = threading.Event(), threading.Event()
         self._threads = [threading.Thread(target=self._work, args=(number % 2 == 0,)) for number in range(CLIENTS)]
         for thread in self._threads:
             thread.start()
@@ -57,6 +60,7 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
+        self._hurrying.set()
         for thread in self._threads:
             thread.join(CLIENT_SECONDS + 10)
             assert not thread.is_alive(), "a client hangs"
@@ -64,7 +68,9 @@ class Load:
     def wait_for(self, more: int) -> None:
         """Wait until so many more seeds were answered."""
         wanted = len(self.pictures) + more
+        self._hurrying.set()
         wait_until(lambda: len(self.pictures) >= wanted or bool(self.errors))
+        self._hurrying.clear()
 
     def _work(self, stream: bool) -> None:
         with httpx.Client(base_url=self.url, timeout=CLIENT_SECONDS) as client:
@@ -75,6 +81,7 @@ class Load:
                 except Exception as error:
                     self.errors.append(f"seed {seed}: {type(error).__name__}: {error}")
                     raise
+                self._hurrying.wait(PAUSE_SECONDS)
 
     def _ask(self, client: httpx.Client, body: dict[str, object]) -> None:
         answer = client.post(IMAGES, json={**body, "partial_images": 2 if body["stream"] else 0})

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from pairs.miniature import miniature_cases
 from pairs.paircomp import Case
 from serve.engine.engine import Engine
 from tests.ended import Ended
+from train.ablation import run as run_module
 from train.ablation.ablation import Ablation
 from train.ablation.gradients import Gradients, part_of
 from train.ablation.results import read_result
-from train.ablation.run import SETTINGS
+from train.ablation.run import SETTINGS, Run, perform
 from train.ablation.scores import score_cases
 from train.ablation.study import Study, load_study, merged
 from train.command import main
@@ -109,25 +111,27 @@ def few(case_set: object) -> Sequence[Case]:
     return miniature_cases("validation")[::50]
 
 
+def perform_on_few_cases(study: Study, run: Run, out: Path, results: Path) -> None:
+    with patch.object(run_module, "miniature_cases", few):
+        perform(study, run, out, results)
+
+
 def test_runs_are_kept_resumed_and_not_repeated(
     short: Study, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trials choose the rate; a result that is there is not made again, and one of another recipe is refused."""
-    from train.ablation import ablation as module
-    from train.ablation import run as run_module
-
     monkeypatch.setattr(run_module, "miniature_cases", few)
     performed: list[str] = []
 
-    def here(self: Ablation, runs: Sequence[run_module.Run], jobs: int) -> object:
+    def here(self: Ablation, runs: Sequence[Run], jobs: int) -> object:
         """Without processes, which would not know of the few cases."""
         for run in runs:
             if self.result(run) is None:
-                run_module.perform(self.study, run, self.out, self.results)
+                perform(self.study, run, self.out, self.results)
                 performed.append(str(run.key.relative_to(small_folder.name)))
                 yield run, read_result(self.results / run.key)
 
-    monkeypatch.setattr(module.Ablation, "_perform", here)
+    monkeypatch.setattr(Ablation, "_perform", here)
     # the small model's pictures are all judged 0, so that the rewards would stop every run of GRPO
     arms = ("frozen", "sft")
     made = Ablation(short, str(small_folder), arms, (0, 1), tmp_path, tmp_path / "results")
@@ -157,9 +161,10 @@ def test_runs_are_kept_resumed_and_not_repeated(
 
 @pytest.mark.long
 def test_a_run_that_fails_does_not_keep_the_others_from_being_done(
-    short: Study, small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    short: Study, small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The small model's pictures are all judged 0, which stops every run of GRPO."""
+    monkeypatch.setattr("train.ablation.ablation._perform_alone", perform_on_few_cases)
     made = Ablation(short, str(small_folder), ("vanilla", "sft"), (0,), tmp_path, tmp_path / "results")
     performing = made.perform(jobs=2)
     assert [next(performing)[0].arm for _ in range(2)] == ["sft", "sft"]
@@ -190,6 +195,7 @@ def test_gradients_are_those_of_the_arms_and_a_killed_call_goes_on(tmp_path: Pat
     (tmp_path / "alignments.jsonl").write_text(lines[:-20])  # a line that a kill cut short
     assert np.array_equal(gradients.compare(true_pairs=8, pairs=2)["plain"].products, more["plain"].products)
     true = torch.stack([gradients._true_gradient(number, 1) for number in range(8)]).double()
+    gradients._recipes = {"plain": gradients._recipes["plain"]}
     own = [gradients._alignments(number, true)["plain"] for number in range(8)]
     assert np.mean([row[:8] for row in own]) == pytest.approx(float(true.mean(0).square().sum()), rel=1e-4)
     gradients.close()

@@ -1,12 +1,12 @@
 """Runs of GRPO: checkpoints that are served, resumed bit by bit, and kept when training cannot go on."""
 
-import csv
 import json
 import math
+import resource
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +20,17 @@ from model.errors import CheckpointError
 from model.generate import generate
 from pairs.judges.judge import Judge, Judgement
 from pairs.judges.vlm.questions import Questions
-from pairs.world import World
 from serve.backends.watch import newest_checkpoint
 from serve.engine.engine import Engine
 from tests.ended import Ended
+from tests.forked_command import ForkedCommand
+from tests.grpo_runs import Brightness, recipe, rows, trainer
+from tests.killed_runs import main as killed_runs
 from tests.vlm_endpoint import VlmEndpoint
 from train.command import main
-from train.data.pairs import WorldPairs
 from train.errors import TrainingError
-from train.grpo.recipe import GRPORecipe
 from train.grpo.rollout.samples import load_attempts
 from train.grpo.sheets import credit_overlay
-from train.grpo.trainer import Trainer
-from train.ranks import ALONE, Ranks
-
-ROOT = Path(__file__).parent.parent
-
-
-class Brightness:
-    """A judge that any picture satisfies a little: its score is the picture's mean red."""
-
-    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
-        return [Judgement(float(np.asarray(image)[..., 0].mean()) / 255) for image in images]
 
 
 class Failing(Brightness):
@@ -75,34 +64,11 @@ class Constant:
         return [Judgement(0.25) for _ in images]
 
 
-def recipe(steps: int = 3, **parts: object) -> GRPORecipe:
-    base: dict[str, object] = {
-        "steps": steps,
-        "rollout": {"pairs": 2, "samples": 2, "guidance_scale": 2.0},
-        "ground_truth": {"use": "both"},
-        "advantage": {"scope": "pair"},
-        "loss": {"beta": 0.01},
-        "update": {"learning_rate": [{"at": 0, "value": 1e-3}], "micro_batch": 4},
-        "output": {"save_every": 1, "keep": 2, "grid_every": 2},
-    }
-    return GRPORecipe.model_validate(base | parts)
-
-
-def trainer(folder: Path, out: Path, chosen: GRPORecipe, judge: Judge | None = None, ranks: Ranks = ALONE) -> Trainer:
-    source = WorldPairs(World(), seed=0, size=64)
-    return Trainer(load(folder, device="cpu"), source, judge or Brightness(), chosen, out, slots=4, ranks=ranks)
-
-
-def rows(out: Path) -> list[dict[str, float]]:
-    with open(out / "curve.csv", newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
 @pytest.fixture(scope="module")
 def finished(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    trainer(small_folder, out, recipe()).run()
+    trainer(small_folder, out, recipe(output={"save_every": 1, "keep": 2, "grid_every": 2})).run()
     return out
 
 
@@ -175,7 +141,7 @@ def test_training_raises_the_reward(small_folder: Path, tmp_path: Path) -> None:
         ground_truth={"use": "none"},
         loss={"beta": 0},
         update={"learning_rate": [{"at": 0, "value": 1e-3}]},
-        output={"save_every": 80, "grid_every": 80},
+        output={"save_every": 80, "grid_every": 0},
     )
     trainer(small_folder, tmp_path, vanilla).run()
     rewards = [row["reward"] for row in rows(tmp_path)]
@@ -254,42 +220,53 @@ def test_dead_groups_are_replaced_by_others(small_folder: Path, tmp_path: Path) 
     assert any(any(own) for own in attempts)
 
 
+def train_on_a_full_disk(folder: Path, out: Path) -> None:
+    """Train three steps, of which the last cannot be written; prints the error."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(step: int, row: object) -> None:
+        if step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    try:
+        trainer(folder, out, recipe(steps=3)).run(on_step=limit)
+    except (OSError, ValueError) as error:
+        print(type(error).__name__, error)
+
+
 def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays(small_folder: Path, tmp_path: Path) -> None:
     """Files may grow to a few kilobytes only, as on a full disk; then there is room again."""
-    code = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path
-from tests.test_train_grpo_run import recipe, trainer
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-made = trainer(Path({str(small_folder)!r}), Path({str(tmp_path)!r}), recipe(steps=3))
-def limit(step, row):
-    if step == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    made.run(on_step=limit)
-except (OSError, ValueError) as error:
-    print(type(error).__name__, error)
-"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "000003 cannot be written" in ended.stdout, ended.stdout + ended.stderr
-    assert (tmp_path / "latest").resolve().name.endswith("-000002")
-    trainer(small_folder, tmp_path, recipe(steps=3)).run()
-    assert (tmp_path / "latest").resolve().name.endswith("-000003")
-    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+    out = tmp_path / "run"
+    ended = ForkedCommand(partial(train_on_a_full_disk, small_folder, out), log=tmp_path / "log")
+    assert ended.wait() == 0, ended.printed
+    assert "000003 cannot be written" in ended.printed
+    assert (out / "latest").resolve().name.endswith("-000002")
+    trainer(small_folder, out, recipe(steps=3)).run()
+    assert (out / "latest").resolve().name.endswith("-000003")
+    assert not [path for path in (out / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.long
-def test_a_run_killed_at_25_random_moments_equals_one_that_was_not(small_folder: Path, tmp_path: Path) -> None:
-    """Bit by bit: weights, optimizer, reference, rewards. Lives are forked, so that none spends its time on imports."""
-    command = [sys.executable, "-m", "tests.killed_runs", str(small_folder), str(tmp_path), "25"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, cwd=ROOT)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    result = json.loads(ended.stdout.splitlines()[-1])
-    assert result["kills"] == 25
-    assert result["finished runs"] >= 1
-    assert result["kills while saving"] + result["kills elsewhere"] == 25
-    assert result["kills elsewhere"] >= 12
+def test_a_run_killed_before_each_change_of_its_folder_equals_one_that_was_not(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    """Bit by bit: weights, optimizer, reference, rewards. Between two changes, a kill leaves what one at the end leaves."""
+    ended = ForkedCommand(killed_runs, small_folder, tmp_path, log=tmp_path / "log")
+    assert ended.wait() == 0, ended.printed
+    assert sorted(ended.printed.splitlines()) == [
+        "os.mkdir checkpoints/.killed-N",
+        "os.mkdir checkpoints/.killed-N/trainer",
+        "os.remove .latest",
+        "os.remove samples/N.safetensors",
+        "os.rename .curve.csv.partial",
+        "os.rename .latest",
+        "os.rename checkpoints/.killed-N",
+        "os.rename checkpoints/killed-N",
+        "os.rename samples/.N.safetensors.partial",
+        "os.rmdir checkpoints/.N",
+        "os.rmdir checkpoints/.killed-N",
+        "os.symlink .latest",
+    ]
 
 
 def test_what_is_not_this_run_is_refused(small_folder: Path, tmp_path: Path, command: Callable[..., Ended]) -> None:

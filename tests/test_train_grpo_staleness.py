@@ -12,8 +12,8 @@ from torch import Tensor
 from model.checkpoints.load import load
 from model.generate import generate
 from pairs.judges.judge import Judgement
+from tests.grpo_runs import Brightness, recipe, rows, trainer
 from tests.stopping import Killed
-from tests.test_train_grpo_run import Brightness, recipe, rows, trainer
 from train.grpo.metrics import Means
 from train.grpo.recipe import GRPORecipe, load_recipe
 from train.grpo.rollout.plan import plan_pair

@@ -23,7 +23,7 @@ from model.prompt import special_ids
 from serve.engine.job import Job, JobState
 from serve.engine.prefixes import PrefixReader
 from tests.ended import Ended
-from tests.test_train_grpo_run import recipe, trainer
+from tests.grpo_runs import recipe, trainer
 from train.command import main
 from train.grpo.metrics import Means
 from train.grpo.objective.objective import Objective

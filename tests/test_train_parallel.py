@@ -1,10 +1,9 @@
 """Training in two processes: the same samples and gradients as in one; sharded runs resume and are served."""
 
-import os
 import shutil
-import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,9 @@ from transformers import JanusForConditionalGeneration
 from model.checkpoints.load import load
 from model.generate import generate
 from pairs.world import World
-from tests.test_train_grpo_run import recipe, rows, trainer
-from tests.two_processes import STEPS, chosen, first_step, train_sft
+from tests.forked_command import ForkedCommand
+from tests.grpo_runs import recipe, rows, trainer
+from tests.two_processes import STEPS, chosen, first_step, go_on_alone, train_sft
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
 from train.grpo.objective.advantage import Advantages
@@ -85,20 +85,8 @@ def test_another_number_of_processes_goes_on_from_the_shards(
     """One process makes the third step of two: weights, moments and reference are whole again."""
     shutil.copytree(together / "undisturbed", tmp_path / "undisturbed", symlinks=True)
     shutil.rmtree(tmp_path / "undisturbed" / "checkpoints" / f"undisturbed-{STEPS:06d}")
-    code = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from tests.two_processes import *
-ranks = join("fsdp", processes=1)
-janus = load({str(small_folder)!r}, device="cpu")
-Refreshed(janus, PAIRS, Brightness(), chosen(), Path({str(tmp_path)!r}) / "undisturbed", ranks=ranks).run()
-leave()
-"""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=os.environ | alone, timeout=200)
+    ended = ForkedCommand(partial(go_on_alone, small_folder, tmp_path / "undisturbed"), log=tmp_path / "log")
+    assert ended.wait() == 0, ended.printed
     start = load_file(small_folder / "model.safetensors")
     two, one = (load_file(folder / "undisturbed" / "latest" / "model.safetensors") for folder in (together, tmp_path))
     moved = torch.stack([(weight - start[name]).norm() for name, weight in two.items()]).norm()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.checkpoints.load import load
 from model.janus import Janus
-from tests.test_train_grpo_run import recipe, rows, trainer
+from tests.grpo_runs import recipe, rows, trainer
 from tests.two_processes import chosen, first_step
 from train.errors import TrainingError
 from train.grpo.objective.policy import PromptTable

@@ -5,6 +5,7 @@
 Writes to FOLDER, for tests/test_train_parallel.py: samples and gradients of the first step by kind, and runs.
 """
 
+import os
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -13,10 +14,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from bench.speed.server_process import free_port
 from model.checkpoints.load import load
 from pairs.world import World
+from tests.grpo_runs import Brightness, recipe, trainer
 from tests.stopping import Killed, stopping_at
-from tests.test_train_grpo_run import Brightness, recipe, trainer
 from train.data.opening import DataSettings
 from train.data.pairs import WorldPairs
 from train.grpo.metrics import Means
@@ -32,10 +34,10 @@ STEPS = 3
 PAIRS = WorldPairs(World(), seed=0, size=64)
 
 
-def chosen(steps: int = STEPS) -> GRPORecipe:
-    """Three pairs for two processes."""
+def chosen(steps: int = STEPS, *, sheets: int = 0) -> GRPORecipe:
+    """Three pairs for two processes, with a contact sheet after every `sheets` steps."""
     rollout = {"pairs": 3, "samples": 3, "guidance_scale": 2.0}
-    output = {"save_every": 1, "keep": 2, "grid_every": 2}
+    output = {"save_every": 1, "keep": 2, "grid_every": sheets}
     ground_truth = {"use": "positive", "probability": [{"at": 0, "value": 1}]}  # whatever the number of steps
     return recipe(steps=steps, rollout=rollout, output=output, ground_truth=ground_truth)
 
@@ -74,6 +76,15 @@ def train_sft(checkpoint: Path, out: Path, ranks: Ranks, stop_at: int | None = N
         sft(load(checkpoint, device="cpu"), chosen, out, data=DataSettings("world"), ranks=ranks)
 
 
+def go_on_alone(checkpoint: Path, out: Path) -> None:
+    """Go on with a sharded run in this process alone."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update(alone, MASTER_PORT=str(free_port()))
+    ranks = join("fsdp", processes=1)
+    Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), chosen(), out, ranks=ranks).run()
+    leave()
+
+
 def main() -> None:
     """Compute a step of GRPO by DDP and by FSDP2, then train, stop and resume, also SFT."""
     checkpoint, folder = Path(sys.argv[1]), Path(sys.argv[2])
@@ -85,7 +96,7 @@ def main() -> None:
         if ranks.first:
             save_file(step, folder / f"{ranks.kind}.safetensors")
     trainer(checkpoint, folder / "ddp", chosen(), ranks=ddp).run()
-    trainer(checkpoint, folder / "fsdp", chosen(), ranks=fsdp).run()
+    trainer(checkpoint, folder / "fsdp", chosen(sheets=2), ranks=fsdp).run()
     for run, steps in (("undisturbed", STEPS), ("resumed", 2)):
         Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), chosen(steps), folder / run, ranks=fsdp).run()
     trainer(checkpoint, folder / "resumed", chosen(), ranks=fsdp).run()
