@@ -71,7 +71,7 @@ def test_no_request_fails_while_servers_are_replaced_one_after_the_other(small_f
     stop = threading.Event()
 
     def client(url: str, *, stream: bool) -> None:
-        while not stop.wait(0.1):
+        while not stop.wait(1):  # so that a server that starts has the cores
             answer = httpx.post(url + IMAGES, json={"prompt": "a star", "n": 2, "stream": stream}, timeout=60)
             statuses.append(answer.status_code)
             events.extend(re.findall(r"^event: (.*)$", answer.text, re.MULTILINE))

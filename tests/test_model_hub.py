@@ -2,21 +2,23 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import disable_progress_bars
 
 from model.checkpoints.convert import main
 from model.checkpoints.load import load
 from tests.ended import Ended
+from tests.forked_command import ForkedCommand
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/small-janus"
@@ -75,42 +77,38 @@ def hub(small_folder: Path) -> Iterator[str]:
     server.server_close()
 
 
-def convert(
-    hub: str, home: Path, out: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    """Run `focusdiff-convert` with `hub` as its hub and `home` as its cache."""
-    return subprocess.run(
-        [sys.executable, "-m", "model.checkpoints.convert", str(out), *arguments],
-        env={
-            **os.environ,
-            "HF_ENDPOINT": hub,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            **environment,
-        },
-        preexec_fn=before,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def use_hub(hub: str, home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Use `hub` as the hub and `home` as its cache, in this process."""
+    patch.setattr("huggingface_hub.constants.ENDPOINT", hub)
+    template = f"{hub}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
+
+
+def convert_from(hub: str, home: Path) -> None:
+    """`focusdiff-convert` without progress bars, with a hub and its cache."""
+    disable_progress_bars()
+    with pytest.MonkeyPatch.context() as patch:
+        use_hub(hub, home, patch)
+        main()
 
 
 @pytest.mark.long
-def test_a_downloaded_revision_loads_offline(hub: str, tmp_path: Path, small_folder: Path) -> None:
-    first = convert(hub, tmp_path / "home", tmp_path / "one", "--model", REPOSITORY, "--revision", "v1")
-    assert first.returncode == 0, first.stderr
+def test_a_downloaded_revision_loads_offline(
+    hub: str, tmp_path: Path, small_folder: Path, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_hub(hub, tmp_path / "home" / "hub", monkeypatch)
+    first = command(main, tmp_path / "one", "--model", REPOSITORY, "--revision", "v1")
+    assert first.code == 0, first.err
     ours, theirs = load(tmp_path / "one", device="cpu"), load(small_folder, device="cpu")
     for (name, tensor), other in zip(
         ours.network.state_dict().items(), theirs.network.state_dict().values(), strict=True
     ):
         assert torch.equal(tensor, other), name
     nowhere = "http://127.0.0.1:9"
+    code = f"from model.checkpoints.load import load; print(load({REPOSITORY!r}, revision='v1').name)"
     name = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"from model.checkpoints.load import load; print(load({REPOSITORY!r}, revision='v1').name)",
-        ],
+        [sys.executable, "-c", code],
         env={**os.environ, "HF_ENDPOINT": nowhere, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -134,8 +132,7 @@ def test_an_unknown_repository_or_revision_is_one_line(
     arguments: tuple[str, ...],
     said: str,
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home"))
+    use_hub(hub, tmp_path / "home", monkeypatch)
     ended = command(main, tmp_path / "out", *arguments)
     assert ended.code == 2
     assert len(ended.err.splitlines()) == 1
@@ -162,16 +159,17 @@ def test_a_configuration_is_found_without_downloading_weights(hub: str, tmp_path
 
 
 @pytest.mark.long
-def test_a_full_disk_is_one_line_and_the_next_download_succeeds(hub: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_next_download_succeeds(
+    hub: str, tmp_path: Path, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file size limit simulates a full disk: the write fails in the middle of a file."""
-
-    def no_room() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    full = convert(hub, tmp_path / "home", tmp_path / "out", "--model", REPOSITORY, before=no_room)
-    assert full.returncode == 2, full.stderr
-    assert len(full.stderr.splitlines()) == 1, full.stderr
-    assert REPOSITORY in full.stderr
+    arguments = (tmp_path / "out", "--model", REPOSITORY)
+    convert = partial(convert_from, hub, tmp_path / "home")
+    full = ForkedCommand(convert, *arguments, log=tmp_path / "log", file_bytes=20_000)
+    assert full.wait() == 2, full.printed
+    (line,) = full.printed.splitlines()
+    assert REPOSITORY in line
     assert not (tmp_path / "out").exists()
-    roomy = convert(hub, tmp_path / "home", tmp_path / "out", "--model", REPOSITORY)
-    assert roomy.returncode == 0, roomy.stderr
+    use_hub(hub, tmp_path / "home", monkeypatch)
+    roomy = command(main, *arguments)
+    assert roomy.code == 0, roomy.err

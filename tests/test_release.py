@@ -143,18 +143,12 @@ def ask(url: str, body: Mapping[str, object]) -> dict[str, list[dict[str, str]]]
     return content
 
 
-def test_it_trains_a_step(installed: Installed) -> None:
-    """A checkpoint comes out that draws."""
+def test_it_trains_a_step_and_benches_what_comes_out(installed: Installed) -> None:
+    """A benchmark's pictures are drawn by the new checkpoint and judged; the page is written from its template."""
     out = ("--steps", "1", "--out", "run")
     installed("focusdiff-train", "sft", "--model", "tiny-base", "--data", "world", "--recipe", "world", *out)
-    installed("focusdiff-generate", "a red heart", "--model", "run/latest", "--out", "trained")
-    assert len(list((installed.folder / "trained").glob("a-red-heart-*.png"))) == 1
-
-
-def test_it_benches(installed: Installed) -> None:
-    """A benchmark's pictures are drawn and judged, and the page is written from its template."""
     case = {"category": "colour difference", "caption1": "a red heart", "caption2": "a blue heart"}
     (installed.folder / "cases.json").write_text(json.dumps([case]))
-    printed = installed("focusdiff-bench", "paircomp", "--prompts", "cases.json", "--out", "benchmark")
-    assert "tiny, judge exact" in printed
+    bench = ("paircomp", "--model", "run/latest", "--prompts", "cases.json", "--out", "benchmark")
+    assert ", judge exact" in installed("focusdiff-bench", *bench)
     assert (installed.folder / "benchmark" / "report.html").read_text().startswith("<!doctype html>")

@@ -17,7 +17,7 @@ from model.generate import generate
 from pairs.world import World
 from tests.forked_command import ForkedCommand
 from tests.grpo_runs import recipe, rows, trainer
-from tests.two_processes import STEPS, chosen, first_step, go_on_alone, train_sft
+from tests.two_processes import STEPS, chosen, first_step, go_on_alone, refreshing, train_sft
 from train.data.pairs import WorldPairs
 from train.errors import TrainingError
 from train.grpo.objective.advantage import Advantages
@@ -63,7 +63,7 @@ def test_two_processes_draw_the_codes_of_one_and_their_gradient_agrees(
 
 def test_two_processes_train_as_one_does(together: Path, small_folder: Path, tmp_path: Path) -> None:
     """Rewards and distances of the first two steps, which depend on the first update."""
-    trainer(small_folder, tmp_path / "run", chosen()).run()
+    refreshing(small_folder, tmp_path / "run", chosen()).run()
     alone = rows(tmp_path / "run")
     for kind in ("ddp", "fsdp"):
         found = rows(together / kind)
@@ -74,7 +74,7 @@ def test_two_processes_train_as_one_does(together: Path, small_folder: Path, tmp
 
 
 def test_a_sharded_run_that_was_stopped_equals_one_that_was_not(together: Path) -> None:
-    whole, resumed = (load_file(together / run / "latest" / "model.safetensors") for run in ("undisturbed", "resumed"))
+    whole, resumed = (load_file(together / run / "latest" / "model.safetensors") for run in ("fsdp", "resumed"))
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
 
@@ -83,15 +83,15 @@ def test_another_number_of_processes_goes_on_from_the_shards(
     together: Path, small_folder: Path, tmp_path: Path
 ) -> None:
     """One process makes the third step of two: weights, moments and reference are whole again."""
-    shutil.copytree(together / "undisturbed", tmp_path / "undisturbed", symlinks=True)
-    shutil.rmtree(tmp_path / "undisturbed" / "checkpoints" / f"undisturbed-{STEPS:06d}")
-    ended = ForkedCommand(partial(go_on_alone, small_folder, tmp_path / "undisturbed"), log=tmp_path / "log")
+    shutil.copytree(together / "fsdp", tmp_path / "fsdp", symlinks=True)
+    shutil.rmtree(tmp_path / "fsdp" / "checkpoints" / f"fsdp-{STEPS:06d}")
+    ended = ForkedCommand(partial(go_on_alone, small_folder, tmp_path / "fsdp"), log=tmp_path / "log")
     assert ended.wait() == 0, ended.printed
     start = load_file(small_folder / "model.safetensors")
-    two, one = (load_file(folder / "undisturbed" / "latest" / "model.safetensors") for folder in (together, tmp_path))
+    two, one = (load_file(folder / "fsdp" / "latest" / "model.safetensors") for folder in (together, tmp_path))
     moved = torch.stack([(weight - start[name]).norm() for name, weight in two.items()]).norm()
     apart = torch.stack([(weight - one[name]).norm() for name, weight in two.items()]).norm()
-    assert (tmp_path / "undisturbed" / "latest").resolve().name.endswith(f"-{STEPS:06d}")
+    assert (tmp_path / "fsdp" / "latest").resolve().name.endswith(f"-{STEPS:06d}")
     assert apart < 1e-3 * moved
 
 

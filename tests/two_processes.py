@@ -25,7 +25,7 @@ from train.grpo.metrics import Means
 from train.grpo.recipe import GRPORecipe
 from train.grpo.step_samples import advantages_of
 from train.grpo.trainer import Trainer
-from train.ranks import Ranks, join, leave
+from train.ranks import ALONE, Ranks, join, leave
 from train.sft.recipe import SFTRecipe
 from train.sft.run import train as sft
 from train.weights.sharded import whole
@@ -43,11 +43,15 @@ def chosen(steps: int = STEPS, *, sheets: int = 0) -> GRPORecipe:
 
 
 class Refreshed(Trainer):
-    """Refreshes its reference after the first step, so that checkpoints must hold it."""
+    """Refreshes its reference after the second step, so that checkpoints must hold it."""
 
     def _remedy(self, step: int) -> None:
-        if step == 0 and self._reference is not None:
+        if step == 1 and self._reference is not None:
             self._reference.refresh()
+
+
+def refreshing(checkpoint: Path, out: Path, recipe: GRPORecipe, ranks: Ranks = ALONE) -> Refreshed:
+    return Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), recipe, out, slots=4, ranks=ranks)
 
 
 def first_step(made: Trainer) -> dict[str, torch.Tensor]:
@@ -81,7 +85,7 @@ def go_on_alone(checkpoint: Path, out: Path) -> None:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     os.environ.update(alone, MASTER_PORT=str(free_port()))
     ranks = join("fsdp", processes=1)
-    Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), chosen(), out, ranks=ranks).run()
+    refreshing(checkpoint, out, chosen(), ranks).run()
     leave()
 
 
@@ -95,10 +99,9 @@ def main() -> None:
         step = first_step(trainer(checkpoint, folder / f"{ranks.kind}-step", chosen(), ranks=ranks))
         if ranks.first:
             save_file(step, folder / f"{ranks.kind}.safetensors")
-    trainer(checkpoint, folder / "ddp", chosen(), ranks=ddp).run()
-    trainer(checkpoint, folder / "fsdp", chosen(sheets=2), ranks=fsdp).run()
-    for run, steps in (("undisturbed", STEPS), ("resumed", 2)):
-        Refreshed(load(checkpoint, device="cpu"), PAIRS, Brightness(), chosen(steps), folder / run, ranks=fsdp).run()
+    refreshing(checkpoint, folder / "ddp", chosen(), ddp).run()
+    refreshing(checkpoint, folder / "fsdp", chosen(sheets=STEPS), fsdp).run()
+    refreshing(checkpoint, folder / "resumed", chosen(2), fsdp).run()
     trainer(checkpoint, folder / "resumed", chosen(), ranks=fsdp).run()
     for ranks in (ddp, fsdp):
         train_sft(checkpoint, folder / f"sft-{ranks.kind}", ranks)
