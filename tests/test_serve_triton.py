@@ -267,5 +267,5 @@ def test_models_of_triton_are_loaded_and_unloaded_while_the_front_runs(triton: T
         assert refused.status_code == 400
         assert "no model 'nobody' there" in refused.json()["error"]["message"]
         assert client.delete("/admin/models/small").status_code == 204
-        assert client.post(IMAGES, json={**body, "model": "small"}).status_code == 404
+        assert client.post(IMAGES, json={**body, "model": "small"}).status_code == 400
         assert client.post(IMAGES, json=body).json()["data"] == both[1]["data"]

@@ -145,6 +145,7 @@ class _Drawing:
 
     async def show_example(self, request: gr.Request) -> AsyncIterator[list[Any]]:
         """Show the example pair unless the page was opened by a link."""
+        yield [gr.skip()] * 2  # without any update, both would be cleared
         if Comparison.from_query(dict(request.query_params)) is not None:
             return
         api = Api(self._url)
