@@ -62,6 +62,8 @@ def _visited(page: Page, address: str) -> Iterator[Page]:
     page.goto(address)
     expect(page.locator("#draw")).to_be_visible(timeout=SECONDS)
     expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
+    if "first=" not in address:  # not a link: or the example, drawn for the first visitor, would take previews' time
+        expect(page.locator("#status")).to_contain_text("An example.", timeout=SECONDS)
     yield page
     assert outside == []
     assert broken == []

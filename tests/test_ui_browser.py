@@ -74,7 +74,7 @@ def test_an_example_is_on_the_page_before_anything_is_drawn(browser: Browser, ur
     for _ in range(2):
         with visit(browser, url, viewport={"width": 1280, "height": 900}) as page:
             expect(page.locator("#status")).to_contain_text("An example.", timeout=SECONDS)
-            expect(page.locator("#board .judged")).to_have_count(2, timeout=SECONDS)  # the last that is filled in
+            expect(page.locator("#board .judged")).to_have_count(2)  # the last that is filled in
             assert page.locator("#board .model h3").all_inner_texts() == ["tiny-base", "tiny"]
             shown.append(pictures(page))
             widths = page.locator("#board .picture").evaluate_all("all => all.map(one => one.clientWidth)")

@@ -151,7 +151,8 @@ class _Drawing:
         api = Api(self._url)
         with suppress(ApiFailure):  # no key yet, or not ready: the first drawing reports it
             async for html in self._example.html(await api.models(), lambda comparison: _draw_board(api, comparison)):
-                yield ["<p>An example. Type your own prompts and press Draw.</p>", html]
+                yield [gr.skip(), html]
+            yield ["<p>An example. Type your own prompts and press Draw.</p>", gr.skip()]
 
     async def greet(self, request: gr.Request) -> list[Any]:
         """List the server's models, with those of the page's link selected."""
