@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as every command doe
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
 warm_up_vector_math()  # some tests compute with networks that `load` has not prepared
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 GOLDEN = Path(__file__).parent / "golden"
 _SCALES = {
     "gen_embed.weight": 2.0,

@@ -55,6 +55,8 @@ class ForkedCommand:
 
 
 def _run(main: Callable[[], None], arguments: list[str], log: Path, file_bytes: int | None) -> None:
+    # tests may themselves run in the background, where shells have Ctrl-C ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
