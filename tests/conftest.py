@@ -154,7 +154,10 @@ def small_folder(
         network.model.language_model.embed_tokens.weight.mul_(50)
     folder = tmp_path_factory.mktemp("small") / "small"
     sampling = SamplingParams(**small_recipe.sampling.model_dump())
-    save(Janus("small", network.eval(), small_tokenizer, special_ids(small_tokenizer), sampling), folder)
+    save(
+        Janus("small", network.eval(), small_tokenizer, special_ids(small_tokenizer.backend_tokenizer), sampling),
+        folder,
+    )
     return folder
 
 
