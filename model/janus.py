@@ -82,7 +82,7 @@ class Janus:
             return prompt
         if self.tokenizer is None:
             raise PromptError(f"{name} is text, but {self.name} has no tokenizer; name one with --tokenizer")
-        return encode_prompt(self.tokenizer, prompt, name=name, limit=self.max_prompt_tokens)
+        return encode_prompt(self.tokenizer.backend_tokenizer, prompt, name=name, limit=self.max_prompt_tokens)
 
     @torch.no_grad()
     def image_features(self, pixels: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Prompts as token ids: Janus's template, and the unconditional row."""
+"""Prompts as token ids: Janus's template, and the unconditional row. Imports no torch and no transformers."""
 
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
 from model.errors import CheckpointError, PromptError
 
@@ -29,14 +29,13 @@ class SpecialIds:
     begin_of_image: int
 
 
-def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
+def token_id(tokenizer: Tokenizer, token: str) -> int | None:
     """Id of a token, or None if the tokenizer does not have it."""
-    found = tokenizer.convert_tokens_to_ids(token)
-    # for an unknown name, tokenizers return the id of their unknown token, if they have one
-    return found if isinstance(found, int) and tokenizer.convert_ids_to_tokens(found) == token else None
+    found: int | None = tokenizer.token_to_id(token)
+    return found
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """Frame ids of a tokenizer, looked up by name because public code disagrees on the numbers.
 
     Raises:
@@ -51,7 +50,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, *, name: str = "prompt", limit: int = MAX_PROMPT_TOKENS
+    tokenizer: Tokenizer, prompt: str, *, name: str = "prompt", limit: int = MAX_PROMPT_TOKENS
 ) -> list[int]:
     """Token ids of BOS, `<|User|>: {prompt}\\n\\n<|Assistant|>:` and `<begin_of_image>`.
 
@@ -94,10 +93,10 @@ class _Frame:
     reserved: dict[int, str]
 
 
-_FRAMES: WeakKeyDictionary[PreTrainedTokenizerBase, _Frame] = WeakKeyDictionary()
+_FRAMES: WeakKeyDictionary[Tokenizer, _Frame] = WeakKeyDictionary()
 
 
-def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
+def _frame_of(tokenizer: Tokenizer) -> _Frame:
     """Frame of a tokenizer, cached because building it takes longer than encoding a prompt."""
     known = _FRAMES.get(tokenizer)
     if known is not None:
@@ -105,23 +104,32 @@ def _frame_of(tokenizer: PreTrainedTokenizerBase) -> _Frame:
     # DeepSeek's tokenizers also have plain letters such as ö as added tokens, which are harmless
     reserved = {
         number: token.content
-        for number, token in tokenizer.added_tokens_decoder.items()
+        for number, token in tokenizer.get_added_tokens_decoder().items()
         if token.special or (token.content.startswith("<") and token.content.endswith(">"))
     }
-    colon: list[int] = tokenizer(":", add_special_tokens=False).input_ids
+    colon = _ids(tokenizer, ":")
     frame = _FRAMES[tokenizer] = _Frame(
         special_ids(tokenizer), token_id(tokenizer, USER), token_id(tokenizer, ASSISTANT), colon, reserved
     )
     return frame
 
 
-def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, name: str) -> list[int]:
-    """Token ids of a literal text: special tokens are neither added nor recognised."""
-    row: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+def _encode_plain(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
+    """Token ids of a literal text, none of which is reserved."""
+    row = _ids(tokenizer, text)
     reserved = _frame_of(tokenizer).reserved
     for number in row:
         if number in reserved:
             raise PromptError(f"{name} contains the reserved token {reserved[number]!r}")
+    return row
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of a text, whole and without padding; special tokens are neither added nor recognised."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # transformers sets all three for itself, too, at every call
+    row: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return row
 
 

@@ -68,12 +68,23 @@ _SCALES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests: one worker starts with the long tests, the other with those in the browser."""
+    """Order the tests: one worker starts with the long tests, the other with those in the browser.
+
+    Those of the session's Triton server follow in one piece, so that other workers need not start one, too.
+    """
     browser = [item for item in items if item.path.name == "test_ui_browser.py"]
-    long = [item for item in items if item not in browser and item.get_closest_marker("long")]
-    short = [item for item in items if item not in browser and item not in long]
+    triton = [item for item in items if _uses_triton(item)]
+    long = [item for item in items if item not in browser + triton and item.get_closest_marker("long")]
+    short = [item for item in items if item not in browser + triton + long]
     half = max(0, len(items) // 2 - len(long))
-    items[:] = [*long, *short[:half], *browser, *short[half:]]
+    items[:] = [*long, *short[:half], *browser, *triton, *short[half:]]
+
+
+def _uses_triton(item: pytest.Item) -> bool:
+    """Whether a test needs the fixture `triton`."""
+    assert isinstance(item, pytest.Function)
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return "triton" in item.fixturenames or parameters.get("load_backend") == "triton"
 
 
 def golden_tensor(name: str, shape: list[int], seed: int = 7) -> Tensor:
@@ -146,7 +157,10 @@ def small_folder(
         network.model.language_model.embed_tokens.weight.mul_(50)
     folder = tmp_path_factory.mktemp("small") / "small"
     sampling = SamplingParams(**small_recipe.sampling.model_dump())
-    save(Janus("small", network.eval(), small_tokenizer, special_ids(small_tokenizer), sampling), folder)
+    save(
+        Janus("small", network.eval(), small_tokenizer, special_ids(small_tokenizer.backend_tokenizer), sampling),
+        folder,
+    )
     return folder
 
 

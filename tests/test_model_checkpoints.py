@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import ByT5Tokenizer
 
 from model.checkpoints.convert import main
 from model.checkpoints.deepseek import convert_config
@@ -114,6 +115,12 @@ def test_a_bin_file_in_torchs_old_format_is_read(
 ) -> None:
     torch.save(dict(deepseek_tensors), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert_same(load(folder, device="cpu"), deepseek)
+
+
+def test_a_tokenizer_of_another_library_is_refused(tmp_path: Path, deepseek_folder: Path) -> None:
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"the tokenizer \(ByT5Tokenizer\) is not a Janus one: it is not fast"):
+        load(deepseek_folder, device="cpu", tokenizer=tmp_path)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path, deepseek_folder: Path) -> None:

@@ -27,7 +27,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def test_frame(tokenizer: PreTrainedTokenizerBase) -> None:
-    row = encode_prompt(tokenizer, "  three red circles\n")
+    row = encode_prompt(tokenizer.backend_tokenizer, "  three red circles\n")
     assert tokenizer.decode(row) == f"{BOS}{USER}: three red circles\n\n{ASSISTANT}:{BEGIN_OF_IMAGE}"
     vocabulary = tokenizer.get_vocab()
     assert [row[0], row[1], row[-3], row[-1]] == [vocabulary[t] for t in (BOS, USER, ASSISTANT, BEGIN_OF_IMAGE)]
@@ -36,7 +36,7 @@ def test_frame(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def test_unconditional_row_has_the_same_length(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = special_ids(tokenizer)
+    ids = special_ids(tokenizer.backend_tokenizer)
     assert unconditional_row(5, ids) == [ids.bos, ids.pad, ids.pad, ids.pad, ids.begin_of_image]
     assert ids.pad == tokenizer.get_vocab()[PAD]
 
@@ -48,7 +48,7 @@ def test_unconditional_row_has_the_same_length(tokenizer: PreTrainedTokenizerBas
 )
 def test_user_text_never_becomes_a_special_token(tokenizer: PreTrainedTokenizerBase, parts: list[str]) -> None:
     text = "x" + "".join(parts)
-    row = encode_prompt(tokenizer, text, limit=10_000)
+    row = encode_prompt(tokenizer.backend_tokenizer, text, limit=10_000)
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     assert [token for token in row if token in special] == [row[0], row[1], row[-3], row[-1]]
 
@@ -57,9 +57,11 @@ def test_user_text_never_becomes_a_special_token(tokenizer: PreTrainedTokenizerB
 def test_any_unicode_is_encoded_or_refused_naming_the_field(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     if not text.strip() or any("\ud800" <= char <= "\udfff" for char in text):
         with pytest.raises(PromptError, match=r"^prompt "):
-            encode_prompt(tokenizer, text)
+            encode_prompt(tokenizer.backend_tokenizer, text)
     else:
-        assert len(encode_prompt(tokenizer, text)) > 5
+        row = encode_prompt(tokenizer.backend_tokenizer, text)
+        plain = tokenizer(f": {text.strip()}\n\n", add_special_tokens=False, split_special_tokens=True).input_ids
+        assert row[2:-3] == plain
 
 
 def test_added_letters_are_plain_text_and_added_marks_are_refused() -> None:
@@ -67,14 +69,14 @@ def test_added_letters_are_plain_text_and_added_marks_are_refused() -> None:
     tokenizer = train_text_tokenizer(["three red circles"] * 4, 300)
     tokenizer.add_tokens([AddedToken(token, special=False) for token in ("ŵ", "<mark>")])
     letter, mark = (tokenizer.convert_tokens_to_ids(token) for token in ("ŵ", "<mark>"))
-    assert letter in encode_prompt(tokenizer, "a ŵ red circle")
+    assert letter in encode_prompt(tokenizer.backend_tokenizer, "a ŵ red circle")
     assert mark in tokenizer("a <mark>").input_ids
     with pytest.raises(PromptError, match="reserved token '<mark>'"):
-        encode_prompt(tokenizer, "a <mark>")
+        encode_prompt(tokenizer.backend_tokenizer, "a <mark>")
 
 
 def test_the_token_limit_is_exact_and_its_error_names_the_field(tokenizer: PreTrainedTokenizerBase) -> None:
-    row = encode_prompt(tokenizer, "three red circles")
-    assert encode_prompt(tokenizer, "three red circles", limit=len(row)) == row
+    row = encode_prompt(tokenizer.backend_tokenizer, "three red circles")
+    assert encode_prompt(tokenizer.backend_tokenizer, "three red circles", limit=len(row)) == row
     with pytest.raises(PromptError, match=f"negative_prompt is {len(row)} tokens long .* at most {len(row) - 1}"):
-        encode_prompt(tokenizer, "three red circles", name="negative_prompt", limit=len(row) - 1)
+        encode_prompt(tokenizer.backend_tokenizer, "three red circles", name="negative_prompt", limit=len(row) - 1)

@@ -67,7 +67,7 @@ def test_events_cross_unchanged(event: Event) -> None:
 
 @given(st.text(max_size=60))
 def test_a_front_encodes_prompts_as_the_server_does(tiny_tokenizers: Any, text: str) -> None:
-    def encoded(tokenizer: PreTrainedTokenizerFast) -> list[int] | str:
+    def encoded(tokenizer: Tokenizer) -> list[int] | str:
         try:
             return encode_prompt(tokenizer, text)
         except PromptError as error:
@@ -78,11 +78,10 @@ def test_a_front_encodes_prompts_as_the_server_does(tiny_tokenizers: Any, text: 
 
 
 @pytest.fixture(scope="module")
-def tiny_tokenizers() -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
+def tiny_tokenizers() -> tuple[Tokenizer, Tokenizer]:
     """The shipped tokenizer, and the same after it has crossed the wire."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained("model/shipped/tiny")
-    text = tokenizer.backend_tokenizer.to_str()
-    return tokenizer, PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained("model/shipped/tiny").backend_tokenizer
+    return tokenizer, Tokenizer.from_str(tokenizer.to_str())
 
 
 def test_a_repository_names_inputs_outputs_and_the_engines_settings(tmp_path: Path, small_folder: Path) -> None:

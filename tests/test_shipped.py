@@ -76,7 +76,7 @@ def test_plain_transformers_gives_the_same_greedy_codes(name: str) -> None:
     plain = JanusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     janus = load(name, device="cpu")
-    row = torch.tensor(encode_prompt(tokenizer, "two green hearts"))[None]
+    row = torch.tensor(encode_prompt(tokenizer.backend_tokenizer, "two green hearts"))[None]
     theirs = plain.generate(
         row, attention_mask=torch.ones_like(row), generation_mode="image", do_sample=False, guidance_scale=2
     )

@@ -116,7 +116,9 @@ def test_batches_depend_on_the_step_alone_and_cover_an_epoch_once() -> None:
     source = SceneSource(World(), 0, 64)
     tokenizer = train_text_tokenizer((source.caption(i, 0) for i in range(200)), 400)
     codes = torch.arange(64)[:, None].expand(64, 5).to(torch.int16)
-    janus = Janus("small", build_network(load_recipe(str(SMALL)), tokenizer), tokenizer, special_ids(tokenizer))
+    janus = Janus(
+        "small", build_network(load_recipe(str(SMALL)), tokenizer), tokenizer, special_ids(tokenizer.backend_tokenizer)
+    )
     first, second = (Batches(SceneRows(source, codes), janus, sft_recipe()) for _ in range(2))
     ahead = second[17]
     assert torch.equal(first[17].ids, ahead.ids)

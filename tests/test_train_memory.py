@@ -58,7 +58,7 @@ def folder(
     language = small_recipe.language.model_copy(update={"num_hidden_layers": 2})
     network = build_network(small_recipe.model_copy(update={"language": language}), small_tokenizer).eval()
     folder = tmp_path_factory.mktemp("blocks") / "blocks"
-    save(Janus("blocks", network, small_tokenizer, special_ids(small_tokenizer)), folder)
+    save(Janus("blocks", network, small_tokenizer, special_ids(small_tokenizer.backend_tokenizer)), folder)
     return folder
 
 

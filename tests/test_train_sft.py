@@ -55,7 +55,7 @@ def pairs_file(tmp_path: Path) -> Path:
 def recipe(**changes: object) -> SFTRecipe:
     base: dict[str, object] = {
         "steps": 6, "batch_size": 4, "learning_rate": 3e-3, "warmup": 1, "weight_decay": 0.0, "drop_prompt": 0.25,
-        "unconditional_smoothing": 0.1, "save_every": 1,
+        "unconditional_smoothing": 0.1, "save_every": 2,
     }  # fmt: skip
     return SFTRecipe.model_validate(base | changes)
 

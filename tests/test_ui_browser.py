@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from bench.speed.server_process import free_port
 from tests.browser import (
@@ -302,43 +302,13 @@ def test_two_browsers_at_once_do_not_mix(browser: Browser, url: str) -> None:
         assert not set(pictures(one)) & set(pictures(other))
 
 
-def test_the_demo_survives_a_restart_of_the_server(browser: Browser) -> None:
-    """The demo runs in its own process, against a server that is stopped and started again."""
+def test_the_demo_survives_a_restart_of_the_server_which_then_asks_for_a_key(browser: Browser) -> None:
+    """The demo runs in its own process; the server is stopped, and started again with a key and a page of its own."""
     port, ui_port = free_port(), free_port()
-    address = f"http://127.0.0.1:{ui_port}"
-    command = [sys.executable, "-m", "ui.command", "--server", f"http://127.0.0.1:{port}", "--port", str(ui_port)]
-    demo = subprocess.Popen(command)
-    try:
-        with server(port, "--no-ui"):
-            deadline = time.monotonic() + 60
-            while True:
-                assert time.monotonic() < deadline
-                try:
-                    httpx.get(address)
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.1)
-            context = browser.new_context()
-            page = context.new_page()
-            page.goto(address)
-            expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
-        draw(page, "a red star", "a blue star")
-        expect(page.locator("#status .error")).to_contain_text("does not answer", timeout=SECONDS)
-        with server(port, "--no-ui"):
-            page.locator("#draw").click()
-            done(page)
-        context.close()
-    finally:
-        demo.kill()
-        demo.wait()
+    address, own = f"http://127.0.0.1:{ui_port}", f"http://127.0.0.1:{port}"
+    demo = subprocess.Popen([sys.executable, "-m", "ui.command", "--server", own, "--port", str(ui_port)])
 
-
-def test_a_server_with_keys_asks_for_one(browser: Browser) -> None:
-    port = free_port()
-    with server(port, "--api-keys", "sk-right"):
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"http://127.0.0.1:{port}")
+    def enter_key(page: Page) -> None:
         expect(page.locator("#status .error")).to_contain_text("key", timeout=SECONDS)
         page.locator("#settings button").first.click()
         page.locator("#key input").fill("sk-right")
@@ -346,7 +316,32 @@ def test_a_server_with_keys_asks_for_one(browser: Browser) -> None:
         expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
         page.locator("#draw").click()
         done(page)
-        context.close()
+
+    try:
+        with browser.new_context() as before, browser.new_context() as after:
+            page = before.new_page()
+            with server(port, "--no-ui"):
+                deadline = time.monotonic() + 60
+                while True:
+                    assert time.monotonic() < deadline
+                    try:
+                        httpx.get(address)
+                        break
+                    except httpx.TransportError:
+                        time.sleep(0.1)
+                page.goto(address)
+                expect(page.locator("#below input")).to_have_value("tiny", timeout=SECONDS)
+            draw(page, "a red star", "a blue star")
+            expect(page.locator("#status .error")).to_contain_text("does not answer", timeout=SECONDS)
+            with server(port, "--api-keys", "sk-right"):
+                page.locator("#draw").click()
+                enter_key(page)
+                fresh = after.new_page()
+                fresh.goto(own)
+                enter_key(fresh)
+    finally:
+        demo.kill()
+        demo.wait()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

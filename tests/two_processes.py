@@ -73,7 +73,7 @@ def train_sft(checkpoint: Path, out: Path, ranks: Ranks, stop_at: int | None = N
     """Four steps of supervised fine-tuning on the procedural world, or fewer."""
     settings = {
         "steps": 4, "batch_size": 4, "micro_batch": 1, "learning_rate": 1e-3, "warmup": 1, "weight_decay": 0.1,
-        "drop_prompt": 0.3, "average": False, "save_every": 1,
+        "drop_prompt": 0.3, "average": False, "save_every": 2,
     }  # fmt: skip
     with stopping_at(stop_at):
         chosen = SFTRecipe.model_validate(settings)

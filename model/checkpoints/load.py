@@ -65,11 +65,11 @@ def load(
         raise CheckpointError(
             f"{tokenizer or folder}: the tokenizer has {len(text_tokenizer)} tokens, the model only {config.text_config.vocab_size}"
         )
-    ids = special_ids(text_tokenizer) if text_tokenizer else _ids_of_config(folder, config)
+    ids = special_ids(text_tokenizer.backend_tokenizer) if text_tokenizer else _ids_of_config(folder, config)
     if text_tokenizer is not None:
         config.text_config.bos_token_id, config.text_config.pad_token_id = ids.bos, ids.pad
         config.text_config.eos_token_id = text_tokenizer.eos_token_id
-        config.image_token_id = token_id(text_tokenizer, IMAGE_PLACEHOLDER) or config.image_token_id
+        config.image_token_id = token_id(text_tokenizer.backend_tokenizer, IMAGE_PLACEHOLDER) or config.image_token_id
     weights = {name: tensors[name] for name in expected}
     network = _build(config, weights, chosen, choose_dtype(dtype, chosen, tensors["lm_head.weight"].dtype))
     sampling = read_sampling(folder)
@@ -116,6 +116,10 @@ def _load_tokenizer(folder: Path, *, required: bool) -> PreTrainedTokenizerBase 
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # transformers raises errors of any type on a damaged file
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({first_line(error)})") from None
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{folder}: the tokenizer ({type(tokenizer).__name__}) is not a Janus one: it is not fast"
+        )
     return tokenizer
 
 

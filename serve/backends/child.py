@@ -91,7 +91,8 @@ def describe(engine: Engine, *, int8: bool) -> Loaded:
     """The message that tells a backend about an engine and its model."""
     janus = engine.janus
     info = ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.sampling, int8)
-    return Loaded(info, janus.tokenizer, janus.max_prompt_tokens, engine.slots, engine.held_bytes)
+    tokenizer = janus.tokenizer.backend_tokenizer if janus.tokenizer else None
+    return Loaded(info, tokenizer, janus.max_prompt_tokens, engine.slots, engine.held_bytes)
 
 
 def _check_room(order: LoadModel) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
 from model.errors import PromptError
 from model.prompt import encode_prompt
@@ -112,7 +112,7 @@ class EngineBackend:
         return self._accepted.stats(slots=self.loaded.slots, queue=self.queue_limit)
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Tokenizer:
         """Tokenizer of the model; raises PromptError if it has none."""
         if self.loaded.tokenizer is None:
             raise PromptError(f"{self.info.name} has no tokenizer; name one with --tokenizer")

@@ -6,7 +6,7 @@ engine → server   Loaded or an exception, then Report …; Died if the loop en
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
 
 from serve.backends.model_info import ModelInfo
 from serve.engine.events import Event
@@ -33,7 +33,7 @@ class Loaded:
     """The model is ready; weights, tables and KV cache take `held_bytes`."""
 
     info: ModelInfo
-    tokenizer: PreTrainedTokenizerBase | None
+    tokenizer: Tokenizer | None
     max_prompt_tokens: int
     slots: int
     held_bytes: int

@@ -94,7 +94,7 @@ class Answers:
         if self._described is None or self._described[0] is not backend:
             description = Description(
                 info=backend.info,
-                tokenizer=backend.tokenizer.backend_tokenizer.to_str(),
+                tokenizer=backend.tokenizer.to_str(),
                 max_prompt_tokens=backend.loaded.max_prompt_tokens,
                 queue=backend.queue_limit,
             )

@@ -27,7 +27,7 @@ def job_of(draw: Draw, backend: EngineBackend) -> Job:
 def _ids(prompt: str | tuple[int, ...], backend: EngineBackend, name: str) -> list[int]:
     if isinstance(prompt, str):
         return backend.encode(prompt, name=name)
-    limit, known = backend.loaded.max_prompt_tokens, len(backend.tokenizer)
+    limit, known = backend.loaded.max_prompt_tokens, backend.tokenizer.get_vocab_size()
     if not 2 < len(prompt) <= limit:
         raise ValueError(f"{name} must have 3 to {limit} token ids, not {len(prompt)}")
     if wrong := [one for one in prompt if not 0 <= one < known]:

@@ -33,7 +33,7 @@ def train_decoder(
     at the end.
     """
     network.train()
-    janus = Janus("tiny", network, tokenizer, special_ids(tokenizer))
+    janus = Janus("tiny", network, tokenizer, special_ids(tokenizer.backend_tokenizer))
     sft = SFT(SharedWeights(janus, ALONE, recipe.weights), Batches(rows, janus, recipe), recipe)
     stage = Stage(folder, recipe.steps)
     for step in stage.steps({"sft": sft}):

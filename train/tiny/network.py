@@ -18,7 +18,7 @@ from train.tiny.recipe import TinyRecipe
 def recipe_config(recipe: TinyRecipe, tokenizer: PreTrainedTokenizerFast | None) -> JanusConfig:
     """Configure a recipe's network; without a tokenizer, special token ids are left out."""
     width = recipe.language.hidden_size
-    ids = special_ids(tokenizer) if tokenizer else None
+    ids = special_ids(tokenizer.backend_tokenizer) if tokenizer else None
     text = LlamaConfig(
         **recipe.language.model_dump(exclude={"rope_theta"}),
         rope_parameters={"rope_type": "default", "rope_theta": recipe.language.rope_theta},

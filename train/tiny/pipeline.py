@@ -74,7 +74,7 @@ def export(
 ) -> None:
     """Write a checkpoint with weights in bfloat16, and load it once as a check."""
     network = network.to(torch.bfloat16).eval()
-    save(Janus(folder.name, network, tokenizer, special_ids(tokenizer), sampling), folder)
+    save(Janus(folder.name, network, tokenizer, special_ids(tokenizer.backend_tokenizer), sampling), folder)
     network.float()
     load(folder, device="cpu")
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from model.prompt import encode_prompt
 from serve.backends.accepted import AcceptedJobs, check_room
@@ -49,7 +48,7 @@ class TritonBackend:
         self._name = name
         self._fleet = fleet
         self._loop = loop
-        self._tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(fleet.description.tokenizer))
+        self._tokenizer = Tokenizer.from_str(fleet.description.tokenizer)
         self._accepted = AcceptedJobs[Progress]()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # used on the fleet's event loop
         self._closing = False

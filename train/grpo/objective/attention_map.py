@@ -23,7 +23,7 @@ def content_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[bool
     Content words are all but articles, conjunctions and the like, and the frame of the prompt; if there are none, all
     words. Relations such as "left" and "above" are among them.
     """
-    row = encode_prompt(tokenizer, prompt)
+    row = encode_prompt(tokenizer.backend_tokenizer, prompt)
     text = f": {prompt.strip()}\n\n"
     body = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     words = [found.span() for found in re.finditer(r"\w+", text)]
