@@ -1,5 +1,7 @@
 """Judge pictures while others are drawn."""
 
+import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +57,7 @@ class Judging:
             raise self._error
 
     def _run(self) -> None:
+        _lower_priority()
         waiting: list[Picture] = []
         while (picture := self._queue.get()) is not None:
             waiting.append(picture)
@@ -74,3 +77,12 @@ class Judging:
             self._bar.update(len(known))
         except Exception as error:  # raised when the block is left
             self._error, self._stopped = error, True
+
+
+def _lower_priority() -> None:
+    """Let the threads that draw go first.
+
+    Each operation of the engine ends with the slowest of its threads, so a judge that takes half a core from one slows all.
+    """
+    if sys.platform == "linux":  # elsewhere, this would be the whole process's priority
+        os.nice(10)
