@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -86,6 +88,20 @@ def test_pictures_are_judged_while_others_are_drawn(paircomp: PairComp, tmp_path
 
     run(paircomp, Waiting(), OpenedJudge(watched, judge.opened().identity), tmp_path / "run")
     assert len(judge.judged) == 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_that_draw_go_before_the_judge(paircomp: PairComp, tmp_path: Path) -> None:
+    judge, priorities = ScriptedJudge(), set()
+
+    def watched(images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        priorities.add(os.getpriority(os.PRIO_PROCESS, 0))  # the calling thread's nice value
+        return judge(images, prompts)
+
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    run(paircomp, ColouredGenerator(), OpenedJudge(watched, judge.opened().identity), tmp_path / "run")
+    assert priorities == {min(ours + 10, 19)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours
 
 
 def test_equal_scores_of_the_first_100_pictures_end_judging_but_not_drawing(

@@ -157,7 +157,8 @@ class _Drawing:
     async def greet(self, request: gr.Request) -> list[Any]:
         """List the server's models, with those of the page's link selected."""
         linked = Comparison.from_query(dict(request.query_params))
-        return await self.name_models(None, linked.models if linked else ())
+        *lists, status = await self.name_models(None, linked.models if linked else ())
+        return [*lists, status or gr.skip()]  # the example may have set the status already
 
     async def name_models(self, key: str | None, chosen: Sequence[str] = ()) -> list[Any]:
         """Update both lists of models, and the placeholders of the sampling settings.

@@ -1,6 +1,8 @@
 """Judge pictures while others are drawn."""
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +70,7 @@ class Judging:
             raise self._error
 
     def _run(self) -> None:
+        _lower_priority()
         try:
             self._judge_all()
         except Exception as error:  # raised when the block is left
@@ -102,3 +105,12 @@ class Judging:
         self._bar.update(len(scores))
         if self._judge.identity["judge"] != "exact":  # whose scores of a weak model are often 0
             self._judgements.check()
+
+
+def _lower_priority() -> None:
+    """Let the threads that draw go first.
+
+    Each operation of the engine ends with the slowest of its threads, so a judge that takes half a core from one slows all.
+    """
+    if sys.platform == "linux":  # elsewhere, this would be the whole process's priority
+        os.nice(10)
