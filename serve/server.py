@@ -12,6 +12,9 @@ import uvicorn
 from serve.backends.registry import Registry
 from serve.backends.watch import follow
 from serve.http.app import create_app
+from serve.http.connections.census import Census
+from serve.http.connections.limits import ConnectionLimits, fitting, networks
+from serve.http.connections.protocol import BoundedProtocol
 from serve.http.metrics import Metrics
 from serve.http.store import Store
 from serve.settings.server import Settings
@@ -60,17 +63,27 @@ class Server(uvicorn.Server):
             from ui.mount import mount
 
             app = mount(app, _own_url(listener), settings.votes, settings.paircomp)
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=5,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                ws="none",
-                server_header=False,
-            )
+        config = uvicorn.Config(
+            app,
+            http=BoundedProtocol,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            ws="none",
+            server_header=False,
         )
+        super().__init__(config)
+        limits = ConnectionLimits(
+            header_bytes=int(settings.header_kib * 1024),
+            headers=settings.headers,
+            header_seconds=settings.header_seconds,
+            body_seconds=settings.body_seconds,
+            connections=fitting(settings.connections),
+            per_address=settings.connections_per_address,
+            exempt=networks(config.forwarded_allow_ips or ""),
+        )
+        self.server_state = Census(limits, self._metrics.refuse_connection)
         self._settings = settings
         self._registry = registry
         self._listener = listener

@@ -19,7 +19,7 @@ from starlette.types import Scope
 from pairs.judges.opening import open_judge
 from serve.backends.registry import Registry
 from serve.http.a1111.routes import a1111_router
-from serve.http.connection import ClientGone
+from serve.http.cancellation import ClientGone
 from serve.http.errors import ApiError, InvalidRequest, NotFound, TooLarge, error_answer
 from serve.http.guards.body_limit import BodyLimit
 from serve.http.guards.keys import KeyGuard, Keys

@@ -6,10 +6,13 @@ ApiError                   status, type
 │   ├── ModelNotFound      404  invalid_request_error    the message lists the known names
 │   ├── NotFound           404  invalid_request_error    no such route or picture, or it has expired
 │   ├── Conflict           409  invalid_request_error    the name is taken, or it is the only model
-│   └── TooLarge           413  invalid_request_error    the body is over the size limit
+│   ├── ClientTooSlow      408  invalid_request_error    the request is not complete in time
+│   ├── TooLarge           413  invalid_request_error    the body is over the size limit
+│   └── HeadersTooLarge    431  invalid_request_error    the headers are too long or too many
 ├── Busy                   429  rate_limit_error         queue full or rate limit reached; sets Retry-After
 ├── GenerationFailed       500  server_error             an image cannot be drawn, or an unexpected error
 ├── Unavailable            503  server_error             loading, stopping, or the engine has failed
+│   └── Crowded            503  server_error             too many open connections; sets Retry-After
 └── DeadlinePassed         504  timeout_error            the request's time limit passed
 """
 
@@ -79,10 +82,22 @@ class Conflict(InvalidRequest):
     status = 409
 
 
+class ClientTooSlow(InvalidRequest):
+    """The request was not complete in time."""
+
+    status = 408
+
+
 class TooLarge(InvalidRequest):
     """The request body is over the size limit."""
 
     status = 413
+
+
+class HeadersTooLarge(InvalidRequest):
+    """The request line and headers are over the size limit, or too many."""
+
+    status = 431
 
 
 class Busy(ApiError):
@@ -108,6 +123,14 @@ class Unavailable(ApiError):
     """No model is loaded, the engine has failed or the server is stopping."""
 
     status = 503
+
+
+class Crowded(Unavailable):
+    """Too many connections are open."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "5"}
 
 
 class DeadlinePassed(ApiError):

@@ -43,6 +43,7 @@ class Metrics:
         self._failures = counter("failures", "Pictures or requests that failed, by cause.", "model", "cause")
         self._refusals = counter("queue_full", "Requests refused because the queue was full.", "model")
         self._answers = counter("http_answers", "Answers, by route and status.", "route", "status")
+        self._refused = counter("refused_connections", "Connections ended before a request was complete.", "status")
         self._queue = histogram("queue_wait", "Seconds from a request to the start of each image.")
         self._first = histogram("first_preview", "Seconds from a request to the first preview of each image.")
         self._draw = histogram("draw", "Seconds from the start of each image to the finished picture.")
@@ -83,6 +84,10 @@ class Metrics:
     def answer(self, route: str, status: int) -> None:
         """Count an answered HTTP request."""
         self._answers.labels(route, str(status)).inc()
+
+    def refuse_connection(self, status: int) -> None:
+        """Count a connection that was ended because of its client, or because there were too many."""
+        self._refused.labels(str(status)).inc()
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format.

@@ -46,6 +46,23 @@ class Settings(EngineSettings, BaseSettings):
         default=(), description="origins of web pages that may call the API (https://example.org)"
     )
     max_body_mib: float = Field(default=32, gt=0, description="largest request body in MiB")
+    body_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="time to send a body in seconds, and one more for each 4 KiB; answers must be read as fast",
+    )
+    header_kib: float = Field(default=32, gt=0, description="largest request line with its headers in KiB")
+    headers: int = Field(default=100, ge=1, description="largest number of headers")
+    header_seconds: float = Field(default=20, gt=0, description="time to send the headers in seconds")
+    connections: int = Field(
+        default=1000, ge=1, description="open connections; one more ends the one that has kept us waiting for longest"
+    )
+    connections_per_address: int = Field(
+        default=256,
+        ge=0,
+        description="open connections of one address, 0 for any number; not for this machine's own addresses and the "
+        "proxies in FORWARDED_ALLOW_IPS",
+    )
 
     backend: Literal["engine", "triton"] = Field(
         default="engine", description="where images are drawn: by this server's engines, or by Triton servers"

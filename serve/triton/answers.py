@@ -79,14 +79,18 @@ class Answers:
         """Cancel the jobs whose clients have cancelled; never returns."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            for sender, task in list(self._open.items()):
-                try:
-                    cancelled = sender.is_cancelled()
-                except Exception:  # the others are still to be asked
-                    logger.exception("a client cannot be asked whether it has cancelled")
-                    cancelled = True
-                if cancelled:
-                    task.cancel()
+            self._cancel_abandoned()
+
+    def _cancel_abandoned(self) -> None:
+        # a function of its own, so that no variable holds a sender afterwards: Triton unloads a model only when all are gone
+        for sender, task in list(self._open.items()):
+            try:
+                cancelled = sender.is_cancelled()
+            except Exception:  # the others are still to be asked
+                logger.exception("a client cannot be asked whether it has cancelled")
+                cancelled = True
+            if cancelled:
+                task.cancel()
 
     @property
     def _description(self) -> Description:

@@ -17,7 +17,7 @@ from serve.http.a1111.drawings import Drawing, Drawings
 from serve.http.a1111.info import SAMPLER, info
 from serve.http.a1111.schemas import MAX_SEED, Checkpoint, Options, Progress, State, Txt2Img, Txt2ImgAnswer, WebUiError
 from serve.http.answers import as_base64, metadata, picture_file
-from serve.http.connection import cancel_on_disconnect
+from serve.http.cancellation import cancel_on_disconnect
 from serve.http.errors import InvalidRequest
 from serve.http.generations import counted
 from serve.http.guards.keys import Caller

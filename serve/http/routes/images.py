@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from serve.backends.generation import Generation
 from serve.engine.events import Finished, Preview, Queued
 from serve.http.answers import as_base64, metadata, picture_file, usage
-from serve.http.connection import cancel_on_disconnect
+from serve.http.cancellation import cancel_on_disconnect
 from serve.http.errors import DeadlinePassed, InvalidRequest
 from serve.http.generations import counted, finished
 from serve.http.guards.keys import Caller

@@ -14,7 +14,7 @@ from pairs.picture_file import encode
 from serve.backends.generation import Generation
 from serve.engine.events import Finished, Preview, Queued
 from serve.http.answers import as_base64, metadata, picture_file
-from serve.http.connection import cancel_on_disconnect
+from serve.http.cancellation import cancel_on_disconnect
 from serve.http.errors import InvalidRequest
 from serve.http.guards.keys import Caller
 from serve.http.pair_schemas import (

@@ -1,0 +1,253 @@
+"""uvicorn's HTTP protocol with bounds on what a client sends and on how long it takes.
+
+uvicorn has none of its own, and its parser collects a header until it ends: one of 200 MiB takes as much memory, and time
+that grows with the square of its length, in which nobody else is answered.
+"""
+
+import asyncio
+from typing import Any, Literal
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from serve.http.connections.census import Census
+from serve.http.connections.limits import BYTES_A_SECOND
+from serve.http.connections.timer import Timer
+from serve.http.errors import ApiError, ClientTooSlow, Crowded, HeadersTooLarge, InvalidRequest
+
+_LINGER_SECONDS = 2.0  # for reading a refusal; a connection that is closed with data unread would lose it
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    A request has a head, the request line and headers, and a body. Between requests the connection is idle. A timer runs
+    while something of the request is missing, or while the client does not read; none runs during an answer.
+
+    A request that follows before the last one is answered (pipelining, which no client uses) is not answered: the
+    connection ends with the answer, and the client sends it again, as RFC 9112 section 9.3.2 asks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        assert isinstance(server_state, Census)
+        self._census = server_state
+        self._limits = server_state.limits
+        self._part: Literal["head", "body", "idle"] = "head"
+        self._size = 0  # bytes of an unfinished head, or in a row that were no body
+        self._fields = self._headers = 0  # bytes and number of the fields that the parser has handed over
+        self._body = 0
+        self._body_began = 0.0
+        self._unread = 0  # bytes of answers that the client had not taken when they were last looked at
+        self._reading, self._writing = Timer(self.loop), Timer(self.loop)  # what the client sends; what it reads
+        self._refusal: ApiError | None = None  # raised by a callback of the parser
+        self._ending = False
+
+    # of the transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if (crowded := self._census.enter(self._address)) is not None:
+            self._refuse(crowded)
+        else:
+            self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading.stop()
+        self._writing.stop()
+        self._census.leave(self, self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        self._unset_keepalive_if_required()
+        if self._part == "idle":
+            self._expect_head()
+        part, body = self._part, self._body
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # answered as if it had not asked for another protocol
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or InvalidRequest("this is not an HTTP request"))
+            return
+        # counted here as well, since the parser hands over whole headers only, and spaces and chunk extensions never
+        if part == self._part != "idle" and body == self._body:
+            self._size += len(data)
+            if self._size > self._limits.header_bytes:
+                self._refuse(self._too_large())
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._writing.stop()
+
+    # of the parser
+
+    def on_message_begin(self) -> None:
+        if self._part == "idle":
+            self._expect_head()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        self._count(len(name) + len(value))
+        if self._part == "head":  # not a trailer, which uvicorn would add to the headers of the running request
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._answering:
+            raise ValueError("a request before the answer to the last one")
+        super().on_headers_complete()
+        self._part = "body"
+        self._size = self._fields = self._headers = self._body = 0
+        self._body_began = self.loop.time()
+        self._reading.start(self._limits.body_seconds, self._check_body)
+        self._census.owes(self)
+
+    def on_body(self, body: bytes) -> None:
+        self._size = 0
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._part = "idle"
+        self._reading.stop()
+        if self._answering:
+            self._census.settled(self)
+        else:
+            self._census.owes(self)  # it was answered before it was complete
+        super().on_message_complete()
+
+    # of uvicorn
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+        elif self._ending:
+            self._end()
+        elif self._part != "body":
+            self._census.owes(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
+
+    # of the census
+
+    def give_way(self) -> None:
+        """End for the sake of a new connection, unless an answer is under way."""
+        if self._part == "idle":
+            self._ending = True
+            self._end()
+        else:
+            self._refuse(Crowded(f"over {self._limits.connections} open connections, and this one was waited for"))
+
+    @property
+    def _address(self) -> str | None:
+        return self.client[0] if self.client else None
+
+    @property
+    def _answering(self) -> bool:
+        """Whether the application has a request whose answer is not complete."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _expect_head(self) -> None:
+        self._part = "head"
+        self._size = self._fields = self._headers = 0
+        self._reading.start(self._limits.header_seconds, self._head_is_late)
+        if not self._answering:
+            self._census.owes(self)
+
+    def _expect_reading(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._writing.start(self._limits.body_seconds, self._check_reading)
+
+    def _check_reading(self) -> None:
+        taken = self._unread - self.transport.get_write_buffer_size()
+        if taken < self._limits.body_seconds * BYTES_A_SECOND:
+            self.transport.abort()
+        else:
+            self._expect_reading()
+
+    def _count(self, size: int) -> None:
+        self._fields += size
+        if self._fields > self._limits.header_bytes or self._headers > self._limits.headers:
+            self._refusal = self._too_large()
+            raise self._refusal
+
+    def _too_large(self) -> ApiError:
+        limits = self._limits
+        return HeadersTooLarge(
+            f"a request line and its headers may have {limits.header_bytes / 1024:g} KiB and {limits.headers} headers"
+        )
+
+    def _head_is_late(self) -> None:
+        if self._size or self._answering:
+            self._refuse(ClientTooSlow(f"the headers were not complete after {self._limits.header_seconds:g} seconds"))
+        else:
+            self.transport.close()  # browsers connect ahead of any request, and would take an answer for that of the next
+
+    def _check_body(self) -> None:
+        seconds = self._limits.body_seconds + self._body / BYTES_A_SECOND
+        left = self._body_began + seconds - self.loop.time()
+        if left > 0:
+            self._reading.start(left, self._check_body)
+        elif self.flow.read_paused:  # the application is slow, not the client
+            self._reading.start(self._limits.body_seconds, self._check_body)
+        else:
+            self._refuse(ClientTooSlow(f"the body was not complete after {seconds:.0f} seconds"))
+
+    def _refuse(self, why: ApiError) -> None:
+        """Answer with an error and end; if an answer is under way, end with it."""
+        self._ending = True
+        self._reading.stop()
+        self._census.settled(self)
+        if self.transport.is_closing():
+            return
+        self._census.refused(why.status)
+        if self._answering:
+            if self.cycle.response_started or not self.cycle.more_body:
+                return
+            self.cycle.disconnected = True  # the application need not wait for the rest
+            self.cycle.message_event.set()
+        if self._part != "body" or self.cycle.disconnected:  # else it has had its answer
+            self.transport.write(_answer(why, self.server_state.default_headers))
+        self._end()
+
+    def _end(self) -> None:
+        """Close once the client has had time to read what is written."""
+        self._unset_keepalive_if_required()
+        if self.transport.get_write_buffer_size():
+            self._expect_reading()
+        elif self._census.crowded:
+            self.transport.abort()
+            return
+        else:
+            self._writing.start(_LINGER_SECONDS, self.transport.abort)
+        self.transport.write_eof()
+
+
+def _answer(error: ApiError, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Bytes of an HTTP answer with OpenAI's error object."""
+    body = error.body.model_dump_json().encode()
+    own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **error.headers}
+    lines = [*headers, *((name.encode(), value.encode()) for name, value in own.items())]
+    return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n" + body
