@@ -18,7 +18,7 @@ from serve.backends.errors import NotRunning, QueueFull
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import Backend
 from serve.backends.triton.backend import TritonBackend
-from serve.backends.triton.connection import Answer, Lost, ModelLost, Refused
+from serve.backends.triton.call import Answer, Lost, ModelLost, Refused
 from serve.backends.triton.loader import TritonLoader
 from serve.backends.triton.wire import Describe, Description, Draw, Pulse, Refusal, event_as_json
 from serve.engine.events import Ended, Event, Finished, Preview, Queued, Started
@@ -96,7 +96,7 @@ def world(monkeypatch: pytest.MonkeyPatch, small_tokenizer: PreTrainedTokenizerF
                 pulse = pulse.model_copy(update={"model": world.descriptions.get(self.url, usual).digest})
                 yield Answer(pulse.model_dump_json().encode(), None)
 
-        async def request(self, request: Draw) -> AsyncGenerator[Answer]:
+        async def draw(self, request: Draw) -> AsyncGenerator[Answer]:
             world.seen.append((self.url, request))
             scripts = world.scripts[self.url]
             script = scripts.pop(0) if len(scripts) > 1 else scripts[0]

@@ -15,6 +15,7 @@ from serve.backends.errors import NotRunning, QueueFull
 from serve.backends.generation import Generation
 from serve.backends.triton.wire import (
     MAX_REQUEST_BYTES,
+    Cancel,
     Describe,
     Description,
     Draw,
@@ -53,6 +54,7 @@ class Answers:
 
     keeper: EngineKeeper
     _open: dict[Sender, "asyncio.Task[None]"] = field(default_factory=dict)
+    _drawn: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)  # by key
     _described: tuple[EngineBackend, Description] | None = None
 
     async def answer(self, content: bytes, sender: Sender) -> None:
@@ -70,6 +72,10 @@ class Answers:
             return
         if isinstance(request, Draw):
             await self._draw(request, sender)
+        elif isinstance(request, Cancel):
+            if task := self._drawn.get(request.key):
+                task.cancel()
+            sender.end()
         elif isinstance(request, Describe):
             sender.send(self._description.model_dump_json().encode(), last=True)
         else:
@@ -133,8 +139,12 @@ class Answers:
 
     async def _follow(self, generation: Generation, draw: Draw, sender: Sender) -> None:
         task = self._open[sender] = asyncio.create_task(_send_events(generation, draw, sender))
+        if draw.key is not None:
+            self._drawn[draw.key] = task
         await asyncio.wait({task})
         del self._open[sender]
+        if draw.key is not None:
+            self._drawn.pop(draw.key, None)
         if task.cancelled():
             sender.end()
         else:

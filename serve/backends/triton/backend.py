@@ -16,7 +16,7 @@ from serve.backends.errors import NotRunning
 from serve.backends.generation import Generation
 from serve.backends.model_info import ModelInfo
 from serve.backends.protocol import BackendState, Stats
-from serve.backends.triton.connection import Lost, Refused
+from serve.backends.triton.call import Lost, Refused
 from serve.backends.triton.fleet import Fleet, NoServer
 from serve.backends.triton.loop_thread import LoopThread
 from serve.backends.triton.progress import Progress

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
-from serve.backends.triton.connection import Connection, Lost, ModelLost, Refused
+from serve.backends.triton.call import Lost, ModelLost, Refused
+from serve.backends.triton.connection import Connection
 from serve.backends.triton.progress import Progress
 from serve.backends.triton.wire import Beat, Describe, Description, Draw, Pulse
 from serve.engine.events import Event
@@ -80,6 +82,7 @@ class TritonServer:
         job = progress.begin()
         negative = None if job.negative_prompt is None else tuple(job.negative_prompt)
         request = Draw(
+            key=uuid.uuid4().hex,
             prompt=tuple(job.prompt),
             negative_prompt=negative,
             seeds=job.seeds,
@@ -92,7 +95,7 @@ class TritonServer:
         )
         self.jobs.add(progress)
         try:
-            async with aclosing(self._connection.request(request)) as answers:
+            async with aclosing(self._connection.draw(request)) as answers:
                 async for answer in answers:
                     self.heard = time.monotonic()
                     yield answer.event

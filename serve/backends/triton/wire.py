@@ -7,6 +7,7 @@ picture   UINT8 [height, width, 3], with previews and finished images, if `forma
 file      UINT8 [bytes], the same as PNG, JPEG or WebP, if `format` names one of these
 
 Draw      answered by a job's events (`serve.engine.events`), from "queued" to "ended"
+Cancel    answered by nothing; ends the answers to the Draw of the same key
 Beat      answered by one Pulse
 Describe  answered by one Description
 
@@ -38,6 +39,7 @@ _NAMES = {kind: name for name, kind in _EVENTS.items()}
 _LONGEST = 4096  # characters, token ids or rows; models have limits of their own
 MAX_REQUEST_BYTES = 256 * 1024
 Text = Annotated[str, Field(max_length=_LONGEST)]
+Key = Annotated[str, Field(min_length=1, max_length=64)]
 Ids = Annotated[tuple[int, ...], Field(max_length=_LONGEST)]
 
 
@@ -48,6 +50,7 @@ class _Message(BaseModel):
 class Draw(_Message):
     """Draw one image for each seed. Sampling settings that are not given are the model's own.
 
+    key: by which it can be cancelled; none other that is drawn may have it.
     prompt, negative_prompt: text, or token ids with the frame included. Without a negative prompt, guidance uses the
         unconditional row.
     preview_rows: after how many rows of codes a preview is wanted.
@@ -56,6 +59,7 @@ class Draw(_Message):
     """
 
     kind: Literal["draw"] = "draw"
+    key: Key | None = None
     prompt: Text | Ids
     negative_prompt: Text | Ids | None = None
     seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(min_length=1, max_length=MAX_IMAGES)
@@ -74,6 +78,13 @@ class Draw(_Message):
         )
 
 
+class Cancel(_Message):
+    """Stop drawing; nothing if it is not drawn, or over."""
+
+    kind: Literal["cancel"] = "cancel"
+    key: Key
+
+
 class Beat(_Message):
     """Ask for the load."""
 
@@ -86,7 +97,9 @@ class Describe(_Message):
     kind: Literal["describe"] = "describe"
 
 
-Request = TypeAdapter[Draw | Beat | Describe](Annotated[Draw | Beat | Describe, Field(discriminator="kind")])
+Request = TypeAdapter[Draw | Cancel | Beat | Describe](
+    Annotated[Draw | Cancel | Beat | Describe, Field(discriminator="kind")]
+)
 
 
 class Pulse(_Message):
