@@ -198,7 +198,7 @@ def _forked_engines() -> Iterator[None]:
     multiprocessing.set_forkserver_preload(["serve.backends.child", "train.ablation.run"])
     with pytest.MonkeyPatch.context() as patch:
         forked = multiprocessing.get_context("forkserver")
-        patch.setattr("serve.backends.process._PROCESSES", forked)
+        patch.setattr("serve.child_process._PROCESSES", forked)
         patch.setattr("train.ablation.ablation._PROCESSES", forked)
         yield
 
