@@ -71,45 +71,61 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_real_server_enlarges_draws_on_and_survives_the_upscalers_death(repeating: Path, small_folder: Path) -> None:
+def enlarging(metrics: Callable[[], str], count: int) -> Callable[[], bool]:
+    """Whether so many pictures are in the upscaler or its queue."""
+    return lambda: sample(metrics(), "enlarging_pictures") == count
+
+
+def test_a_real_server_draws_on_while_it_enlarges(repeating: Path, small_folder: Path) -> None:
     """The upscaler is stopped by SIGSTOP: what is answered meanwhile did not wait for it."""
-
-    def enlarging(count: int) -> Callable[[], bool]:
-        return lambda: sample(server.get("/metrics").text, "enlarging_pictures") == count
-
-    def process() -> psutil.Process:
-        (found,) = [one for one in server.children if one.nice() > psutil.Process().nice()]
-        return found
-
-    with ServeProcess(small_folder, "--upscaler", str(repeating)) as server, ThreadPoolExecutor(2) as pool:
+    with ServeProcess(small_folder, "--upscaler", str(repeating)) as server, ThreadPoolExecutor(1) as pool:
         server.wait_until_ready()
-        small = of(server.draw(seed=1))
-        process().suspend()
+        (process,) = [one for one in server.children if one.nice() > psutil.Process().nice()]
+        process.suspend()
         waiting = pool.submit(server.draw, seed=1, size="512x512")
-        until(enlarging(1))
-        assert same(of(server.draw(seed=1)), small)  # the engine draws, and the server answers
+        until(enlarging(lambda: server.get("/metrics").text, 1))
+        small = of(server.draw(seed=1))
         assert not waiting.done()
-        process().resume()
+        process.resume()
         large = waiting.result()
         assert same(of(large), repeated(small, 8))
         assert large.json()["resizing"] == {"drawn": "64x64", "filter": BY_NETWORK, "fit": None}
-
-        process().suspend()
-        waiting = pool.submit(server.draw, seed=1, size="512x512")
-        until(enlarging(1))
-        process().kill()
-        failed = waiting.result()
-        assert same(of(failed), small.resize((512, 512), Image.Resampling.LANCZOS))
-        assert "lanczos (instead of repeating.pth: its process ended by SIGKILL" in failed.json()["resizing"]["filter"]
-        assert same(of(server.draw(seed=1, size="512x512")), repeated(small, 8))
-        text = server.get("/metrics").text
-        assert (sample(text, "enlarge_seconds_count"), sample(text, "upscaler_failures_total")) == (2, 1)
-        assert "the upscaler's process ended by SIGKILL" in server.log
-
         left = server.children
         server.process.terminate()
         assert server.wait() == 0
         until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left))
+
+
+def test_a_killed_upscaler_is_started_again(
+    upscaler: Upscaler,
+    small_backend: ThreadBackend,
+    serve_on_socket: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Killed with a picture, which Lanczos's filter enlarges then, and killed while idle."""
+    body = {"prompt": "a star", "seed": 1}
+    with serve_on_socket(small_backend, upscaler=upscaler) as served, ThreadPoolExecutor(1) as pool:
+
+        def metrics() -> str:
+            return httpx.get(served.url + "/metrics").text
+
+        small = of(served.post(IMAGES, body))
+        suspended_process = psutil.Process(upscaler._process._process.pid)
+        suspended_process.suspend()
+        waiting = pool.submit(served.post, IMAGES, body | {"size": "512x512"})
+        until(enlarging(metrics, 1))
+        suspended_process.kill()
+        failed = waiting.result()
+        assert same(of(failed), small.resize((512, 512), Image.Resampling.LANCZOS))
+        assert "lanczos (instead of repeating.pth: its process ended by SIGKILL" in failed.json()["resizing"]["filter"]
+        for _ in range(2):
+            assert same(of(served.post(IMAGES, body | {"size": "512x512"})), repeated(small, 8))
+            idle = psutil.Process(upscaler._process._process.pid)
+            idle.kill()
+            until(lambda: upscaler._process.ended is not None)
+        text = metrics()
+    assert (sample(text, "enlarge_seconds_count"), sample(text, "upscaler_failures_total")) == (2, 1)
+    assert caplog.text.count("the upscaler's process ended by SIGKILL") == 2
 
 
 def test_every_kind_of_answer_has_the_networks_picture(
