@@ -75,7 +75,7 @@ def _upscaler(settings: Settings) -> "Upscaler | None":
     if settings.upscaler is None:
         return None
     if find_spec("spandrel") is None:
-        raise ConfigError("--upscaler needs pip install 'focusdiff[upscale]'")
+        raise ConfigError("--upscaler needs pip install 'focusdiff[upscale]' (docs/api.md#upscaler)")
 
     from serve.upscaling.messages import LoadNetwork
     from serve.upscaling.upscaler import Upscaler

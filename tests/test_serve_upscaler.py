@@ -110,6 +110,7 @@ def test_a_killed_upscaler_is_started_again(
             return httpx.get(served.url + "/metrics").text
 
         small = of(served.post(IMAGES, body))
+        assert same(of(served.post(IMAGES, body | {"size": "512x512"})), repeated(small, 8))
         suspended_process = psutil.Process(upscaler._process._process.pid)
         suspended_process.suspend()
         waiting = pool.submit(served.post, IMAGES, body | {"size": "512x512"})
@@ -124,7 +125,7 @@ def test_a_killed_upscaler_is_started_again(
             idle.kill()
             until(lambda: upscaler._process.ended is not None)
         text = metrics()
-    assert (sample(text, "enlarge_seconds_count"), sample(text, "upscaler_failures_total")) == (2, 1)
+    assert (sample(text, "enlarge_seconds_count"), sample(text, "upscaler_failures_total")) == (3, 1)
     assert caplog.text.count("the upscaler's process ended by SIGKILL") == 2
 
 
@@ -205,7 +206,7 @@ def test_pictures_that_nobody_waits_for_are_given_up(upscaler: Upscaler, monkeyp
         first.cancel()
         second.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
-        send(Cancel(0))  # once more: when this one is taken from the outbox, the other has been written
+        send(Cancel(-1))  # of none: when it is taken from the outbox, the first's has been written
         until(upscaler._process._outbox.empty)
         process.resume()
         return await third
