@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-ENDING_SECONDS = 30.0  # for a process that has nothing more to do
+_ENDING_SECONDS = 30.0  # for a process that has nothing more to do
 # forked off a process that has imported everything, an engine starts seconds earlier but draws up to 3 % slower
 _PROCESSES = multiprocessing.get_context("spawn")
 
@@ -60,7 +60,7 @@ class ChildProcess:
         try:
             return self._connection.recv()
         except (EOFError, OSError):
-            self._process.join(ENDING_SECONDS)
+            self._process.join(_ENDING_SECONDS)
             raise ProcessEnded(self._process.exitcode) from None
 
     def kill(self) -> None:
@@ -71,7 +71,7 @@ class ChildProcess:
         """End the process, and free what it holds; no other thread may be in `receive`."""
         self._outbox.put(None)
         self._connection.close()  # at which the process ends, whatever it does
-        self._process.join(ENDING_SECONDS)
+        self._process.join(_ENDING_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
