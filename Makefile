@@ -11,6 +11,9 @@ PORT ?= 8000
 TRITON = [ "$$(uname -sm)" != "Linux x86_64" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --no-deps --upgrade --target $(VENV)/triton nvidia-pytriton==0.7.0
 
+# spandrel without what it declares: torchvision must match the build of PyTorch, and --upscaler needs none of it.
+SPANDREL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps spandrel einops
+
 .PHONY: serve test check bench train image prove clean
 
 serve: $(VENV)/.serve
@@ -66,5 +69,6 @@ $(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(SPANDREL)
 	$(TRITON)
 	touch $@ $(VENV)/.serve $(VENV)/.train

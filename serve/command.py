@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from model.checkpoints.hub import find_here
@@ -13,6 +14,7 @@ from serve.settings.server import Settings
 if TYPE_CHECKING:
     from serve.backends.loader import ProcessLoader
     from serve.backends.triton.loader import TritonLoader
+    from serve.upscaling.upscaler import Upscaler
 
 
 def main() -> None:
@@ -32,6 +34,7 @@ def serve(settings: Settings) -> None:
     if settings.backend == "engine":
         for model in settings.models:
             find_here(model.source)  # a misspelt name is told before anything is imported
+    upscaler = _upscaler(settings)
     loader = _loader(settings, on_death=lambda: server.die())
 
     import tempfile
@@ -45,7 +48,7 @@ def serve(settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="focusdiff-") as folder, listen(settings.host, settings.port) as socket:
         store = Store(settings.store or folder, seconds=settings.store_seconds, limit=int(settings.store_mib * 2**20))
         registry = Registry(loader, aliases=settings.aliases, stop_loading=loader.stop)
-        server = Server(settings, registry, store, socket)
+        server = Server(settings, registry, store, socket, upscaler)
         server.serve_until_stopped()
     if server.failure is not None:
         raise server.failure
@@ -66,6 +69,18 @@ def _loader(settings: Settings, *, on_death: Callable[[], None]) -> "ProcessLoad
     loader = ProcessLoader(settings, on_death=on_death)
     loader.start_ahead(len(settings.sources))  # they import while this process imports
     return loader
+
+
+def _upscaler(settings: Settings) -> "Upscaler | None":
+    if settings.upscaler is None:
+        return None
+    if find_spec("spandrel") is None:
+        raise ConfigError("--upscaler needs pip install 'focusdiff[upscale]' (docs/api.md#upscaler)")
+
+    from serve.upscaling.messages import LoadNetwork
+    from serve.upscaling.upscaler import Upscaler
+
+    return Upscaler(LoadNetwork(settings.upscaler, settings.device, settings.log_level, settings.log_format))
 
 
 if __name__ == "__main__":

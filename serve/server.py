@@ -18,6 +18,7 @@ from serve.http.connections.protocol import BoundedProtocol
 from serve.http.metrics import Metrics
 from serve.http.store import Store
 from serve.settings.server import Settings
+from serve.upscaling.upscaler import Upscaler
 
 logger = logging.getLogger("focusdiff")
 _POLL_SECONDS = 0.05
@@ -55,10 +56,18 @@ class Server(uvicorn.Server):
     died: whether an engine has failed.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, store: Store, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        store: Store,
+        listener: socket.socket,
+        upscaler: Upscaler | None = None,
+    ) -> None:
         registry.loading = True
         self._metrics = Metrics(registry)
-        app = create_app(settings, registry, store, self._metrics, background=(self._load,))
+        self._upscaler = upscaler
+        app = create_app(settings, registry, store, self._metrics, upscaler=upscaler, background=(self._load,))
         if settings.ui:
             from ui.mount import mount
 
@@ -111,12 +120,15 @@ class Server(uvicorn.Server):
             # answers those who wait before their connections are closed; on the loop, because it takes a lock
             self._loop.call_soon_threadsafe(self._registry.abandon)
             self._registry.kill()
+            self._stop_upscaler()
         else:
             asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
 
     async def _load(self) -> None:
         self._loop = asyncio.get_running_loop()
         try:
+            if self._upscaler is not None:
+                await self._upscaler.load()
             for source in self._settings.sources:
                 await self._registry.load(source)
             self._registry.loading = False
@@ -149,4 +161,9 @@ class Server(uvicorn.Server):
         except TimeoutError:
             logger.warning("cancelling the requests that are unfinished after %g seconds", limit)
             self._registry.abandon()
+            self._stop_upscaler()
         self.should_exit = True
+
+    def _stop_upscaler(self) -> None:
+        if self._upscaler is not None:
+            self._upscaler.stop()

@@ -41,6 +41,7 @@ from serve.http.metrics import Metrics
 from serve.http.store import Store
 from serve.settings.model_source import ModelSource
 from serve.settings.server import Settings
+from serve.upscaling.upscaler import Upscaler
 from tests.ended import Ended
 from tests.thread_backend import ThreadBackend
 from tests.tools import needs_triton
@@ -198,7 +199,7 @@ def _forked_engines() -> Iterator[None]:
     multiprocessing.set_forkserver_preload(["serve.backends.child", "train.ablation.run"])
     with pytest.MonkeyPatch.context() as patch:
         forked = multiprocessing.get_context("forkserver")
-        patch.setattr("serve.backends.process._PROCESSES", forked)
+        patch.setattr("serve.child_process._PROCESSES", forked)
         patch.setattr("train.ablation.ablation._PROCESSES", forked)
         yield
 
@@ -242,7 +243,7 @@ class Served:
 def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
     """Make an application from backends and settings; returns it and its registry of models."""
 
-    def make(*backends: Backend, **settings: Any) -> tuple[FastAPI, Registry]:
+    def make(*backends: Backend, upscaler: Upscaler | None = None, **settings: Any) -> tuple[FastAPI, Registry]:
         sources = [ModelSource(name=backend.info.name, source=backend.info.name) for backend in backends]
         chosen = Settings(models=tuple(sources), **settings)
         triton = chosen.backend == "triton"
@@ -251,7 +252,7 @@ def make_app(tmp_path: Path) -> Callable[..., tuple[FastAPI, Registry]]:
         for source, backend in zip(sources, backends, strict=True):
             models.add(source, backend)
         store = Store(chosen.store or str(tmp_path / "store"), seconds=chosen.store_seconds, limit=2**20)
-        return create_app(chosen, models, store, Metrics(models)), models
+        return create_app(chosen, models, store, Metrics(models), upscaler=upscaler), models
 
     return make
 

@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,17 +31,30 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of one file: .safetensors, or any other suffix (.bin, .pt, .pth) with `weights_only`.
+    """Read the tensors of one file.
 
     Raises:
         CheckpointError: the file is missing, damaged or unsafe, or is not a state dict.
+    """
+    content = read_content(path)
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: is not a state dict (a mapping from names to tensors)")
+    return content
+
+
+def read_content(path: Path) -> Any:
+    """Read one file, .safetensors, or any other suffix (.bin, .pt, .pth) with `weights_only`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or unsafe.
     """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         with warnings.catch_warnings(action="ignore"):  # PyTorch warns of pickles that are refused below
             # files older than PyTorch 1.6 are not zip archives and cannot be memory-mapped
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except SafetensorError as error:
@@ -49,10 +63,6 @@ def read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: holds something other than tensors, and is not loaded for safety") from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or cut short ({str(error).splitlines()[0]})") from None
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: is not a state dict (a mapping from names to tensors)")
-    return content
 
 
 def _weight_files(folder: Path) -> Iterable[Path]:

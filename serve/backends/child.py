@@ -1,6 +1,5 @@
 """The process of one engine: load a model, run the engine's loop, end with the server."""
 
-import os
 import threading
 import traceback
 from dataclasses import replace
@@ -14,6 +13,7 @@ from model.errors import CheckpointError, NoRoom
 from serve.backends.loop import EngineLoop
 from serve.backends.messages import Command, Died, Loaded, LoadModel, Report
 from serve.backends.model_info import ModelInfo
+from serve.child_process import listen
 from serve.engine.engine import Engine
 from serve.logs import set_up_logging
 
@@ -29,7 +29,7 @@ def run(connection: "Connection[object, object]") -> None:
     assert isinstance(order, LoadModel)
     set_up_logging(level=order.log_level, format=order.log_format)
     commands: SimpleQueue[Command] = SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, commands), name="commands", daemon=True).start()
+    listen(connection, commands.put)  # type: ignore[arg-type]
     try:
         engine = load_engine(order)
     except (ValueError, OSError) as error:
@@ -47,14 +47,6 @@ def run(connection: "Connection[object, object]") -> None:
     EngineLoop(engine, commands, messages.put).run()
     messages.put(None)
     sender.join()
-
-
-def _listen(connection: "Connection[object, object]", commands: "SimpleQueue[Command]") -> None:
-    while True:
-        try:
-            commands.put(connection.recv())  # type: ignore[arg-type]
-        except (EOFError, OSError):
-            os._exit(0)  # the server is gone
 
 
 def _send(connection: "Connection[object, object]", messages: "SimpleQueue[Report | Died | None]") -> None:

@@ -11,11 +11,14 @@ from serve.backends.generation import Generation
 from serve.http.planning import PictureFormat
 from serve.http.schemas import PictureRequest, Usage
 from serve.http.sizes import resize
+from serve.upscaling.upscaler import LANCZOS
 
 
-async def picture_file(image: Image.Image, format: PictureFormat, metadata: dict[str, Any] | None = None) -> bytes:
-    """Encode a picture as a file, in a thread so that the event loop stays free."""
-    return await asyncio.to_thread(_encode, image, format, metadata or {})
+async def picture_file(
+    image: Image.Image, format: PictureFormat, metadata: dict[str, Any] | None = None, *, filter: str = LANCZOS
+) -> bytes:
+    """Encode a picture as a file, in a thread so that the event loop stays free. `filter` says how it is enlarged."""
+    return await asyncio.to_thread(_encode, image, format, metadata or {}, filter)
 
 
 def metadata(generation: Generation, index: int, request: PictureRequest, prompt: str) -> dict[str, Any]:
@@ -37,7 +40,8 @@ def as_base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def _encode(image: Image.Image, format: PictureFormat, metadata: dict[str, Any]) -> bytes:
-    if format.resizing is not None:
-        metadata = {**metadata, "size": str(format.size), "resized": format.resizing.model_dump(exclude_none=True)}
+def _encode(image: Image.Image, format: PictureFormat, metadata: dict[str, Any], filter: str) -> bytes:
+    resizing = format.resizing(filter)
+    if resizing is not None:
+        metadata = {**metadata, "size": str(format.size), "resized": resizing.model_dump(exclude_none=True)}
     return encode(resize(image, format.size, format.fit), metadata, format=format.name, quality=format.quality)

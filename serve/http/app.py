@@ -38,13 +38,20 @@ from serve.http.routes.training import training_router
 from serve.http.service import Service, keys_of
 from serve.http.store import Store
 from serve.settings.server import Settings
+from serve.upscaling.upscaler import Upscaler
 
 logger = logging.getLogger("focusdiff")
 Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 def create_app(
-    settings: Settings, registry: Registry, store: Store, metrics: Metrics, *, background: tuple[Task, ...] = ()
+    settings: Settings,
+    registry: Registry,
+    store: Store,
+    metrics: Metrics,
+    *,
+    upscaler: Upscaler | None = None,
+    background: tuple[Task, ...] = (),
 ) -> FastAPI:
     """Build the application.
 
@@ -53,6 +60,7 @@ def create_app(
         registry: the models; closed when the application stops.
         store: pictures that answers link to.
         metrics: counters of requests and events.
+        upscaler: what enlarges pictures, if not Lanczos's filter; closed when the application stops.
         background: coroutine functions that run from start to stop.
 
     Raises:
@@ -67,6 +75,7 @@ def create_app(
         limiter=Limiter(settings.rate_limit),
         store=store,
         judge=None if judge is None else ServedJudge(open_judge(judge)),
+        upscaler=upscaler,
         request_seconds=settings.request_seconds,
         fit=settings.fit,
         strict=settings.strict,
@@ -83,6 +92,8 @@ def create_app(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await registry.close()
+        if upscaler is not None:
+            await asyncio.to_thread(upscaler.close)
 
     app: FastAPI = FastAPIOffline(
         redoc_url=None,

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -30,13 +31,16 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"focusdiff_{name}", text, labels, registry=self._collectors)
 
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"focusdiff_{name}_seconds", text, ["model"], buckets=_SECONDS, registry=self._collectors)
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"focusdiff_{name}_seconds", text, labels, buckets=_SECONDS, registry=self._collectors)
 
         self.open = 0  # requests of the API whose answers are not complete
         Gauge(
             "focusdiff_open_requests", "Requests whose answers are not complete.", registry=self._collectors
         ).set_function(lambda: self.open)
+        self._enlarging = Gauge(
+            "focusdiff_enlarging_pictures", "Pictures in the upscaler or its queue.", registry=self._collectors
+        )
         self._accepted = counter("accepted_images", "Images of accepted requests.", "model")
         self._images = counter("images", "Pictures finished.", "model")
         self._codes = counter("codes", "Image codes of finished pictures.", "model")
@@ -44,10 +48,12 @@ class Metrics:
         self._refusals = counter("queue_full", "Requests refused because the queue was full.", "model")
         self._answers = counter("http_answers", "Answers, by route and status.", "route", "status")
         self._refused = counter("refused_connections", "Connections ended before a request was complete.", "status")
-        self._queue = histogram("queue_wait", "Seconds from a request to the start of each image.")
-        self._first = histogram("first_preview", "Seconds from a request to the first preview of each image.")
-        self._draw = histogram("draw", "Seconds from the start of each image to the finished picture.")
-        self._latency = histogram("image", "Seconds from a request to each finished picture.")
+        self._queue = histogram("queue_wait", "Seconds from a request to the start of each image.", "model")
+        self._first = histogram("first_preview", "Seconds from a request to the first preview of each image.", "model")
+        self._draw = histogram("draw", "Seconds from the start of each image to the finished picture.", "model")
+        self._latency = histogram("image", "Seconds from a request to each finished picture.", "model")
+        self._enlarge = histogram("enlarge", "Seconds of the upscaler for each picture.")
+        self._not_enlarged = counter("upscaler_failures", "Pictures enlarged without the upscaler, because it failed.")
 
     def count(self, model: str, event: Event, seconds: float) -> None:
         """Count an event of a job, `seconds` after the job was accepted."""
@@ -88,6 +94,17 @@ class Metrics:
     def refuse_connection(self, status: int) -> None:
         """Count a connection that was ended because of its client, or because there were too many."""
         self._refused.labels(str(status)).inc()
+
+    def enlarging(self) -> AbstractContextManager[None]:
+        """Count a picture as in the upscaler or its queue, while the `with` block runs."""
+        return self._enlarging.track_inprogress()
+
+    def enlarge(self, seconds: float | None) -> None:
+        """Count a picture that the upscaler has enlarged in `seconds`; None if it has failed to."""
+        if seconds is None:
+            self._not_enlarged.inc()
+        else:
+            self._enlarge.observe(seconds)
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format.

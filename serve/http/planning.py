@@ -11,7 +11,7 @@ from serve.engine.job import Job
 from serve.engine.previews import preview_rows
 from serve.http.errors import InvalidRequest
 from serve.http.schemas import OutputFormat, PictureRequest, Resizing
-from serve.http.sizes import Fit, Size, parse_size
+from serve.http.sizes import Fit, Size, parse_size, square_side
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,16 @@ class PictureFormat:
     fit: Fit
 
     @property
-    def resizing(self) -> Resizing | None:
-        """How pictures are resized; None if they are not."""
+    def side(self) -> int:
+        """Side in pixels that the drawn square is brought to, before it is padded or cropped."""
+        return square_side(self.size, self.fit)
+
+    def resizing(self, *filters: str) -> Resizing | None:
+        """How pictures are resized, by the filter of each; None if they are not."""
         if self.size == self.drawn:
             return None
-        return Resizing(drawn=str(self.drawn), filter="lanczos", fit=None if self.size.is_square else self.fit)
+        named = "; ".join(dict.fromkeys(filters))
+        return Resizing(drawn=str(self.drawn), filter=named, fit=None if self.size.is_square else self.fit)
 
 
 def seeds_of(request: PictureRequest) -> tuple[int, ...]:

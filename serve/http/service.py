@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from PIL import Image
 from pydantic import SecretStr
 
 from serve.backends.errors import NoModel, NotRunning, QueueFull, UnknownModel
@@ -22,9 +23,11 @@ from serve.http.guards.keys import Caller, Keys
 from serve.http.guards.rates import Limiter
 from serve.http.judging import ServedJudge
 from serve.http.metrics import Metrics
+from serve.http.planning import PictureFormat
 from serve.http.schemas import ErrorResponse
 from serve.http.sizes import Fit
 from serve.http.store import Store
+from serve.upscaling.upscaler import Enlarged, Upscaler
 
 logger = logging.getLogger("focusdiff")
 
@@ -63,6 +66,7 @@ class Service:
     limiter: Limiter
     store: Store
     judge: ServedJudge | None = None
+    upscaler: Upscaler | None = None
     request_seconds: float = 600.0
     fit: Fit = "pad"
     strict: bool = False
@@ -137,6 +141,15 @@ class Service:
         for backend, job in jobs:
             self.metrics.accept(backend.info.name, job.images)
         return accepted
+
+    async def enlarge(self, picture: Image.Image, format: PictureFormat, job: Job) -> Enlarged:
+        """Enlarge a finished picture of a job by the upscaler, if there is one and a larger picture is wanted."""
+        if self.upscaler is None or format.side <= picture.width:
+            return Enlarged(picture)
+        with self.metrics.enlarging():
+            enlarged = await self.upscaler.enlarge(picture, format.side, seconds=job.seconds_left)
+        self.metrics.enlarge(enlarged.seconds)
+        return enlarged
 
     def _submit(self, backend: Backend, job: Job) -> Generation:
         try:

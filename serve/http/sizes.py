@@ -56,6 +56,11 @@ def parse_size(text: str | None, *, own: int, fit: Fit, strict: bool) -> Size:
     return size
 
 
+def square_side(size: Size, fit: Fit) -> int:
+    """Side in pixels that a square is brought to before it is padded or cropped to a size."""
+    return (max if fit == "crop" else min)(size.width, size.height)
+
+
 def resize(image: Image.Image, size: Size, fit: Fit) -> Image.Image:
     """Bring a square picture to a size, by Lanczos's filter.
 
@@ -64,7 +69,7 @@ def resize(image: Image.Image, size: Size, fit: Fit) -> Image.Image:
     """
     if (size.width, size.height) == image.size:
         return image
-    side = (max if fit == "crop" else min)(size.width, size.height)
+    side = square_side(size, fit)
     scaled = image.resize((side, side), Image.Resampling.LANCZOS)
     if size.is_square:
         return scaled

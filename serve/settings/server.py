@@ -96,6 +96,10 @@ class Settings(EngineSettings, BaseSettings):
         default="pad",
         description="for sizes that are not square: pad the square that is drawn, crop it, or refuse the request",
     )
+    upscaler: Path | None = Field(
+        default=None,
+        description="super-resolution model, .pth or .safetensors, for sizes above the models' own (docs/api.md)",
+    )
     strict: bool = Field(
         default=False,
         description="refuse fields that are not of this API, sizes that the model does not draw, and OpenAI's model "
@@ -127,6 +131,15 @@ class Settings(EngineSettings, BaseSettings):
     def _rate(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[1-9]\d* ?/ ?(second|minute|hour|day)", value):
             raise ValueError("must be a number of images a second, minute, hour or day: 60/minute")
+        return value
+
+    @field_validator("upscaler")
+    @classmethod
+    def _upscaler_file(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix not in (".pth", ".safetensors"):
+            raise ValueError(f"must be a .pth or .safetensors file, not {str(value)!r}")
+        if value is not None and not value.is_file():
+            raise ValueError(f"no such file: {value}")
         return value
 
     @model_validator(mode="after")

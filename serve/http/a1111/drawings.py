@@ -2,12 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from serve.engine.events import Event, Finished, Preview
+
+T = TypeVar("T")
 
 
 class Drawing:
@@ -56,15 +59,17 @@ class Drawing:
 
     async def follow(self, events: AsyncIterator[Event]) -> None:
         """Take events until they end or the request is interrupted."""
-        interruption = asyncio.ensure_future(self.interrupted.wait())
-        drawing = asyncio.ensure_future(self._take(events))
+        await self.until_interrupted(self._take(events))
+
+    async def until_interrupted(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await `work`; if the request is interrupted first, cancel it and return None."""
+        interruption, working = asyncio.ensure_future(self.interrupted.wait()), asyncio.ensure_future(work)
         try:
-            await asyncio.wait({interruption, drawing}, return_when=asyncio.FIRST_COMPLETED)
-            if drawing.done():
-                drawing.result()
+            await asyncio.wait({interruption, working}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
         finally:
             interruption.cancel()
-            drawing.cancel()
+            working.cancel()
 
     async def _take(self, events: AsyncIterator[Event]) -> None:
         async for event in events:

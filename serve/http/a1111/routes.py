@@ -25,6 +25,7 @@ from serve.http.planning import PictureFormat, job_of, picture_format, seeds_of
 from serve.http.schemas import PictureRequest
 from serve.http.service import ERRORS, Service, caller_of
 from serve.settings.engine import MAX_IMAGES
+from serve.upscaling.upscaler import Enlarged
 
 logger = logging.getLogger("focusdiff")
 # For OpenAPI: error answers of the routes.
@@ -70,8 +71,11 @@ def a1111_router(service: Service) -> APIRouter:
             images = []
             if request.send_images:
                 for index, picture in drawing.pictures.items():
+                    enlarging = service.enlarge(picture, format, job)
+                    enlarged = await drawing.until_interrupted(enlarging) or Enlarged(picture)
                     settings = metadata(generation, index, plain, request.prompt)
-                    images.append(as_base64(await picture_file(picture, format, settings)))
+                    file = await picture_file(enlarged.picture, format, settings, filter=enlarged.filter)
+                    images.append(as_base64(file))
             # without unknown fields: some clients send their password along
             known = request.model_dump(include=set(Txt2Img.model_fields))
             about = info(request, generation, format.size, list(drawing.pictures))
@@ -141,10 +145,13 @@ def a1111_router(service: Service) -> APIRouter:
 
     @router.get("/upscalers")
     async def upscalers(_: Annotated[Caller, allowed]) -> list[dict[str, Any]]:
-        """Ways of enlarging pictures."""
+        """Ways of enlarging pictures; of the last two, the server takes the last."""
+        known: list[tuple[str, str | None, float]] = [("None", None, 4.0), ("Lanczos", None, 4.0)]
+        if service.upscaler is not None and (network := service.upscaler.network) is not None:
+            known.append((service.upscaler.name, network.architecture, float(network.scale)))
         return [
-            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
-            for name in ("None", "Lanczos")
+            {"name": name, "model_name": model, "model_path": None, "model_url": None, "scale": scale}
+            for name, model, scale in known
         ]
 
     @router.get("/latent-upscale-modes")

@@ -58,11 +58,13 @@ def images_router(service: Service) -> APIRouter:
         logger.info("%d images by %s", request.drawn, backend.info.name, extra={"caller": caller.name, **shown})
 
         async def content(event: Finished) -> Content:
-            file = await picture_file(event.picture, format, metadata(generation, event.index, request, request.prompt))
+            enlarged = await service.enlarge(event.picture, format, job)
+            settings = metadata(generation, event.index, request, request.prompt)
+            file = await picture_file(enlarged.picture, format, settings, filter=enlarged.filter)
             if not request.wants_url:
-                return Content(b64_json=as_base64(file))
+                return Content(enlarged.filter, b64_json=as_base64(file))
             name = await service.store.put(file, format.name)
-            return Content(url=service.link(connection, name))
+            return Content(enlarged.filter, url=service.link(connection, name))
 
         if request.stream:
             events = _events(service.metrics, generation, format, content, queue_events=request.queue_events)
@@ -84,8 +86,9 @@ def images_router(service: Service) -> APIRouter:
 
 
 class Content(NamedTuple):
-    """A picture in an answer, as base64 or as a link."""
+    """A picture in an answer, as base64 or as a link, and the filter that enlarged it, if it is enlarged."""
 
+    filter: str
     b64_json: str | None = None
     url: str | None = None
 
@@ -135,15 +138,16 @@ async def _answer(
     content: Callable[[Finished], Awaitable[Content]],
 ) -> ImageResponse:
     """Build the JSON answer."""
-    data = []
+    data, filters = [], []
     for event, score in await choose():
-        b64_json, url = await content(event)
+        filter, b64_json, url = await content(event)
+        filters.append(filter)
         data.append(ImageData(seed=generation.job.seeds[event.index], score=score, b64_json=b64_json, url=url))
     return ImageResponse(
         created=int(time.time()),
         model=generation.info.name,
         size=str(format.size),
-        resizing=format.resizing,
+        resizing=format.resizing(*filters),
         output_format=format.name,
         data=data,
         usage=usage(generation, generation.job.images),
@@ -177,11 +181,11 @@ async def _events(
                 )
                 partials[index] += 1
             case Finished(index=index):
-                b64_json, url = await content(event)
+                filter, b64_json, url = await content(event)
                 yield CompletedEvent(
                     size=str(format.size),
                     output_format=format.name,
-                    resizing=format.resizing,
+                    resizing=format.resizing(filter),
                     b64_json=b64_json,
                     url=url,
                     image_index=index,

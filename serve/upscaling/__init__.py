@@ -1,0 +1,1 @@
+"""Pictures enlarged by a super-resolution model, in a process of its own."""
