@@ -14,7 +14,6 @@ from serve.http.errors import ApiError, Crowded
 
 logger = logging.getLogger("focusdiff")
 
-_LINGERING = 128  # connections over the limit that may wait until their refusal has been read
 _SECONDS_BETWEEN_LINES = 60
 
 
@@ -28,8 +27,9 @@ class Connection(Protocol):
 class Census(ServerState):
     """All open connections of a server.
 
-    At the limit, a new connection takes the place of the one whose client has owed something for longest: the rest of a
-    request, or another request. So slow clients cannot keep others out.
+    At the limit, a new connection takes the place of one that is only still open so that its refusal can be read, or of the
+    one whose client has owed something for longest: the rest of a request, or another request. So slow clients cannot
+    keep others out.
 
     Args:
         limits: bounds on connections.
@@ -42,13 +42,10 @@ class Census(ServerState):
         self._on_refusal = on_refusal
         self._of_address: Counter[str] = Counter()
         self._owing: dict[Connection, None] = {}  # since the beginning of what is owed, longest first
+        self._lingering: dict[Connection, None] = {}  # refused, longest first
+        self._closing: set[Connection] = set()  # gave way while they lingered; still among `connections` for a moment
         self._untold: Counter[int] = Counter()
         self._told = -float(_SECONDS_BETWEEN_LINES)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether there are too many connections to wait until a refusal has been read."""
-        return len(self.connections) > self.limits.connections + _LINGERING
 
     def enter(self, address: str | None) -> ApiError | None:
         """Count a new connection, already among `connections`, and make room for it; returns why it is refused, if so.
@@ -61,17 +58,25 @@ class Census(ServerState):
             self._of_address[place] += 1
             if self._of_address[place] > self.limits.per_address:
                 return Crowded(f"over {self.limits.per_address} open connections of one address")
-        if len(self.connections) > self.limits.connections:
-            oldest = next(iter(self._owing), None)
-            if oldest is None:
-                return Crowded(f"over {self.limits.connections} open connections")
+        over = len(self.connections) - len(self._closing) - self.limits.connections
+        while over > 0 and self._lingering:
+            oldest = next(iter(self._lingering))
             self.settled(oldest)
+            self._closing.add(oldest)
             oldest.give_way()
+            over -= 1
+        if over > 0:
+            if not self._owing:
+                return Crowded(f"over {self.limits.connections} open connections")
+            oldest = next(iter(self._owing))
+            self.settled(oldest)
+            oldest.give_way()  # and lingers, at most until another connection comes
         return None
 
     def leave(self, connection: Connection, address: str | None) -> None:
         """Forget a connection that has ended."""
         self.settled(connection)
+        self._closing.discard(connection)
         place = self._place(address)
         if place is not None:
             self._of_address[place] -= 1
@@ -86,6 +91,12 @@ class Census(ServerState):
     def settled(self, connection: Connection) -> None:
         """Note that the client has sent all it had to, or that the connection ends."""
         self._owing.pop(connection, None)
+        self._lingering.pop(connection, None)
+
+    def lingers(self, connection: Connection) -> None:
+        """Note that the connection is only still open so that the client can read what was sent."""
+        self.settled(connection)
+        self._lingering[connection] = None
 
     def refused(self, status: int) -> None:
         """Count a refusal; a flood of them does not fill the log."""

@@ -49,7 +49,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread = 0  # bytes of answers that the client had not taken when they were last looked at
         self._reading, self._writing = Timer(self.loop), Timer(self.loop)  # what the client sends; what it reads
         self._refusal: ApiError | None = None  # raised by a callback of the parser
-        self._ending = False
+        self._ending = False  # what comes is no longer read
+        self._lingering = False
 
     # of the transport
 
@@ -154,7 +155,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def give_way(self) -> None:
         """End for the sake of a new connection, unless an answer is under way."""
-        if self._part == "idle":
+        if self._lingering:
+            self.transport.abort()
+        elif self._part == "idle":
             self._ending = True
             self._end()
         else:
@@ -237,10 +240,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self.transport.get_write_buffer_size():
             self._expect_reading()
-        elif self._census.crowded:
-            self.transport.abort()
-            return
         else:
+            self._lingering = True
+            self._census.lingers(self)
             self._writing.start(_LINGER_SECONDS, self.transport.abort)
         self.transport.write_eof()
 
