@@ -160,7 +160,9 @@ def test_an_answer_may_be_read_slowly_but_steadily(served: BoundedServer) -> Non
         for part in range(1, 17):
             time.sleep(0.2)
             while found < part * LARGE // 16:
-                found += len(connection.recv(2**16))
+                piece = connection.recv(2**16)
+                assert piece
+                found += len(piece)
         assert found + len(rest(connection)) > LARGE
 
 
