@@ -1,5 +1,8 @@
 """The speed benchmark: its stopwatch, baseline loops, workloads and report."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from bench.speed.baselines import with_a_growing_cache, with_transformers
 from bench.speed.engine import Workload, poisson, profile
 from bench.speed.engine_report import report
 from bench.speed.geometry import random_janus
+from bench.speed.paircomp_run import report as paircomp_report
 from bench.speed.stopwatch import Stopwatch
 from model.cpu.library import native_library
 from model.generate import generate
@@ -84,6 +88,19 @@ def test_the_report_names_its_conditions(small_folder: object) -> None:
     assert "transformers, 2 together" not in numbers
     assert {"commit", "command", "device", "dtype", "threads", "processor"} <= set(found.provenance)
     assert "3 of   3" in lines[-2]  # previews
+
+
+def test_a_run_of_paircomp_is_timed_beside_the_engine_alone(small_folder: Path, tmp_path: Path) -> None:
+    before, file = torch.get_num_threads(), tmp_path / "PairComp.json"
+    file.write_text(json.dumps([{"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"}]))
+    found = paircomp_report(str(small_folder), prompts=file, threads=[1], slots=4, rounds=2, show=lambda _: None)
+    torch.set_num_threads(before)
+    assert [(one.name, one.unit, one.count) for one in found.numbers] == [
+        ("1 threads, engine alone", "images/s", 2),
+        ("1 threads, free judge", "ratio", 2),
+        ("1 threads, exact judge", "ratio", 2),
+    ]
+    assert min(one.value for one in found.numbers) > 0
 
 
 @pytest.mark.parametrize(("change", "said"), [({"threads": 0}, "--threads"), ({"batches": [0]}, "--images")])

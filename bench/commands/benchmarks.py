@@ -1,12 +1,12 @@
 """Benchmarks of any model: pictures drawn, judged or scored."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.commands.benches import Benches
 from bench.commands.reports import report_paircomp, report_results
+from bench.commands.threads import let_threads_sleep
 from bench.detection.scorer import CLIP, DETECTOR
 from bench.pictures.arguments import (
     BEST_OF,
@@ -133,8 +133,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     chosen += [BEST_OF] if arguments.best_of > 1 else []
     chosen += [_SCORER] if getattr(arguments, "score", False) else []
     refuse_ignored(arguments, parts, chosen)
-    # the engine's threads then sleep while they wait for each other, and leave cores to the judge and the writers
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_threads_sleep()
 
 
 def _benchmark(arguments: argparse.Namespace) -> "Benchmark":

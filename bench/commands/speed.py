@@ -5,6 +5,7 @@ from functools import partial
 
 from bench.commands.benches import Benches
 from bench.commands.history import add_history, keep
+from bench.commands.threads import let_threads_sleep
 
 _show = partial(print, flush=True)
 
@@ -68,6 +69,16 @@ def add_speed(benches: Benches) -> None:
     waiting.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes (default: 0 1 2)")
     waiting.set_defaults(run=measure_waiting)
 
+    paircomp = benches.add_parser("paircomp-run", help="time a run of paircomp relative to the engine alone")
+    paircomp.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    paircomp.add_argument(
+        "--prompts", default="pairshapes", help="cases of PairComp, shipped or a file (default: %(default)s)"
+    )
+    paircomp.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the engine (default: 1 2)")
+    paircomp.add_argument("--slots", type=int, default=32, help="guided pictures drawn at once (default: 32)")
+    paircomp.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
+    paircomp.set_defaults(run=measure_paircomp_run)
+
     startup = benches.add_parser("startup", help="time a server's start and first picture, and measure its memory")
     startup.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     startup.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
@@ -76,7 +87,7 @@ def add_speed(benches: Benches) -> None:
     )
     startup.set_defaults(run=measure_startup)
 
-    for bench in (speed, training, load, triton, waiting, startup):
+    for bench in (speed, training, load, triton, waiting, paircomp, startup):
         add_history(bench)
 
 
@@ -157,6 +168,24 @@ def measure_waiting(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
         times=arguments.times,
         busy=arguments.busy,
+        show=_show,
+    )
+    keep(measurement, arguments.history)
+
+
+def measure_paircomp_run(arguments: argparse.Namespace) -> None:
+    """Print the throughput of a run of paircomp relative to the engine alone."""
+    let_threads_sleep()
+
+    from bench.benchmarks.paircomp import prompts_file
+    from bench.speed.paircomp_run import report
+
+    measurement = report(
+        arguments.model,
+        prompts=prompts_file(arguments.prompts),
+        threads=arguments.threads,
+        slots=arguments.slots,
+        rounds=arguments.rounds,
         show=_show,
     )
     keep(measurement, arguments.history)

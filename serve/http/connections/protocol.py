@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from serve.http.connections.census import Census
 from serve.http.connections.limits import BYTES_A_SECOND
+from serve.http.connections.reader import Reader
+from serve.http.connections.refusal import refusal
 from serve.http.connections.timer import Timer
 from serve.http.errors import ApiError, ClientTooSlow, Crowded, HeadersTooLarge, InvalidRequest
 
@@ -46,16 +48,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._fields = self._headers = 0  # bytes and number of the fields that the parser has handed over
         self._body = 0
         self._body_began = 0.0
-        self._unread = 0  # bytes of answers that the client had not taken when they were last looked at
-        self._reading, self._writing = Timer(self.loop), Timer(self.loop)  # what the client sends; what it reads
+        self._reading, self._lingering = Timer(self.loop), Timer(self.loop)
+        self._reader: Reader
         self._refusal: ApiError | None = None  # raised by a callback of the parser
-        self._ending = False  # what comes is no longer read
-        self._lingering = False
+        self._ending = False  # what comes is no longer parsed
 
     # of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._reader = Reader(transport, self.loop, self._limits.body_seconds)
         if (crowded := self._census.enter(self._address)) is not None:
             self._refuse(crowded)
         else:
@@ -63,7 +65,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading.stop()
-        self._writing.stop()
+        self._lingering.stop()
+        self._reader.stop()
         self._census.leave(self, self._address)
         super().connection_lost(exc)
 
@@ -89,11 +92,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_reading()
+        self._reader.watch()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._writing.stop()
+        if self._ending or self.transport.is_closing():
+            self._reader.watch()  # the rest is to be read, too, before the connection is closed
+        else:
+            self._reader.stop()
 
     # of the parser
 
@@ -141,7 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
-            self._expect_reading()
+            self._reader.watch()
         elif self._ending:
             self._end()
         elif self._part != "body":
@@ -149,13 +155,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._expect_reading()
+        self._reader.watch()
 
     # of the census
 
     def give_way(self) -> None:
         """End for the sake of a new connection, unless an answer is under way."""
-        if self._lingering:
+        if self._lingering.runs:
             self.transport.abort()
         elif self._part == "idle":
             self._ending = True
@@ -178,17 +184,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reading.start(self._limits.header_seconds, self._head_is_late)
         if not self._answering:
             self._census.owes(self)
-
-    def _expect_reading(self) -> None:
-        self._unread = self.transport.get_write_buffer_size()
-        self._writing.start(self._limits.body_seconds, self._check_reading)
-
-    def _check_reading(self) -> None:
-        taken = self._unread - self.transport.get_write_buffer_size()
-        if taken < self._limits.body_seconds * BYTES_A_SECOND:
-            self.transport.abort()
-        else:
-            self._expect_reading()
 
     def _count(self, size: int) -> None:
         self._fields += size
@@ -232,24 +227,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True  # the application need not wait for the rest
             self.cycle.message_event.set()
         if self._part != "body" or self.cycle.disconnected:  # else it has had its answer
-            self.transport.write(_answer(why, self.server_state.default_headers))
+            self.transport.write(refusal(why, self.server_state.default_headers))
         self._end()
 
     def _end(self) -> None:
         """Close once the client has had time to read what is written."""
         self._unset_keepalive_if_required()
+        if self.transport.is_closing():
+            return
         if self.transport.get_write_buffer_size():
-            self._expect_reading()
+            self._reader.watch()
         else:
-            self._lingering = True
             self._census.lingers(self)
-            self._writing.start(_LINGER_SECONDS, self.transport.abort)
+            self._lingering.start(_LINGER_SECONDS, self.transport.abort)
         self.transport.write_eof()
-
-
-def _answer(error: ApiError, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Bytes of an HTTP answer with OpenAI's error object."""
-    body = error.body.model_dump_json().encode()
-    own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **error.headers}
-    lines = [*headers, *((name.encode(), value.encode()) for name, value in own.items())]
-    return STATUS_LINE[error.status] + b"".join(b"%s: %s\r\n" % line for line in lines) + b"\r\n" + body

@@ -11,6 +11,11 @@ class Timer:
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started, and not stopped."""
+        return self._handle is not None
+
     def start(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` in `seconds`, in place of what was to be called."""
         self.stop()
