@@ -18,12 +18,10 @@ FLOOD = 200 * 2**20  # bytes
 MIB = 2**20
 LIMITS = ("--connections", "500", "--connections-per-address", "60", "--header-seconds", "5", "--body-seconds", "5")
 POST = f"POST {IMAGES} HTTP/1.1\r\nHost: x\r\n".encode()
-SLOW = (
-    b"",  # silent
-    POST,  # half a head
-    POST + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",  # the beginning of a body
-    b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n",  # idle after an answer that is not read
-)
+BODY = POST + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"  # the beginning of one
+IDLE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"  # after an answer that is not read
+# at most 250 are being answered at once, so that there are always some that make way
+SLOW = (b"", POST, BODY, b"", POST, BODY, POST, IDLE)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +66,7 @@ def many_slow(server: ServeProcess) -> Iterator[list[socket.socket]]:
                     connection = socket.create_connection(address, 60, (f"127.0.0.{2 + number % 40}", 0))
                     connection.setblocking(False)
                     with suppress(OSError):
-                        connection.send(SLOW[number % 4])
+                        connection.send(SLOW[number % len(SLOW)])
                     held[number : number + 1] = [connection]
 
         thread = threading.Thread(target=hold)
