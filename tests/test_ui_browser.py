@@ -4,12 +4,16 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -96,6 +100,32 @@ def test_typing_marks_the_words_that_differ(browser: Browser, url: str) -> None:
         assert page.locator("#difference mark").all_inner_texts() == ["above", "below"]
 
 
+@contextmanager
+def slowly(url: str) -> Iterator[None]:
+    """Let the engines of a server run for 20 ms at a time, with pauses in which a page shows what has come."""
+    port = url.rpartition(":")[2]
+    (server,) = (one for one in psutil.Process().children() if port in one.cmdline())
+    engines = [one for one in server.children() if "spawn_main" in " ".join(one.cmdline())]
+    over = threading.Event()
+
+    def pause() -> None:
+        while not over.is_set():
+            for engine in engines:
+                engine.suspend()
+            over.wait(0.5)
+            for engine in engines:
+                engine.resume()
+            over.wait(0.02)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser, url: str) -> None:
     with visit(browser, url, viewport={"width": 1100, "height": 1680}) as page:
         page.evaluate(
@@ -106,13 +136,15 @@ def test_two_models_two_prompts_previews_judgements_and_overlay(browser: Browser
             }"""
         )
         set_setting(page, "seed", "7")
-        draw(page, "three red circles", "four red circles")
+        with slowly(url):
+            draw(page, "three red circles", "four red circles")
+            page.wait_for_function(
+                "() => [...window.states].some(state => String(state).startsWith('row '))", timeout=SECONDS
+            )
         done(page)
         assert len(pictures(page)) == 8  # two models, two seeds, two prompts
         assert page.locator("#board .model h3").all_inner_texts() == ["tiny-base", "tiny"]
-        states = page.evaluate("() => [...window.states]")
-        assert "done" in states
-        assert any(str(state).startswith("row ") for state in states), "no preview was seen"
+        assert "done" in page.evaluate("() => [...window.states]")
         facts = page.locator('#board .model[aria-label="tiny"] .facts').first.inner_text()
         assert re.search(r"seed 7\n", facts)
         assert re.search(r"\d+% of the codes differ", facts)
@@ -135,7 +167,7 @@ def test_stop_cancels_on_the_server(browser: Browser, url: str) -> None:
         expect(page.locator("#board .sweep img").first).to_be_visible(timeout=SECONDS)
         page.locator("#stop").click()
         expect(page.locator("#status")).to_contain_text("Stopped", timeout=SECONDS)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + SECONDS / 1000
         while re.search(
             r'focusdiff_(running|waiting)_images\{model="tiny\S*"\} [1-9]', httpx.get(f"{url}/metrics", timeout=60).text
         ):
