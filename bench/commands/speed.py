@@ -72,7 +72,7 @@ def add_speed(benches: Benches) -> None:
     paircomp = benches.add_parser("paircomp-run", help="time a run of paircomp relative to the engine alone")
     paircomp.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     paircomp.add_argument(
-        "--prompts", default="pairshapes", help="cases of PairComp, shipped or a file (default: %(default)s)"
+        "--prompts", default="pairshapes-validation", help="cases of PairComp, shipped or a file (default: %(default)s)"
     )
     paircomp.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the engine (default: 1 2)")
     paircomp.add_argument("--slots", type=int, default=32, help="guided pictures drawn at once (default: 32)")
