@@ -48,7 +48,7 @@ class ChildProcess:
 
     @property
     def ended(self) -> ProcessEnded | None:
-        """How it has ended; None while it lives."""
+        """The end of the process; None while it lives."""
         return None if self._process.is_alive() else ProcessEnded(self._process.exitcode)
 
     def send(self, message: object) -> None:

@@ -65,9 +65,9 @@ def server() -> Iterator[HoldingServer]:
 
 
 def interrupted(command: ForkedCommand, server: HoldingServer, kept: Callable[[], int] = lambda: FREE) -> str:
-    """What a command prints that gets Ctrl-C when it has kept the free answers and others are held.
+    """Send Ctrl-C once the command has kept the free answers and waits for held ones; return its output.
 
-    It ends before they are answered.
+    The command must end while they are held.
     """
     while not server.held or kept() < FREE:
         assert command.running, command.printed

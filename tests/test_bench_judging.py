@@ -20,22 +20,11 @@ from pairs.judges.judge import Judgement
 from pairs.judges.opening import OpenedJudge
 from pairs.picture_file import read_metadata, write_png
 from tests.coloured_generator import ColouredGenerator
+from tests.four_cases import CASES, cases_file, paircomp
 from tests.locked_runs import run
 from tests.scripted_judge import ScriptedJudge
 
-CASES = [
-    {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
-    {"category": "Text difference", "caption1": "a red sign", "caption2": "a blue sign"},
-    {"category": "Color difference", "caption1": "a green heart", "caption2": "a pink heart"},
-    {"category": "Color difference", "caption1": "a green star", "caption2": "a pink star"},
-]
-
-
-@pytest.fixture
-def paircomp(tmp_path: Path) -> PairComp:
-    file = tmp_path / "PairComp.json"
-    file.write_text(json.dumps(CASES))
-    return PairComp([file])
+__all__ = ["cases_file", "paircomp"]  # fixtures
 
 
 def test_a_failed_judgement_is_missing_and_asked_for_again(paircomp: PairComp, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_overlay_shows_the_codes_that_differ_between_the_prompts(browser: Br
 @needs_browser
 @pytest.mark.parametrize("size", [(400, 200), (10, 20)])
 def test_pictures_that_are_not_square_keep_their_shape(browser: Browser, tmp_path: Path, size: tuple[int, int]) -> None:
-    """As large as a square of 192 pixels allows; wide and shrunk, high and enlarged."""
+    """The longer side becomes 192 pixels: one picture is wide and is shrunk, the other is high and is enlarged."""
     write_page(tmp_path / "report.html", judged(tmp_path / "run", Stretched(*size)))
     with opened(browser, tmp_path / "report.html") as page:
         picture = page.locator('.case[data-number="0"] figure img').first

@@ -24,27 +24,16 @@ from bench.report.page import write_page
 from bench.report.paircomp_run import read_run
 from bench.report.paircomp_scores import paircomp_scores
 from bench.report.paircomp_text import lines
-from pairs.miniature import cases_file
+from pairs import miniature
 from pairs.paircomp import Case, read_cases
 from tests.coloured_generator import ColouredGenerator, colour
 from tests.ended import Ended
+from tests.four_cases import cases_file, paircomp
 from tests.locked_runs import run
 from tests.scripted_judge import ScriptedJudge
 from tests.vlm_endpoint import VlmEndpoint
 
-CASES = [
-    {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
-    {"category": "Text difference", "caption1": "a red sign", "caption2": "a blue sign"},
-    {"category": "Color difference", "caption1": "a green heart", "caption2": "a pink heart"},
-    {"category": "Color difference", "caption1": "a green star", "caption2": "a pink star"},
-]
-
-
-@pytest.fixture
-def paircomp(tmp_path: Path) -> PairComp:
-    file = tmp_path / "PairComp.json"
-    file.write_text(json.dumps(CASES))
-    return PairComp([file])
+__all__ = ["cases_file", "paircomp"]  # fixtures
 
 
 def scores_of(cases: Sequence[Case], *rows: Sequence[float]) -> dict[int, Sequence[float]]:
@@ -189,7 +178,7 @@ def test_two_judges_of_one_run_and_a_real_endpoint(
 ) -> None:
     """The second judge draws nothing again; tables of both, their agreement, and numbers in the common schema."""
     few = tmp_path / "few.json"
-    few.write_text(json.dumps(json.loads(cases_file("validation").read_text())[::10]))
+    few.write_text(json.dumps(json.loads(miniature.cases_file("validation").read_text())[::10]))
     model = ("--model", "tiny-base", "--device", "cpu")
     arguments = ("paircomp", "--prompts", few, "--out", tmp_path / "run", *model)
     first = command(main, *arguments)

@@ -17,29 +17,9 @@ from pairs.picture_file import encode, read_metadata
 from tests.coloured_generator import SIDE, ColouredGenerator
 from tests.ended import Ended
 from tests.locked_runs import draw_run, hold
+from tests.three_cases import CASES, cases_file, content, paircomp
 
-CASES = [
-    {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
-    {"category": "Text difference", "caption1": 'a red sign that says "SUN"', "caption2": 'a red sign that says "RUN"'},
-    {"category": "Color difference", "caption1": "a green heart", "caption2": "a pink heart"},
-]
-
-
-@pytest.fixture
-def cases_file(tmp_path: Path) -> Path:
-    file = tmp_path / "PairComp.json"
-    file.write_text(json.dumps(CASES))
-    return file
-
-
-@pytest.fixture
-def paircomp(cases_file: Path) -> PairComp:
-    return PairComp([cases_file])
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Content of all files below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+__all__ = ["cases_file", "paircomp"]  # fixtures
 
 
 def cut(path: Path) -> None:

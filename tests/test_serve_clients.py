@@ -1,4 +1,4 @@
-"""What real front ends send with their default settings, and what they read from the answer.
+"""Requests of real front ends with default settings, and the fields of the answer that they read.
 
 Bodies are those of the clients' own code, at the versions in docs/clients.md.
 """

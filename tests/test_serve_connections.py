@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ def flood(served: BoundedServer, beginning: bytes, piece: bytes) -> bytes:
 
 
 def test_a_silent_connection_is_closed_without_an_answer(served: BoundedServer) -> None:
-    """As browsers connect ahead of requests."""
+    """Browsers open connections before they have a request."""
     assert served.ask(b"") == b""
 
 
@@ -217,15 +218,21 @@ def test_an_address_may_have_only_so_many_connections(served: BoundedServer) -> 
         assert served.ask(GET, "127.0.0.2").startswith(b"HTTP/1.1 200")
 
 
+def waiting(served: BoundedServer, stack: ExitStack, count: int) -> list[socket.socket]:
+    """Connections with requests that the application does not answer yet."""
+    connections = [stack.enter_context(served.connect()) for _ in range(count)]
+    for connection in connections:
+        connection.sendall(GET.replace(b"/ ", b"/wait "))
+    while len(served.server.server_state.tasks) < count:
+        time.sleep(0.01)
+    return connections
+
+
 def test_slow_clients_make_way_and_running_requests_do_not() -> None:
     """At the limit, one more connection ends the one that has kept the server waiting for longest."""
     limits = dataclasses.replace(LIMITS, connections=6, per_address=0, header_seconds=60, body_seconds=60)
     with serving(limits) as served, ExitStack() as stack:
-        running = [stack.enter_context(served.connect()) for _ in range(3)]
-        for connection in running:
-            connection.sendall(GET.replace(b"/ ", b"/wait "))
-        while len(served.server.server_state.tasks) < 3:
-            time.sleep(0.01)
+        running = waiting(served, stack, 3)
         slow = []
         for number, sent in enumerate((POST + b"Content-Length: 9\r\n\r\n", b"GET / HTTP/1.1\r\n", b""), start=4):
             slow.append(stack.enter_context(served.connect()))
@@ -246,11 +253,7 @@ def test_slow_clients_make_way_and_running_requests_do_not() -> None:
 def test_when_nobody_can_make_way_a_new_connection_is_refused() -> None:
     limits = dataclasses.replace(LIMITS, connections=2, per_address=0)
     with serving(limits) as served, ExitStack() as stack:
-        running = [stack.enter_context(served.connect()) for _ in range(2)]
-        for connection in running:
-            connection.sendall(GET.replace(b"/ ", b"/wait "))
-        while len(served.server.server_state.tasks) < 2:
-            time.sleep(0.01)
+        running = waiting(served, stack, 2)
         assert refusal(served.ask(GET)) == (503, "over 2 open connections")
         assert served.refused == {503: 1}
         served.loop.call_soon_threadsafe(served.app.go.set)

@@ -64,7 +64,7 @@ class PairCompRun:
 
     @cached_property
     def agreements(self) -> tuple[Agreement, ...]:
-        """Of every two judges."""
+        """Agreement of each pair of judges."""
         return tuple(
             Agreement(first.name, second.name, agreement(self.cases, first.scores, second.scores))
             for first, second in combinations(self.judges, 2)

@@ -37,7 +37,7 @@ class PictureFormat:
         return square_side(self.size, self.fit)
 
     def resizing(self, *filters: str) -> Resizing | None:
-        """How pictures are resized, by the filter of each; None if they are not."""
+        """Description of the resizing, for the answer; None if pictures keep their size. `filters`: one for each picture."""
         if self.size == self.drawn:
             return None
         named = "; ".join(dict.fromkeys(filters))

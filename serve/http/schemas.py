@@ -170,7 +170,7 @@ class ImageData(BaseModel):
 
 
 class Resizing(BaseModel):
-    """How pictures were brought to the answer's size.
+    """Resizing of pictures to the size of the answer.
 
     drawn: size of the model's picture, as WIDTHxHEIGHT.
     filter: how it was enlarged or reduced.

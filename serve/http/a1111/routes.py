@@ -156,7 +156,7 @@ def a1111_router(service: Service) -> APIRouter:
 
     @router.get("/latent-upscale-modes")
     async def latent_upscale_modes(_: Annotated[Caller, allowed]) -> list[dict[str, str]]:
-        """None, under the name that means none."""
+        """The single entry "None": there are no latent upscalers."""
         return [{"name": "None"}]
 
     @router.get("/memory")
