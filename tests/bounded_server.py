@@ -57,7 +57,7 @@ class App:
                     await send({"type": "http.response.body", "body": b"event %d\n" % number, "more_body": True})
                     await asyncio.sleep(0.3)
                 await send({"type": "http.response.body", "body": b"end"})
-            case "/large":
+            case "/large" | "/large/unread":
                 await _answer(send, bytes(LARGE))
                 self.disconnected[path] += (await receive())["type"] == "http.disconnect"
             case "/wait":
@@ -93,6 +93,13 @@ class BoundedServer:
         deadline = time.monotonic() + 60
         while self.connections != count:
             assert time.monotonic() < deadline, self.connections
+            time.sleep(0.01)
+
+    def until_disconnected(self, path: str) -> None:
+        """Wait until the application has heard that the only client of this path is gone."""
+        deadline = time.monotonic() + 60
+        while self.app.disconnected[path] != 1:
+            assert time.monotonic() < deadline, self.app.disconnected
             time.sleep(0.01)
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
