@@ -4,27 +4,47 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from bench.benchmarks.paircomp import PairComp
+from bench.command import main
 from bench.judging.judgements import JudgementError
 from bench.report.paircomp_run import read_run
 from pairs.judges.judge import Judgement
 from pairs.judges.opening import OpenedJudge
 from pairs.picture_file import read_metadata, write_png
 from tests.coloured_generator import ColouredGenerator
+from tests.ended import Ended
 from tests.four_cases import CASES, cases_file, paircomp
 from tests.locked_runs import run
 from tests.scripted_judge import ScriptedJudge
 
 __all__ = ["cases_file", "paircomp"]  # fixtures
+
+
+def test_prompts_that_the_exact_judge_cannot_read_are_drawn_and_not_judged(
+    command: Callable[..., Ended], small_folder: Path, tmp_path: Path
+) -> None:
+    """It reads captions of the procedural world only; asked to select among candidates, nothing is drawn."""
+    file, run = tmp_path / "cases.json", tmp_path / "run"
+    file.write_text(json.dumps([{"category": "Color difference", "caption1": "a red star", "caption2": "a red dog"}]))
+    arguments = ("paircomp", "--prompts", file, "--model", small_folder, "--device", "cpu", "--out", run)
+    ended = command(main, *arguments, "--best-of", 2)
+    assert (ended.code, list((run / "images").iterdir())) == (2, [])
+    assert "the exact judge cannot read 'a red dog'; name another with --selector" in ended.err
+    shutil.rmtree(run)
+    ended = command(main, *arguments)
+    assert (ended.code, ended.out) == (0, f"4 pictures in {run / 'images'}, as the official evaluator reads them\n")
+    assert "nothing is judged: the exact judge cannot read 'a red dog'; name another with --judge" in ended.err
+    assert len(list((run / "images").iterdir())) == 4
 
 
 def test_a_failed_judgement_is_missing_and_asked_for_again(paircomp: PairComp, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_files(paircomp: PairComp, 
 def test_a_picture_carries_its_settings(paircomp: PairComp, tmp_path: Path) -> None:
     run = draw_run(paircomp, ColouredGenerator(), tmp_path / "run")
     assert read_metadata(run.images / "2_1_0.png") == {
-        "prompt": "a pink heart",
+        "prompt": "a yellow heart",
         "seeds": [4],
         "generator": "colours",
         "model": "colours",

@@ -102,6 +102,7 @@ def test_a_folder_is_used_by_one_command_at_a_time(
     with RunLock(tmp_path / "run"):
         assert "is in use by another command" in command(main, "report", tmp_path / "run").err
     assert command(main, "report", tmp_path / "run").code == 0
+    assert "--scorer needs --results" in command(main, "report", tmp_path / "run", "--scorer", "x").err
 
 
 def test_a_lock_ends_with_its_process_and_a_folder_that_was_only_locked_is_a_new_run(

@@ -10,7 +10,7 @@ from bench.benchmarks.paircomp import PairComp
 CASES = [
     {"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"},
     {"category": "Text difference", "caption1": 'a red sign that says "SUN"', "caption2": 'a red sign that says "RUN"'},
-    {"category": "Color difference", "caption1": "a green heart", "caption2": "a pink heart"},
+    {"category": "Color difference", "caption1": "a green heart", "caption2": "a yellow heart"},
 ]
 
 

@@ -1,6 +1,7 @@
 """Benchmarks of any model: pictures drawn, judged or scored."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ from pairs.judges.settings import add_judge_arguments, judge_settings
 if TYPE_CHECKING:
     from bench.benchmarks.benchmark import Benchmark
     from bench.benchmarks.geneval import GenEval
+    from bench.pictures.run_folder import RunFolder
+
+logger = logging.getLogger("focusdiff")
 
 _OTHERS = {  # help for the command and for its prompts
     "geneval": ("draw GenEval's pictures, four of each prompt", "evaluation_metadata.jsonl"),
@@ -67,12 +71,12 @@ def _add_scorer_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_paircomp(arguments: argparse.Namespace) -> None:
-    """Draw, judge and report."""
+    """Draw, judge and report; a judge that cannot read the prompts is named before the first picture."""
     _prepare(arguments)
     settings = judge_settings(arguments)
 
     from bench.benchmarks.paircomp import PairComp
-    from bench.benchmarks.running import open_run
+    from bench.benchmarks.running import draw_run, open_run
     from bench.judging.judgements import answers_file
     from bench.judging.paircomp import run
     from bench.pictures.opening import open_generator
@@ -84,10 +88,14 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
     with RunLock(arguments.out) as lock:
         cache = answers_file(arguments.out)
         generator = open_generator(arguments, cache=cache)
-        folder = open_run(benchmark, generator, lock)
         judge = open_judge(settings, cache=cache)
-        run(benchmark, generator, judge, folder)
-        report_paircomp(arguments.out)
+        unread = next((prompt for case in benchmark.cases for prompt in case.prompts if not judge.reads(prompt)), None)
+        if unread is None:
+            run(benchmark, generator, judge, open_run(benchmark, generator, lock))
+            report_paircomp(arguments.out)
+            return
+        logger.warning("nothing is judged: the %s judge cannot read %r; name another with --judge", judge.name, unread)
+        _say_drawn(draw_run(benchmark, generator, lock), benchmark)
 
 
 def run_other(arguments: argparse.Namespace) -> None:
@@ -104,12 +112,16 @@ def run_other(arguments: argparse.Namespace) -> None:
     with RunLock(arguments.out) as lock:
         generator = open_generator(arguments, cache=answers_file(arguments.out))
         run = draw_run(benchmark, generator, lock)
-        print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
+        _say_drawn(run, benchmark)
         if getattr(arguments, "score", False):
             assert isinstance(benchmark, GenEval)
             _score_geneval(arguments, benchmark)
         else:
             print(f"then: focusdiff-bench report {arguments.out} --results FILES")
+
+
+def _say_drawn(run: "RunFolder", benchmark: "Benchmark") -> None:
+    print(f"{len(benchmark.pictures)} pictures in {run.images}, as the official evaluator reads them")
 
 
 def _score_geneval(arguments: argparse.Namespace, benchmark: "GenEval") -> None:

@@ -18,7 +18,7 @@ def add_reports(benches: Benches) -> None:
     report.add_argument(
         "--results", type=Path, nargs="+", metavar="FILE", help="result files of the benchmark's official evaluator"
     )
-    report.add_argument("--scorer", default="official", metavar="NAME", help="name of what scored them")
+    report.add_argument("--scorer", metavar="NAME", help="name of what scored them (default: official)")
     report.add_argument("--against", type=Path, metavar="RUN", help="another run of paircomp, compared case by case")
     report.set_defaults(run=report_run)
 
@@ -35,6 +35,8 @@ def report_run(arguments: argparse.Namespace) -> None:
     from bench.benchmarks.paircomp import PairComp
     from bench.pictures.run_lock import RunLock
 
+    if arguments.scorer is not None and arguments.results is None:
+        raise ValueError("--scorer needs --results")
     benchmark = benchmark_of(arguments.folder)
     with RunLock(arguments.folder):
         if isinstance(benchmark, PairComp) and arguments.results is None:
@@ -44,7 +46,7 @@ def report_run(arguments: argparse.Namespace) -> None:
             raise ValueError("--against compares runs of paircomp; for others: focusdiff-bench table")
         if arguments.results is None:
             raise ValueError(f"--results must name the result files of {benchmark.name}'s official evaluator")
-        report_results(benchmark, arguments.folder, arguments.results, arguments.scorer)
+        report_results(benchmark, arguments.folder, arguments.results, arguments.scorer or "official")
 
 
 def report_results(benchmark: "Benchmark", folder: Path, results: Sequence[Path], scorer: str) -> None:

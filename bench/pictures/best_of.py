@@ -40,8 +40,13 @@ class BestOf:
         """Draw each part (`bench.pictures.generator.Generator`).
 
         Raises:
-            GenerationError: the selector has scored no candidate of a part.
+            GenerationError: the selector cannot read a prompt (nothing is drawn), or has scored no candidate of a part.
         """
+        for part in parts:
+            if not self._selector.reads(part.prompt):
+                raise GenerationError(
+                    f"the {self._selector.name} judge cannot read {part.prompt!r}; name another with --selector"
+                )
         candidates: dict[Part, Part] = {}
         for part in parts:
             seeds = tuple(part.seed + number * SEED_STEP for number in range(self._count))

@@ -21,6 +21,7 @@ class OpenedJudge:
     identity: kind, model, digest of the model's weights and digest of the questions, as manifests record them; judges
         with equal identities give equal scores, as far as their models do.
     at_once: pictures to give it in one call.
+    reads: whether it can judge pictures of a prompt at all.
     stop: ends calls in progress, for good and from any thread: what they have not judged yet has failed. Judges that
         compute on this machine finish their call.
     """
@@ -28,6 +29,7 @@ class OpenedJudge:
     judge: Judge
     identity: Mapping[str, str | None]
     at_once: int = AT_ONCE
+    reads: Callable[[str], bool] = lambda prompt: True
     stop: Callable[[], None] = lambda: None
 
     @property
@@ -48,7 +50,8 @@ def open_judge(settings: JudgeSettings, *, device: str = "auto", cache: Path | N
         JudgeError: the questions, the model or the cache cannot be read.
     """
     if settings.kind == "exact":
-        return OpenedJudge(ExactJudge(), _identity(settings), settings.at_once)
+        exact = ExactJudge()
+        return OpenedJudge(exact, _identity(settings), settings.at_once, exact.reads)
     questions = None if settings.questions is None else Questions.read(settings.questions)
     vlm: Vlm
     stop: Callable[[], None] = OpenedJudge.stop
@@ -66,7 +69,7 @@ def open_judge(settings: JudgeSettings, *, device: str = "auto", cache: Path | N
         vlm, identity = local, _identity(settings, model=local.name, weights=local.digest, questions=questions)
     if cache is not None:
         vlm = CachedVlm(vlm, cache, model=f"{identity['judge model']} {identity['judge weights']}")
-    return OpenedJudge(VlmJudge(vlm, questions), identity, settings.at_once, stop)
+    return OpenedJudge(VlmJudge(vlm, questions), identity, settings.at_once, stop=stop)
 
 
 def _identity(

@@ -32,6 +32,14 @@ class ExactJudge:
             judgements.append(compare(read(image), statement))
         return judgements
 
+    def reads(self, prompt: str) -> bool:
+        """Whether a prompt is in the caption grammar."""
+        try:
+            parse(prompt)
+        except CaptionError:
+            return False
+        return True
+
 
 def compare(reading: Reading, statement: Statement) -> Judgement:
     """Score each factor in [0, 1]; the judgement's score is their product.
