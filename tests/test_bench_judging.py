@@ -31,7 +31,7 @@ __all__ = ["cases_file", "paircomp"]  # fixtures
 
 
 def test_prompts_that_the_exact_judge_cannot_read_are_drawn_and_not_judged(
-    command: Callable[..., Ended], small_folder: Path, tmp_path: Path
+    command: Callable[..., Ended], small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It reads captions of the procedural world only; asked to select among candidates, nothing is drawn."""
     file, run = tmp_path / "cases.json", tmp_path / "run"
@@ -43,7 +43,7 @@ def test_prompts_that_the_exact_judge_cannot_read_are_drawn_and_not_judged(
     shutil.rmtree(run)
     ended = command(main, *arguments)
     assert (ended.code, ended.out) == (0, f"4 pictures in {run / 'images'}, as the official evaluator reads them\n")
-    assert "nothing is judged: the exact judge cannot read 'a red dog'; name another with --judge" in ended.err
+    assert "nothing is judged: the exact judge cannot read 'a red dog'; name another with --judge" in caplog.text
     assert len(list((run / "images").iterdir())) == 4
 
 
