@@ -180,15 +180,18 @@ class Decoder:
         self._captured = cache, graphs
 
     def step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
-        """Feed one image code to each row and advance the rows.
+        """Feed image codes to rows, one to each row or several, and advance the rows.
+
+        A code attends to itself and to what its row has at lower positions, the other codes of this step included.
+        What the row holds behind its last code is never read.
 
         Args:
-            codes: int64 [R].
-            rows: cache rows and positions of the codes; advanced by one token, in place.
-            cache: each of the rows gains one token, in place.
+            codes: int64 [T or more].
+            rows: cache rows and positions of the T codes; advanced by one token, in place.
+            cache: gains the codes, in place.
 
         Returns:
-            Logits of the next code, float32 [R, V]; valid until the next step.
+            Logits of the next code after each, float32 [T or more, V]; valid until the next step.
         """
         if self._native:
             return self._native(codes, rows, cache)
@@ -201,13 +204,14 @@ class Decoder:
         return logits
 
     def _step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
-        x = F.embedding(codes, self._weights.code_embedding)
-        rotations = self._rotations[:, rows.positions, None]
+        index, positions = rows.index[: rows.count], rows.positions[: rows.count]
+        x = F.embedding(codes[: rows.count], self._weights.code_embedding)
+        rotations = self._rotations[:, positions, None]
         for number, layer in enumerate(self._weights.layers):
             q, k, v = self._project(x, layer, rotations)
             keys, values = cache.keys[number], cache.values[number]
-            keys[rows.index, :, rows.positions] = k
-            values[rows.index, :, rows.positions] = v
+            keys[index, :, positions] = k
+            values[index, :, positions] = v
             x = self._output_and_mlp(x, self._attend(q, keys, values, rows), layer)
         return self._head(x)
 

@@ -20,6 +20,7 @@ from model.decoder import Decoder
 from model.janus import Janus
 from model.params import SamplingParams
 from model.sampler import Sampler
+from model.sampler_state import SampledImage
 from model.sampling import guide
 from tests.tools import needs_compiler
 
@@ -148,17 +149,20 @@ def test_codes_of_each_level_equal_those_sampled_by_pytorch(
         for k in (0, 40)
         for p in (0.3, 0.9, 0.999, 1)
     ]
-    counts = [1 + one.guided for one in ways]
+    images = [
+        SampledImage((2 * number, 2 * number + 1)[: 1 + one.guided], (1, 1)[: 1 + one.guided], one, seed=number)
+        for number, one in enumerate(ways)
+    ]
+    rows = [image.rows[0] for image in images]
     generator = torch.Generator().manual_seed(0)
-    steps = [3 * torch.randn(sum(counts), 1283, generator=generator) for _ in range(30)]
+    steps = [3 * torch.randn(sum(1 + one.guided for one in ways), 1283, generator=generator) for _ in range(30)]
 
     def sampled(native: bool) -> Tensor:
-        rows = range(len(ways))
-        sampler = Sampler(rows=len(ways), tokens=30, vocabulary=1283, device=CPU, native=native)
-        batch = sampler.batch(rows, counts, ways, list(rows), [0] * len(ways))
+        sampler = Sampler(rows=2 * len(ways), tokens=30, vocabulary=1283, grid=6, device=CPU, native=native)
         sampler.begin(rows)
+        batch = sampler.batch(images)
         for logits in steps:
-            sampler.sample(logits, batch)
+            batch.sample(logits)
         return sampler.codes(rows)
 
     monkeypatch.setattr("model.sampler.native_library", lambda: libraries[level])
@@ -179,11 +183,11 @@ def test_guidance_of_each_level_rounds_twice_like_the_reference(
     pairs = torch.randn(64, 2, 32, generator=torch.Generator().manual_seed(0))
     guided = guide(pairs[:, 0], pairs[:, 1], 3.3)[:, None].expand(-1, 2, -1)
     logits = torch.cat([pairs, guided], 2).flatten(0, 1)
-    sampler = Sampler(rows=64, tokens=1, vocabulary=64, device=CPU)
-    batch = sampler.batch(range(64), [2] * 64, [params] * 64, [0] * 64, [0] * 64)
-    sampler.begin(range(64))
-    sampler.sample(logits, batch)
-    assert (sampler.codes(range(64)) < 32).all()
+    sampler = Sampler(rows=128, tokens=1, vocabulary=64, grid=1, device=CPU)
+    sampler.begin(range(128))
+    batch = sampler.batch([SampledImage((row, row + 1), (1, 1), params, 0) for row in range(0, 128, 2)])
+    batch.sample(logits)
+    assert (sampler.codes(range(0, 128, 2)) < 32).all()
 
 
 @pytest.fixture

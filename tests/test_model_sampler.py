@@ -11,6 +11,7 @@ from torch import Tensor
 from model.noise import gumbel
 from model.params import MAX_SEED, SamplingParams
 from model.sampler import Sampler
+from model.sampler_state import SampledImage
 from model.sampling import filtered, guide, sample
 from tests.tools import needs_compiler
 
@@ -45,18 +46,33 @@ def alone(logits: Tensor, params: Sequence[SamplingParams], position: int) -> li
     return chosen
 
 
+def images_of(params: Sequence[SamplingParams]) -> list[SampledImage]:
+    """Images in reverse order of rows, with prompts of three and five tokens."""
+    rows = range(2 * len(params) - 2, -2, -2)
+    return [
+        SampledImage((row, row + 1)[: 1 + one.guided], (3, 5)[: 1 + one.guided], one, seed)
+        for row, one, seed in zip(rows, params, SEEDS, strict=False)
+    ]
+
+
 def sampled(sampler: Sampler, steps: Sequence[Tensor], params: Sequence[SamplingParams]) -> list[list[int]]:
-    """Codes [steps][images] of the batched sampler; its rows hold the images in reverse order."""
-    rows = list(range(len(params)))[::-1]
-    batch = sampler.batch(rows, [1 + one.guided for one in params], params, SEEDS[: len(params)], [0] * len(params))
+    """Codes [steps][images] of the batched sampler, one code in each step."""
+    images = images_of(params)
+    rows = [image.rows[0] for image in images]
     sampler.begin(rows)
+    batch = sampler.batch(images)
     for position, logits in enumerate(steps):
-        sampler.sample(logits, batch)
-        assert batch.latest.tolist() == [
-            code
-            for code, one in zip(sampler.codes(rows)[:, position].tolist(), params, strict=True)
-            for _ in range(1 + one.guided)
-        ]
+        assert list(batch.sample(logits)) == [1] * len(images)
+        latest = sampler.codes(rows)[:, position].tolist()
+        if position + 1 < sampler.tokens:
+            assert batch.rows.count == len(logits)
+            assert batch.codes[: len(logits)].tolist() == [
+                code for code, image in zip(latest, images, strict=True) for _ in image.rows
+            ]
+            assert batch.rows.index[: len(logits)].tolist() == [row for image in images for row in image.rows]
+            assert batch.rows.positions[: len(logits)].tolist() == [
+                length + position for image in images for length in image.prompt_lengths
+            ]
     return sampler.codes(rows)[:, : len(steps)].T.tolist()
 
 
@@ -80,7 +96,7 @@ one_image = st.builds(
 def test_each_image_gets_the_codes_it_would_get_alone(
     native: bool, params: list[SamplingParams], vocabulary: int, seed: int, step: float
 ) -> None:
-    sampler = Sampler(rows=6, tokens=4, vocabulary=vocabulary, device=CPU, native=native)
+    sampler = Sampler(rows=10, tokens=4, vocabulary=vocabulary, grid=2, device=CPU, native=native)
     steps = [logits_of(params, vocabulary, seed=seed + position, step=step) for position in range(3)]
     expected = [alone(logits, params, position) for position, logits in enumerate(steps)]
     assert sampled(sampler, steps, params) == expected
@@ -92,7 +108,7 @@ def test_each_image_gets_the_codes_it_would_get_alone(
 def test_a_codebook_of_16384_codes(native: bool, top_k: int, top_p: float) -> None:
     """Twenty positions, so that the precomputed noise runs out more than once."""
     params = [SamplingParams(guidance_scale=g, temperature=0.8, top_k=top_k, top_p=top_p) for g in (1, 5, 2)]
-    sampler = Sampler(rows=3, tokens=20, vocabulary=16384, device=CPU, native=native)
+    sampler = Sampler(rows=6, tokens=20, vocabulary=16384, grid=5, device=CPU, native=native)
     steps = [logits_of(params, 16384, seed=position, step=0) for position in range(20)]
     assert sampled(sampler, steps, params) == [alone(logits, params, position) for position, logits in enumerate(steps)]
 
@@ -108,10 +124,10 @@ def test_logprobs_are_those_of_the_distribution_that_was_sampled(
     native: bool, params: list[SamplingParams], vocabulary: int, step: float
 ) -> None:
     """Against a plain sum of exponentials in float64, over the codes that the reference filters keep."""
-    sampler = Sampler(rows=6, tokens=4, vocabulary=vocabulary, device=CPU, native=native, logprobs=True)
+    sampler = Sampler(rows=10, tokens=4, vocabulary=vocabulary, grid=2, device=CPU, native=native, logprobs=True)
     steps = [logits_of(params, vocabulary, seed=position, step=step) for position in range(3)]
     codes = sampled(sampler, steps, params)
-    rows = list(range(len(params)))[::-1]
+    rows = [image.rows[0] for image in images_of(params)]
     for position, logits in enumerate(steps):
         first = 0
         for image, one in enumerate(params):
@@ -129,15 +145,15 @@ def test_logprobs_are_those_of_the_distribution_that_was_sampled(
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_logit_that_is_not_finite_marks_its_own_image_only(native: bool, planted: float, row: int) -> None:
     params = [SamplingParams(guidance_scale=3, top_k=4, top_p=0.9), SamplingParams(guidance_scale=3)]
-    sampler = Sampler(rows=2, tokens=2, vocabulary=40, device=CPU, native=native)
+    sampler = Sampler(rows=4, tokens=2, vocabulary=40, grid=1, device=CPU, native=native)
     healthy = [logits_of(params, 40, seed=position, step=0) for position in range(2)]
     ill = [logits.clone() for logits in healthy]
     ill[0][row, 7] = planted
     codes = sampled(sampler, ill, params)
-    assert sampler.finite([1, 0]) == [False, True]  # the first image is in the last row
+    assert sampler.finite([2, 0]) == [False, True]  # the first image is in the last rows
     assert all(0 <= code < 40 for step in codes for code in step)
     assert [step[1] for step in codes] == [step[1] for step in sampled(sampler, healthy, params)]
-    assert sampler.finite([0, 1]) == [True, True]  # other images have begun in these rows
+    assert sampler.finite([0, 2]) == [True, True]  # other images have begun in these rows
 
 
 @ways
@@ -152,7 +168,7 @@ def test_guidance_rounds_twice_like_the_reference(native: bool) -> None:
     codes = []
     for pair in pairs:
         rounded = guide(pair[0], pair[1], 3.3)
-        sampler = Sampler(rows=1, tokens=1, vocabulary=2, device=CPU, native=native)
+        sampler = Sampler(rows=2, tokens=1, vocabulary=2, grid=1, device=CPU, native=native)
         codes += sampled(sampler, [torch.stack([pair, rounded.expand(2)], 1)], params)
     assert codes == [[0]] * 64
 
@@ -173,7 +189,7 @@ def test_guidance_rounds_twice_like_the_reference(native: bool) -> None:
 def test_top_k_and_top_p_with_equal_logits(
     native: bool, logits: list[float], params: SamplingParams, kept: set[int]
 ) -> None:
-    sampler = Sampler(rows=1, tokens=120, vocabulary=len(logits), device=CPU, native=native)
+    sampler = Sampler(rows=2, tokens=120, vocabulary=len(logits), grid=10, device=CPU, native=native)
     codes = sampled(sampler, [torch.tensor([logits, logits], dtype=torch.float32)] * 120, [params])
     assert {code for step in codes for code in step} == kept
 
@@ -188,7 +204,7 @@ def test_near_ties_are_decided_as_in_the_reference(native: bool, apart: float) -
     nearly = torch.linspace(-apart, apart, positions)[:, None]
     logits = torch.full((positions, vocabulary), -50.0)
     logits.scatter_(1, most, -noise.gather(1, most)).scatter_(1, least, nearly - noise.gather(1, least))
-    sampler = Sampler(rows=1, tokens=positions, vocabulary=vocabulary, device=CPU, native=native)
+    sampler = Sampler(rows=2, tokens=positions, vocabulary=vocabulary, grid=10, device=CPU, native=native)
     expected = [alone(logits[i : i + 1], params, i) for i in range(positions)]
     assert 0.2 < sum([code] == most[i].tolist() for i, (code,) in enumerate(expected)) / positions < 0.8
     assert sampled(sampler, list(logits[:, None]), params) == expected

@@ -25,6 +25,7 @@ from serve.engine.events import Ended, Event, Failed, Finished, Started
 from serve.engine.job import Job, JobState
 from serve.engine.scheduler import Scheduler
 from tests.drawing import GREEDY, SETTINGS, Clock, codes_of, job, round_to_int8, run
+from tests.random_windows import RandomWindows
 from tests.tools import needs_compiler
 
 
@@ -58,9 +59,12 @@ def test_each_image_equals_the_reference_loop(deepseek: Janus, prompts: list[lis
         arrivals.append((9 * number, job(prompts[rng.randrange(3)], params, *seeds, negative=negative)))
     expected = [reference(deepseek, one) for _, one in arrivals]
     for native in (True, False):
-        engine = Engine(deepseek, slots=3, native=native)
-        assert list(map(codes_of, run(engine, arrivals))) == expected, native
-        assert not engine.scheduler.running
+        for windows in (None, RandomWindows(seed)):
+            engine = Engine(deepseek, slots=3, native=native)
+            engine._windows = windows
+            assert list(map(codes_of, run(engine, arrivals))) == expected, (native, windows)
+            assert not engine.scheduler.running
+            assert windows is None or windows.codes > windows.steps > 0  # some guesses were right
 
 
 def test_codes_equal_the_original_implementation(
@@ -151,15 +155,15 @@ def test_int8_draws_the_codes_of_a_network_with_rounded_weights(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_predicted_wait_is_exact_to_the_step(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
-    """Jobs of one to three guided images arrive at random steps; each starts exactly at the predicted step."""
+def test_the_predicted_wait_is_exact_to_the_code(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
+    """Jobs of one to three guided images arrive at random steps of one code; each starts at the predicted one."""
     rng = random.Random(seed)
-    engine = Engine(deepseek, slots=2)
+    engine = Engine(deepseek, slots=2, jacobi=False)
     foretold: dict[JobState, int] = {}
     began: dict[JobState, int] = {}
     for step in range(400):
         if step < 150 and rng.random() < 0.08:
-            wait = engine.scheduler.steps_to_wait
+            wait = engine.scheduler.codes_to_wait
             foretold[engine.submit(job(prompts[0], GREEDY, *range(rng.choice((1, 1, 2, 3)))))] = step + wait
         for state, event in engine.step():
             if isinstance(event, Started) and event.index == 0:
@@ -171,7 +175,7 @@ def test_the_predicted_wait_is_exact_to_the_step(deepseek: Janus, prompts: list[
 def test_a_logit_that_is_not_finite_fails_its_own_image(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(deepseek, slots=3)
+    engine = Engine(deepseek, slots=3, jacobi=False)
     step, jobs = engine.decoder.step, [job(prompt, SETTINGS[2], i) for i, prompt in enumerate(prompts)]
     poisoned = 0
 
@@ -299,7 +303,7 @@ class Arrivals(RuleBasedStateMachine):
         used = [row for slot in scheduler.running for row in slot.rows]
         assert len(used) == len(set(used))
         assert len(used) + scheduler.free_rows == self.engine.cache.rows
-        assert scheduler.steps_to_wait >= 0
+        assert scheduler.codes_to_wait >= 0
         assert scheduler.waiting_images == sum(one.job.images - one.admitted for one in scheduler.waiting)
         for slot in scheduler.running:
             assert len(slot.rows) == (2 if slot.state.job.params.guided else 1)

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model.attention import Rows
 from model.janus import Janus
+from model.kv_cache import KVCache
 from serve.engine.engine import Engine
 from serve.engine.events import Started
 from serve.engine.job import JobState
@@ -64,25 +66,26 @@ def prompt(golden: Mapping[str, Tensor]) -> list[int]:
     return ids
 
 
+@pytest.mark.parametrize("jacobi", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_estimated_waits_are_within_a_tenth_although_steps_stall(
-    deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch, seed: int
+def test_estimated_waits_are_near_although_steps_stall(
+    deepseek: Janus, prompt: list[int], monkeypatch: pytest.MonkeyPatch, seed: int, jacobi: bool
 ) -> None:
-    """Jobs of one or ten images; steps take 0.8 to 1.2 s, pixels 3 s per image; one step in 40 stalls for 60 s.
+    """Jobs of one or ten images; steps take about 1 s, pixels 3 s an image; one step in 40 stalls for 60 s.
 
     Future stalls cannot be predicted, so they are subtracted from the measured wait.
     """
     rng = random.Random(seed)
     clock = Clock()
-    engine = Engine(deepseek, slots=2, clock=clock)
+    engine = Engine(deepseek, slots=2, jacobi=jacobi, clock=clock)
     step, images, stalled = engine.decoder.step, engine.image_tokenizer.images, 0.0
 
-    def timed_step(*arguments: object) -> Tensor:
+    def timed_step(codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         nonlocal stalled
         stall = 60.0 if rng.random() < 1 / 40 else 0.0
         stalled += stall
-        clock.now += rng.uniform(0.8, 1.2) + stall
-        return step(*arguments)  # type: ignore[arg-type]
+        clock.now += rng.uniform(0.8, 1.2) * (1 + (rows.count - 4) / 30) + stall
+        return step(codes, rows, cache)
 
     def timed_images(codes: Tensor) -> Tensor:
         clock.now += 3 * len(codes)
@@ -93,16 +96,17 @@ def test_estimated_waits_are_within_a_tenth_although_steps_stall(
     told: dict[JobState, tuple[float, float]] = {}  # estimate, and the clock without stalls
     ratios = []
     for number in range(1500):
-        if number % 97 == 0:
+        if number % (43 if jacobi else 97) == 0:
             estimate = engine.wait_seconds
-            state = engine.submit(job(prompt, GREEDY, *range(rng.choice((1, 10)))))
+            state = engine.submit(job(prompt, GREEDY, *range(10 * number, 10 * number + rng.choice((1, 10)))))
             if number > 300:  # by now every part of a step has been measured
                 told[state] = estimate, clock.now - stalled
         for state, event in engine.step():
             if isinstance(event, Started) and event.index == 0 and state in told:
                 estimate, since = told[state]
                 waited = clock.now - stalled - since
-                if waited > 3 * deepseek.image_tokens:
+                if waited > 2 * deepseek.image_tokens:
                     ratios.append(estimate / waited)
     assert len(ratios) > 3
-    assert all(0.9 < ratio < 1.1 for ratio in ratios), ratios
+    most = 0.2 if jacobi else 0.1  # images gain codes at a pace that is known on average only
+    assert all(1 - most < ratio < 1 + most for ratio in ratios), ratios

@@ -59,7 +59,7 @@ def native_library() -> ctypes.CDLL | None:
 def open_library(file: Path) -> ctypes.CDLL:
     """Load a library and declare its functions; raises OSError if it cannot be loaded."""
     library = ctypes.CDLL(str(file))
-    library.step_scratch.restype = library.sample_scratch.restype = library.sample.restype = ctypes.c_int64
+    library.step_scratch.restype = library.sample_scratch.restype = library.draw.restype = ctypes.c_int64
     library.step_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
     library.sample_scratch.argtypes = [ctypes.c_int64]
     library.step.restype = None
@@ -71,7 +71,9 @@ def open_library(file: Path) -> ctypes.CDLL:
         *[ctypes.c_void_p] * 3,
         ctypes.c_int64,
     ]
-    library.sample.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
+    library.draw.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64]
+    library.feed.restype = library.confirm.restype = None
+    library.feed.argtypes = library.confirm.argtypes = [ctypes.c_void_p]
     library.convolve_scratch.restype = ctypes.c_int64
     library.convolve_scratch.argtypes = [ctypes.c_int64] * 4
     library.convolve.restype = None

@@ -1,4 +1,4 @@
-/* From logits to codes, in one call: guidance, filters, Gumbel noise and arg-max.
+/* From logits to codes: guidance, filters, Gumbel noise and arg-max.
 
    Codes equal those of model/sampling.py. So guidance must round after the product and again after the sum, as it
    does there: this file is compiled with -ffp-contract=off. Noise has a few digits less than there. Where the best
@@ -60,21 +60,33 @@ INLINE vector gumbel(vector u) {
     return -logarithm(select_lanes(exponential < 32 * one, exponential, 32 * one));
 }
 
-/* The images that are sampled together. Arrays are [images] unless stated otherwise. */
+/* The images that are sampled together. Arrays are [images] unless stated otherwise. A step computes a window of places
+   for each image: the next one, and others behind it as if the guesses between them were right. A draw is one place of
+   one image. */
 typedef struct {
-    const int64_t *conditional, *unconditional; /* rows of the logits; the same row twice for an unguided image */
-    const float *guidance, *temperature;        /* guidance scale; temperature 0 is greedy */
-    const int64_t *top_k;                       /* 0 keeps all */
-    const double *top_p;                        /* 1 keeps all */
-    const int64_t *rows;                        /* each image's row of `codes` and `sums` */
-    int64_t *sampled;                           /* number of codes so far; incremented */
-    int64_t *latest;                            /* [rows of the logits], latest code of each row's image */
+    const float *guidance, *temperature; /* guidance scale; temperature 0 is greedy */
+    const int64_t *top_k;                /* 0 keeps all */
+    const double *top_p;                 /* 1 keeps all */
     const int64_t *seeds;
-    int64_t *codes;    /* [rows, tokens] */
+    const int64_t *row_counts;     /* rows of the KV cache: 1, or 2 if guided */
+    const int64_t *cache_rows;     /* [images, 2], the conditional one first; it is also the image's row of `codes` */
+    const int64_t *prompt_lengths; /* [images, 2], tokens before the first code in each of them */
+    const int64_t *widths;         /* places wanted in a step; fewer at an image's end */
+    int64_t *sampled;              /* number of codes so far */
+    int64_t *codes;                /* [rows, tokens]; those from `sampled` on are guesses */
+    int64_t *guessed;              /* [rows], places that have a code or a guess which is better than the code above */
     float *sums;       /* [rows], running sums of all guided logits: finite as long as every logit is */
     float *logprobs;   /* [rows, tokens], of each code among those that the filters keep; NULL if not wanted */
-    int8_t *ambiguous; /* 1 where the code may differ from model/sampling.py */
-    int64_t images, vocabulary, tokens;
+    /* Inputs of the next step, [tokens fed]: codes, rows of the cache, positions. */
+    int64_t *fed, *fed_rows, *fed_positions;
+    int64_t *windows, *starts; /* width of each image in this step; the first of its logits */
+    int64_t *confirmed;        /* codes that the last step added */
+    /* Draws of this step. `ambiguous` is 1 where the code may differ from model/sampling.py. */
+    int64_t *draw_images, *draw_places, *draw_codes;
+    float *draw_sums, *draw_logprobs;
+    int8_t *ambiguous;
+    int64_t images, vocabulary, tokens, grid;
+    int64_t fed_count, draw_count;
 } Batch;
 
 #define BITS 11 /* per digit of a radix selection */
@@ -274,34 +286,93 @@ static int64_t sample_code(
 /* Bytes of scratch memory per thread. */
 int64_t sample_scratch(int64_t vocabulary) { return vocabulary * (sizeof(double) + sizeof(uint32_t) + sizeof(float)); }
 
-/* Sample one more code for each image from logits [rows, vocabulary]; returns how many images are ambiguous. */
-int64_t sample(const Batch *batch, const float *logits, char *scratch, int64_t threads) {
+/* Logits of a draw: the conditional ones, and the unconditional ones; the same for an unguided image. */
+static inline const float *draw_logits(const Batch *batch, const float *logits, int64_t draw, int conditional) {
+    const int64_t image = batch->draw_images[draw];
+    const int64_t own = conditional ? 0 : batch->row_counts[image] - 1;
+    return logits + (batch->starts[image] + own * batch->windows[image] + batch->draw_places[draw]) * batch->vocabulary;
+}
+
+/* Fill in guesses that are missing, and the inputs of the next step: the latest code of each image, then its guesses.
+   The code above is the guess where nothing was drawn yet. */
+void feed(Batch *batch) {
+    int64_t fed = 0, draws = 0;
+    for (int64_t image = 0; image < batch->images; image++) {
+        const int64_t *cache_rows = batch->cache_rows + 2 * image, *lengths = batch->prompt_lengths + 2 * image;
+        const int64_t next = batch->sampled[image];
+        const int64_t window = min_int64(batch->widths[image], batch->tokens - next);
+        int64_t *codes = batch->codes + cache_rows[0] * batch->tokens;
+        for (int64_t place = next; place < next + window - 1; place++)
+            if (place >= batch->guessed[cache_rows[0]])
+                codes[place] = place >= batch->grid ? codes[place - batch->grid] : codes[place ? place - 1 : 0];
+        batch->windows[image] = window;
+        batch->starts[image] = fed;
+        for (int64_t own = 0; own < batch->row_counts[image]; own++)
+            for (int64_t place = next - 1; place < next - 1 + window; place++, fed++) {
+                batch->fed[fed] = place < 0 ? 0 : codes[place]; /* before the first code, the prompt's logits come next */
+                batch->fed_rows[fed] = cache_rows[own];
+                batch->fed_positions[fed] = lengths[own] + place;
+            }
+        for (int64_t place = 0; place < window; place++, draws++) {
+            batch->draw_images[draws] = image;
+            batch->draw_places[draws] = place;
+        }
+    }
+    batch->fed_count = fed;
+    batch->draw_count = draws;
+}
+
+/* Draw every place of the windows from logits [tokens fed, vocabulary]; returns how many draws are ambiguous. */
+int64_t draw(const Batch *batch, const float *logits, char *scratch, int64_t threads) {
     const int64_t count = batch->vocabulary;
     /* always the thread count of a step: a team that changes its size costs more than this function */
-#pragma omp parallel for schedule(static) num_threads(threads) if (batch->images > 1)
-    for (int64_t image = 0; image < batch->images; image++) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (batch->draw_count > 1)
+    for (int64_t draw = 0; draw < batch->draw_count; draw++) {
+        const int64_t image = batch->draw_images[draw], place = batch->sampled[image] + batch->draw_places[draw];
         double *weights = (double *)(scratch + omp_get_thread_num() * sample_scratch(count));
         uint32_t *keys = (uint32_t *)(weights + count);
         float *guided = (float *)(keys + count), temperature = batch->temperature[image];
-        const int64_t row = batch->rows[image], position = batch->sampled[image]++;
-        const float *conditional = logits + batch->conditional[image] * count;
-        const float *unconditional = logits + batch->unconditional[image] * count;
-        batch->sums[row] += guide(conditional, unconditional, batch->guidance[image], temperature, count, guided);
-        batch->ambiguous[image] = 0;
+        const float *conditional = draw_logits(batch, logits, draw, 1);
+        const float *unconditional = draw_logits(batch, logits, draw, 0);
+        batch->draw_sums[draw] = guide(conditional, unconditional, batch->guidance[image], temperature, count, guided);
+        batch->ambiguous[draw] = 0;
         double normaliser = 0;
-        const int64_t code = temperature == 0 ? argmax(guided, count)
-                                              : sample_code(
-                                                    guided, count, batch->top_k[image], batch->top_p[image],
-                                                    batch->seeds[image], position, keys, weights,
-                                                    batch->ambiguous + image, batch->logprobs ? &normaliser : NULL);
-        batch->latest[batch->conditional[image]] = batch->latest[batch->unconditional[image]] = code;
-        batch->codes[row * batch->tokens + position] = code;
+        const int64_t code = temperature == 0
+                                 ? argmax(guided, count)
+                                 : sample_code(
+                                       guided, count, batch->top_k[image], batch->top_p[image], batch->seeds[image],
+                                       place, keys, weights, batch->ambiguous + draw,
+                                       batch->logprobs ? &normaliser : NULL);
+        batch->draw_codes[draw] = code;
         if (batch->logprobs) {
             float logit = (conditional[code] - unconditional[code]) * batch->guidance[image] + unconditional[code];
-            batch->logprobs[row * batch->tokens + position] = temperature == 0 ? 0 : logit / temperature - normaliser;
+            batch->draw_logprobs[draw] = temperature == 0 ? 0 : logit / temperature - normaliser;
         }
     }
     int64_t ambiguous = 0;
-    for (int64_t image = 0; image < batch->images; image++) ambiguous += batch->ambiguous[image];
+    for (int64_t draw = 0; draw < batch->draw_count; draw++) ambiguous += batch->ambiguous[draw];
     return ambiguous;
+}
+
+/* Add the codes that the draws confirm, keep the others as guesses, and feed the next step.
+
+   The first draw of a window is confirmed: all codes before it are. Another one is if the one before it is confirmed and
+   equals the guess that was fed. */
+void confirm(Batch *batch) {
+    const int64_t *drawn = batch->draw_codes;
+    const float *sums = batch->draw_sums, *logprobs = batch->draw_logprobs;
+    for (int64_t image = 0; image < batch->images; image++) {
+        const int64_t row = batch->cache_rows[2 * image], first = batch->sampled[image], window = batch->windows[image];
+        int64_t *codes = batch->codes + row * batch->tokens + first, confirmed = 1;
+        while (confirmed < window && codes[confirmed - 1] == drawn[confirmed - 1]) confirmed++;
+        memcpy(codes, drawn, window * sizeof *codes);
+        if (batch->logprobs)
+            memcpy(batch->logprobs + row * batch->tokens + first, logprobs, window * sizeof *logprobs);
+        for (int64_t place = 0; place < confirmed; place++) batch->sums[row] += sums[place];
+        if (batch->guessed[row] < first + window) batch->guessed[row] = first + window;
+        batch->sampled[image] += confirmed;
+        batch->confirmed[image] = confirmed;
+        drawn += window, sums += window, logprobs += window;
+    }
+    feed(batch);
 }

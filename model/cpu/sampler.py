@@ -1,100 +1,143 @@
-"""Guidance, filters and sampling in one C function, `sampler.c`.
+"""Guidance, filters and sampling in C, `sampler.c`.
 
-To filter, PyTorch sorts all 16,384 codes; the C function only counts them (docs/performance.md).
+To filter, PyTorch sorts all 16,384 codes; C only counts them (docs/performance.md).
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.attention import Rows
 from model.cpu.library import addresses, numbers, pointers
-from model.params import SamplingParams
+from model.sampler_state import MOST_FED, SampledImage, SamplerState
 from model.sampling import filtered, guide, sample
 
 
 class _Batch(ctypes.Structure):
     _fields_ = [
-        *pointers("conditional unconditional guidance temperature top_k top_p"),
-        *pointers("rows sampled latest seeds codes sums logprobs ambiguous"),
-        *numbers("images vocabulary tokens"),
+        *pointers("guidance temperature top_k top_p seeds row_counts cache_rows prompt_lengths widths sampled"),
+        *pointers("codes guessed sums logprobs fed fed_rows fed_positions windows starts confirmed"),
+        *pointers("draw_images draw_places draw_codes draw_sums draw_logprobs ambiguous"),
+        *numbers("images vocabulary tokens grid fed_count draw_count"),
     ]
 
 
-class NativeSampler:
-    """Samples the next code of N fixed images, once per step.
+class NativeBatch:
+    """Images that are sampled together (`model.sampler_state.SamplerBatch`).
 
     Args:
         library: the compiled C functions (`model.cpu.library`).
-        params: settings of each image.
-        seeds: seed of each image.
-        rows: int64 [N]; this and the next four are as in `model.sampler.SamplerBatch`.
-        sampled: int64 [N].
-        conditional: int64 [N].
-        unconditional: int64 [N].
-        latest: int64 [R].
-        codes: int64 [rows, tokens], codes of all images. `codes` and `sums` must keep their memory.
-        sums: float32 [rows], sums of each image's guided logits; finite as long as every logit is.
-        logprobs: float32 [rows, tokens], log-probabilities of the codes; empty if they are not wanted.
-        vocabulary: V, the number of codes to choose from.
+        state: codes of all images; must keep its memory.
+        images: the N images.
+        widths: of their windows.
     """
 
     def __init__(
-        self,
-        library: ctypes.CDLL,
-        params: Sequence[SamplingParams],
-        seeds: Sequence[int],
-        *,
-        rows: Tensor,
-        sampled: Tensor,
-        conditional: Tensor,
-        unconditional: Tensor,
-        latest: Tensor,
-        codes: Tensor,
-        sums: Tensor,
-        logprobs: Tensor,
-        vocabulary: int,
+        self, library: ctypes.CDLL, state: SamplerState, images: Sequence[SampledImage], widths: Sequence[int]
     ) -> None:
-        self._library = library
-        self._params = tuple(params)
-        self._seeds = torch.tensor(list(seeds), dtype=torch.int64)
-        self._logit_rows = list(zip(conditional.tolist(), unconditional.tolist(), strict=True))
-        self._rows, self._sampled, self._latest = rows, sampled, latest
-        self._codes, self._logprobs = codes, logprobs
-        self._ambiguous = torch.zeros(len(params), dtype=torch.int8)
-        settings = [
+        self._library, self._state, self._images = library, state, tuple(images)
+        count, vocabulary = len(images), state.vocabulary
+        params = [image.params for image in images]
+        most = max(MOST_FED, sum(len(image.rows) for image in images))
+        floats = [
             torch.tensor([float(one.guidance_scale) for one in params], dtype=torch.float32),
             torch.tensor([float(one.temperature) for one in params], dtype=torch.float32),
-            torch.tensor([min(one.top_k, vocabulary) for one in params], dtype=torch.int64),
-            torch.tensor([float(one.top_p) for one in params], dtype=torch.float64),
         ]
-        tensors = [conditional, unconditional, *settings, rows, sampled, latest, self._seeds, codes, sums, logprobs]
-        self._held = (*tensors, self._ambiguous)  # keeps the memory alive: C has pointers only
+        top_p = torch.tensor([float(one.top_p) for one in params], dtype=torch.float64)
+        self.codes = torch.zeros(most, dtype=torch.int64)
+        self.rows = Rows(torch.zeros(most, dtype=torch.int64), torch.zeros(most, dtype=torch.int64), 0)
+        self._seeds = _int64s(image.seed for image in images)
+        self._widths, self._windows, self._starts, self._confirmed = (_int64s([0] * count) for _ in range(4))
+        self._sampled = _int64s(image.sampled for image in images)
+        self._draw_images, self._draw_places, self._draw_codes = (_int64s([0] * most) for _ in range(3))
+        self._draw_sums, self._draw_logprobs = (torch.zeros(most, dtype=torch.float32) for _ in range(2))
+        self._ambiguous = (ctypes.c_int8 * most)()
         self._threads = torch.get_num_threads()
         self._scratch = torch.empty(self._threads * library.sample_scratch(vocabulary), dtype=torch.uint8)
+        self._scratch_address = addresses([self._scratch])[0]
+        settings = (
+            _int64s(min(one.top_k, vocabulary) for one in params),
+            _int64s(len(image.rows) for image in images),
+            _int64s(row for image in images for row in _pair(image.rows)),
+            _int64s(length for image in images for length in _pair(image.prompt_lengths)),
+        )
+        top_k, row_counts, cache_rows, prompt_lengths = map(_address, settings)
+        self._held = floats, top_p, settings  # keeps the memory alive: C has pointers only
+        self._batch = _Batch(
+            *addresses(floats),
+            top_k,
+            *addresses([top_p]),
+            _address(self._seeds),
+            row_counts,
+            cache_rows,
+            prompt_lengths,
+            _address(self._widths),
+            _address(self._sampled),
+            *addresses([state.codes, state.guessed, state.sums]),
+            addresses([state.logprobs])[0] if state.logprobs.numel() else None,
+            *addresses([self.codes, self.rows.index, self.rows.positions]),
+            *map(_address, (self._windows, self._starts, self._confirmed)),
+            *map(_address, (self._draw_images, self._draw_places, self._draw_codes)),
+            *addresses([self._draw_sums, self._draw_logprobs]),
+            _address(self._ambiguous),
+            count,
+            vocabulary,
+            state.tokens,
+            state.grid,
+        )
+        self._reference = ctypes.byref(self._batch)
         self._logits: Tensor | None = None
-        self._arguments: tuple[Any, ...] = ()
-        self._batch = _Batch(*addresses(self._held), len(params), vocabulary, codes.shape[1])
+        self._logits_address = ctypes.c_void_p()
+        self.widen(widths)
 
-    def __call__(self, logits: Tensor) -> None:
-        """Sample one more code for each image from logits, float32 [R, V]."""
+    def widen(self, widths: Sequence[int]) -> None:
+        """Set the widths of the next windows (`model.sampler_state.SamplerBatch`)."""
+        fed = sum(width * len(image.rows) for width, image in zip(widths, self._images, strict=True))
+        assert fed <= len(self.codes), f"{fed} codes in a step, of at most {len(self.codes)}"
+        self._widths[:] = list(widths)
+        self._library.feed(self._reference)
+        self.rows.restart(self._batch.fed_count, windowed=max(widths, default=1) > 1)
+
+    def sample(self, logits: Tensor) -> Sequence[int]:
+        """Sample (`model.sampler_state.SamplerBatch`)."""
         if logits is not self._logits:  # the decoder returns the same tensor at every step
             assert logits.dtype == torch.float32
-            self._logits = logits
-            self._arguments = ctypes.byref(self._batch), *addresses([logits, self._scratch]), self._threads
-        if self._library.sample(*self._arguments):
-            for image in self._ambiguous.nonzero()[:, 0].tolist():
-                self._resample(image, logits)
+            self._logits, self._logits_address = logits, addresses([logits])[0]
+        if self._library.draw(self._reference, self._logits_address, self._scratch_address, self._threads):
+            for draw in range(self._batch.draw_count):
+                if self._ambiguous[draw]:
+                    self._draw_again(draw, logits)
+        self._library.confirm(self._reference)
+        if self.rows.windowed:
+            self.rows.restart(self._batch.fed_count, windowed=True)
+        return self._confirmed[:]
 
-    def _resample(self, image: int, logits: Tensor) -> None:
-        """Sample again with the reference, `model.sampling`: the best codes are too close for C's precision."""
-        conditional, unconditional = self._logit_rows[image]
-        params, position = self._params[image], self._sampled[image] - 1
-        guided = guide(logits[conditional], logits[unconditional], params.guidance_scale)
-        code = sample(guided[None], params, seeds=self._seeds[image, None], positions=position[None])[0]
-        self._codes[self._rows[image], position] = code
-        if self._logprobs.numel():
-            self._logprobs[self._rows[image], position] = filtered(guided, params).log_softmax(-1)[code]
-        self._latest[[conditional, unconditional]] = code
+    def _draw_again(self, draw: int, logits: Tensor) -> None:
+        """Draw with the reference, `model.sampling`: the best codes are too close for C's precision."""
+        number, place = self._draw_images[draw], self._draw_places[draw]
+        image = self._images[number]
+        conditional = self._starts[number] + place
+        unconditional = conditional + (len(image.rows) - 1) * self._windows[number]
+        guided = guide(logits[conditional], logits[unconditional], image.params.guidance_scale)
+        positions = torch.tensor([self._sampled[number] + place])
+        code = int(sample(guided[None], image.params, seeds=torch.tensor([image.seed]), positions=positions))
+        self._draw_codes[draw] = code
+        if self._state.logprobs.numel():
+            self._draw_logprobs[draw] = filtered(guided, image.params).log_softmax(-1)[code]
+
+
+def _int64s(values: Iterable[int]) -> "ctypes.Array[ctypes.c_int64]":
+    numbers = list(values)
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _address(array: "ctypes.Array[Any]") -> ctypes.c_void_p:
+    return ctypes.cast(array, ctypes.c_void_p)
+
+
+def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
+    """The numbers of one or two rows as two."""
+    return numbers[0], numbers[-1]

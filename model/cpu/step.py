@@ -59,7 +59,7 @@ class _Cache(ctypes.Structure):
         return cls(*addresses([cache.keys, cache.values]), cache.rows, cache.length)
 
 
-def _int64s(values: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+def _int64s(values: Sequence[int] | range) -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(values))(*values)
 
 
@@ -158,35 +158,39 @@ class NativeStep:
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """Compute logits like `Decoder.step`; every row must have at least one token in the cache."""
-        if self._call is None or not self._call.suits(codes, rows, cache):
-            self._call = self._prepare(codes, rows, cache)
-        self._library.step(*self._call.arguments)
-        rows.steps += 1
-        return self._call.logits
+        call = self._call
+        if call is None or not call.suits(codes, rows, cache):
+            call = self._call = self._prepare(codes, rows, cache)
+        ends = call.all if rows.windowed else None  # rows of one token each do not wait for each other's keys
+        self._library.step(*call.first, rows.count, *call.inputs, rows.count, ends, *call.last)
+        rows.advanced()
+        return call.logits
 
     def _prepare(self, codes: Tensor, rows: Rows, cache: KVCache) -> "_Call":
-        count, threads = len(codes), torch.get_num_threads()
+        most, threads = len(codes), torch.get_num_threads()
         # explicit dtype: the default may be another one while another thread is loading a model
-        logits = torch.empty(count, self._model.vocabulary, dtype=torch.float32)
-        size = self._library.step_scratch(ctypes.byref(self._model), count, cache.length, threads)
+        logits = torch.empty(most, self._model.vocabulary, dtype=torch.float32)
+        size = self._library.step_scratch(ctypes.byref(self._model), most, cache.length, threads)
         scratch = torch.empty(size, dtype=torch.float32)
-        held = (codes, rows.index, rows.positions, logits, scratch)
-        arguments = (
-            ctypes.byref(self._model),
-            ctypes.byref(_Cache.of(cache)),
-            *addresses([self._weights.code_embedding]),
-            count,
-            *addresses(held[:3]),
-            count,
-            None,
-            *addresses(held[3:]),
-            threads,
+        return _Call(
+            codes,
+            rows,
+            cache,
+            logits,
+            first=(
+                ctypes.byref(self._model),
+                ctypes.byref(_Cache.of(cache)),
+                *addresses([self._weights.code_embedding]),
+            ),
+            inputs=tuple(addresses([codes, rows.index, rows.positions])),
+            all=_int64s(range(most)),
+            last=(*addresses([logits, scratch]), threads),
+            held=(codes, rows.index, rows.positions, logits, scratch),
         )
-        return _Call(codes, rows, cache, logits, arguments, held)
 
 
 class _Call(NamedTuple):
-    """Prepared arguments of the step, reused for as long as the same images are drawn.
+    """Prepared arguments of the step, in its order but for the number of tokens, reused while the same images are drawn.
 
     A step reads all weights, so that the CPU caches hold nothing else afterwards. Any PyTorch operation between two
     steps, however small, would then take a tenth of a millisecond or more.
@@ -196,7 +200,10 @@ class _Call(NamedTuple):
     rows: Rows
     cache: KVCache
     logits: Tensor
-    arguments: tuple[Any, ...]
+    first: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    all: ctypes.Array[ctypes.c_int64]  # numbers of all tokens
+    last: tuple[Any, ...]
     held: tuple[Tensor, ...]  # keeps the memory alive: C has pointers only
 
     def suits(self, codes: Tensor, rows: Rows, cache: KVCache) -> bool:

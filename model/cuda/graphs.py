@@ -11,7 +11,7 @@ from model.attention import Rows
 
 @dataclass(frozen=True)
 class StepGraph:
-    """Captured step of one batch size; replaying it reads `codes` and `rows` and overwrites `logits`, all in place."""
+    """Captured step of one number of codes; replaying it reads `codes` and `rows` and overwrites `logits`, all in place."""
 
     codes: Tensor
     rows: Rows
@@ -37,7 +37,7 @@ class StepGraphs:
         pool = None
         for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory pool
             codes = torch.zeros(size, dtype=torch.int64, device=device)
-            rows = Rows(torch.full_like(codes, spare_row), torch.zeros_like(codes), ())
+            rows = Rows(torch.full_like(codes, spare_row), torch.zeros_like(codes), size)
             side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(side):  # kernels must be chosen and compiled before the capture
@@ -51,8 +51,8 @@ class StepGraphs:
             self._graphs[size] = StepGraph(codes, rows, logits, graph)
 
     def __call__(self, codes: Tensor, rows: Rows) -> Tensor:
-        """Logits [R, V], valid until the next call."""
-        count = len(codes)
+        """Logits [T, V], valid until the next call."""
+        count = rows.count
         captured = self._graphs[min(size for size in self._graphs if size >= count)]
         captured.codes[:count] = codes
         captured.rows.index[:count] = rows.index

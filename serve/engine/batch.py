@@ -1,12 +1,10 @@
 """The input of one step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
-
-from model.attention import Rows
-from model.sampler import Sampler, SamplerBatch
+from model.sampler import Sampler
+from model.sampler_state import SamplerBatch
 from serve.engine.slot import Slot
 
 
@@ -15,30 +13,29 @@ class Batch:
     """The running slots in the form the device needs; rebuilt only when one joins or leaves.
 
     previewed: the slots whose jobs asked for previews.
-    rows: the KV rows of all slots, conditional and unconditional rows of a slot side by side.
-    sampler: the images as the sampler needs them.
+    widths: places of each slot that a step computes; fewer at an image's end.
+    sampler: codes, and where they go in the cache, conditional and unconditional rows of a slot side by side.
     """
 
     slots: tuple[Slot, ...]
     previewed: tuple[Slot, ...]
-    rows: Rows
+    widths: tuple[int, ...]
     sampler: SamplerBatch
 
     @classmethod
-    def of(cls, slots: Sequence[Slot], sampler: Sampler, device: torch.device) -> "Batch":
+    def of(cls, slots: Sequence[Slot], widths: Sequence[int], sampler: Sampler) -> "Batch":
         """Build from the scheduler's running slots."""
         return cls(
             tuple(slots),
             tuple(slot for slot in slots if slot.state.job.preview_rows),
-            Rows.of([row for s in slots for row in s.rows], [place for s in slots for place in s.positions], device),
-            sampler.batch(
-                first_rows(slots),
-                [len(slot.rows) for slot in slots],
-                [slot.state.job.params for slot in slots],
-                [slot.seed for slot in slots],
-                [slot.sampled for slot in slots],
-            ),
+            tuple(widths),
+            sampler.batch([slot.image for slot in slots], widths),
         )
+
+    def widened(self, widths: Sequence[int]) -> "Batch":
+        """The same slots with other widths."""
+        self.sampler.widen(widths)
+        return replace(self, widths=tuple(widths))
 
 
 def first_rows(slots: Sequence[Slot]) -> list[int]:

@@ -1,10 +1,11 @@
-"""The engine: every step samples one code of every running image.
+"""The engine: every step samples at least one code of every running image.
 
 drop overdue → admit → prefill ┐
               decode ──────────┴→ guide, filter, sample → previews, finished pictures
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -25,6 +26,9 @@ from serve.engine.previews import PreviewBudget
 from serve.engine.scheduler import Scheduler
 from serve.engine.slot import Slot
 from serve.engine.step_times import StepTimes
+from serve.engine.windows import WindowChooser
+
+_REMEMBERED = 64  # codes of finished pictures, which later ones with the same seed take as guesses
 
 
 class Engine:
@@ -36,6 +40,8 @@ class Engine:
         native: whether C functions may be used (`model.decoder.Decoder`, `model.image_tokenizer.ImageTokenizer`,
             `model.sampler.Sampler`).
         int8: whether the decoder's matrices are 8-bit integers (`model.decoder.Decoder`).
+        jacobi: whether a step may compute several places of an image, as if guesses of the codes between were right
+            (`model.sampler`). Pictures are the same, sooner where it pays.
         release: whether the model's own matrices may be freed, so that only this engine can compute with it.
         logprobs: whether `Finished` carries the log-probabilities of the codes.
         clock: seconds; the deadlines of jobs are times of this clock.
@@ -48,6 +54,7 @@ class Engine:
         slots: int = 16,
         native: bool = True,
         int8: bool = False,
+        jacobi: bool = True,
         release: bool = False,
         logprobs: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +72,7 @@ class Engine:
             rows=2 * slots,
             tokens=janus.image_tokens,
             vocabulary=janus.codebook_size,
+            grid=janus.grid,
             device=janus.device,
             native=native,
             logprobs=logprobs,
@@ -74,7 +82,10 @@ class Engine:
         self._deadlines = Deadlines()
         self._times = StepTimes(clock)
         self._preview_budget = PreviewBudget(janus.image_tokens)
-        self._batch = Batch.of([], self._sampler, janus.device)
+        # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
+        self._windows = WindowChooser() if jacobi and self.decoder.is_native else None
+        self._finished: OrderedDict[int, tuple[int, ...]] = OrderedDict()  # codes of the latest picture of each seed
+        self._batch = Batch.of([], [], self._sampler)
 
     @property
     def slots(self) -> int:
@@ -84,7 +95,7 @@ class Engine:
     @property
     def wait_seconds(self) -> float:
         """Estimated wait of a job submitted now, from recent step times."""
-        return self._times.estimate(self.scheduler.steps_to_wait, images=self.scheduler.waiting_images)
+        return self._times.estimate(self.scheduler.codes_to_wait, images=self.scheduler.waiting_images)
 
     @property
     def idle(self) -> bool:
@@ -107,6 +118,7 @@ class Engine:
         self.decoder.load_weights(network)
         self.image_tokenizer.load_weights()
         self._prefixes.clear()
+        self._finished.clear()
 
     def submit(self, job: Job) -> JobState:
         """Put a job at the end of the queue."""
@@ -123,16 +135,27 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[JobState, Event]]:
-        """Sample the next code of every running image; start waiting images while there is room."""
+        """Sample the next codes of every running image; start waiting images while there is room."""
         with self._times.step():
             events = self._fail_overdue()
+            if self._windows is not None and self._windows.due:
+                self._choose_widths()
+            begun = self._clock()
             logits = self._decode()
+            decoded = self._clock()
             if entering := self.scheduler.admit():
-                logits = torch.cat([logits, self._prefill(entering)])
+                logits = torch.cat([logits[: self._batch.sampler.rows.count], self._prefill(entering)])
                 events += [(slot.state, Started(slot.index)) for slot in entering]
             if self._batch.slots:
-                self._sample(logits)
+                sampling = self._clock()
+                fed = self._batch.sampler.rows.count
+                windows, confirmed = self._sample(logits)
+                seconds = decoded - begun + self._clock() - sampling
+                if self._windows is not None and not entering:
+                    self._windows.note(self._batch.slots, windows, confirmed, fed=fed, seconds=seconds)
                 events += self._previews() + self._collect()
+                if entering:
+                    self._choose_widths()
         self._preview_budget.earn(self._times.latest, self._times.decoding)
         return events
 
@@ -146,11 +169,11 @@ class Engine:
         return [(state, Ended("deadline", "the deadline passed")) for state in overdue]
 
     def _decode(self) -> Tensor:
-        """Logits of the running rows' next codes: [R, V]."""
+        """Logits of all places of the running rows' windows: [T or more, V]."""
         batch = self._batch
         if not batch.slots:
             return torch.zeros(0, self.janus.codebook_size, dtype=torch.float32, device=self.janus.device)
-        return self.decoder.step(batch.sampler.latest, batch.rows, self.cache)
+        return self.decoder.step(batch.sampler.codes, batch.sampler.rows, self.cache)
 
     def _prefill(self, entering: Sequence[Slot]) -> Tensor:
         """Fill the rows of new slots; logits of their first codes: [rows, V]."""
@@ -167,32 +190,41 @@ class Engine:
                 if slot.index + 1 == slot.state.job.images:
                     slot.state.prefixes = None
             self._sampler.begin(first_rows(entering))
-            self._rebuild_batch()
-            self._batch.rows.advance()  # to where the codes of this step will go
+            self._guess(entering)
+            widths = (*self._batch.widths, *[1] * len(entering))  # as the logits of this step are
+            self._batch = Batch.of(self.scheduler.running, widths, self._sampler)
             return torch.stack(logits)
 
-    def _sample(self, logits: Tensor) -> None:
-        """One code for every running image; logits [R, V]."""
-        self._sampler.sample(logits, self._batch.sampler)
-        for slot in self._batch.slots:
-            slot.sampled += 1
+    def _guess(self, entering: Sequence[Slot]) -> None:
+        """Let codes of the latest picture with the same seed be guesses: other prompts leave many codes as they are."""
+        for slot in entering:
+            if codes := self._finished.get(slot.seed):
+                self._sampler.guess(slot.rows[0], codes)
+                slot.has_twin = True
+
+    def _sample(self, logits: Tensor) -> tuple[list[int], Sequence[int]]:
+        """The next codes of every running image; logits [T, V]. Returns windows, and how many codes each gained."""
+        slots, tokens = self._batch.slots, self.janus.image_tokens
+        windows = [min(width, tokens - slot.sampled) for slot, width in zip(slots, self._batch.widths, strict=True)]
+        confirmed = self._batch.sampler.sample(logits)
+        for slot, codes in zip(slots, confirmed, strict=True):
+            slot.sampled += codes
+            slot.gained = codes
+        self._times.codes = sum(confirmed) / len(confirmed)
+        return windows, confirmed
 
     def _previews(self) -> list[tuple[JobState, Event]]:
         """Pictures of the rows sampled so far, where they were asked for and the budget allows."""
-        grid = self.janus.grid
-        due = [
-            slot
-            for slot in self._batch.previewed
-            if slot.sampled % grid == 0 and slot.sampled // grid in slot.state.job.preview_rows
-        ]
+        asked = [(slot, slot.preview_row(self.janus.grid)) for slot in self._batch.previewed]
+        due = {slot: row for slot, row in asked if row is not None}
         if not due:
             return []
         alone = len({slot.state for slot in self._batch.slots}.union(self.scheduler.waiting)) == 1
-        chosen = self._preview_budget.choose(due, alone=alone)
+        chosen = self._preview_budget.choose(list(due), alone=alone)
         if not chosen:
             return []
         begun = self._clock()
-        rows = [slot.sampled // grid for slot in chosen]
+        rows = [due[slot] for slot in chosen]
         pictures = self.image_tokenizer.previews(self._sampler.codes(first_rows(chosen)), rows).numpy()
         self._preview_budget.spend(self._clock() - begun, len(chosen), alone=alone)
         for slot in chosen:
@@ -218,6 +250,7 @@ class Engine:
             ):
                 if sound:
                     image = Image.fromarray(picture)
+                    self._remember(slot.seed, tuple(own))
                     events.append((slot.state, Finished(slot.index, image, tuple(own), tuple(likely))))
                 else:
                     reason = "the model gave a logit that is not a finite number"
@@ -234,4 +267,18 @@ class Engine:
         self.scheduler.drop(state)
 
     def _rebuild_batch(self) -> None:
-        self._batch = Batch.of(self.scheduler.running, self._sampler, self.janus.device)
+        slots = self.scheduler.running
+        widths = [1] * len(slots) if self._windows is None else self._windows.choose(slots)
+        self._batch = Batch.of(slots, widths, self._sampler)
+
+    def _choose_widths(self) -> None:
+        if self._windows is not None:
+            self._batch = self._batch.widened(self._windows.choose(self._batch.slots))
+
+    def _remember(self, seed: int, codes: tuple[int, ...]) -> None:
+        """Keep the codes of a finished picture for the next one with its seed."""
+        if self._windows is not None:
+            self._finished[seed] = codes
+            self._finished.move_to_end(seed)
+            if len(self._finished) > _REMEMBERED:
+                self._finished.popitem(last=False)

@@ -13,7 +13,7 @@ class Scheduler:
 
     Args:
         rows: KV rows; an even number.
-        tokens: codes of an image, which is also the number of steps it keeps its rows.
+        tokens: codes of an image, for which it keeps its rows.
     """
 
     def __init__(self, *, rows: int, tokens: int) -> None:
@@ -32,20 +32,20 @@ class Scheduler:
         return 2 * len(self._pairs) + len(self._singles)
 
     @property
-    def steps_to_wait(self) -> int:
-        """Steps until a guided image that is submitted now would start: known, because no image ends early.
+    def codes_to_wait(self) -> int:
+        """Codes that images gain until a guided one that is submitted now would start: no image ends early.
 
-        Exact where all images are guided. Two free rows that are not a pair are counted as one, so with unguided
-        images it can be a little too small.
+        As if all gained them at the same pace. Exact where all images are guided. Two free rows that are not a pair are
+        counted as one, so with unguided images it can be a little too small.
         """
-        # rows that become free are taken at once, and are free again after as many steps as an image has codes
+        # rows that become free are taken at once, and are free again when an image has all its codes
         rounds, more = divmod(self._waiting_rows + 1, self.rows)
         missing = more + 1
         soonest_first = ((self._tokens - slot.sampled, len(slot.rows)) for slot in self.running)
-        for steps, rows in chain([(0, self.free_rows)], soonest_first):
+        for codes, rows in chain([(0, self.free_rows)], soonest_first):
             missing -= rows
             if missing <= 0:
-                return rounds * self._tokens + steps
+                return rounds * self._tokens + codes
         raise AssertionError("rows are neither free nor taken")
 
     def submit(self, state: JobState) -> None:

@@ -29,7 +29,7 @@ class RecentSeconds:
 
 
 class StepTimes:
-    """Seconds that a step takes to decode, and that each image adds where it starts (prefill) and ends (pixels).
+    """Seconds that decoding takes for a code, and that each image adds where it starts (prefill) and ends (pixels).
 
     They are measured apart because starting and ending can take a hundred times as long as decoding.
 
@@ -44,14 +44,15 @@ class StepTimes:
         self._ending = RecentSeconds()
         self._apart = 0.0  # of the present step: seconds that were not decoding
         self.latest = 0.0  # seconds of the latest step, everything included
+        self.codes = 1.0  # that each running image gained in the present step, on average
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Measure a whole step."""
-        begun, self._apart = self._clock(), 0.0
+        begun, self._apart, self.codes = self._clock(), 0.0, 1.0
         yield
         self.latest = self._clock() - begun
-        self._decoding.add(self.latest - self._apart)
+        self._decoding.add((self.latest - self._apart) / self.codes)
 
     def starting(self, images: int) -> AbstractContextManager[None]:
         """Measure, within a step, the prefill of `images` images."""
@@ -71,9 +72,9 @@ class StepTimes:
 
     @property
     def decoding(self) -> float:
-        """Seconds of a step in which no image starts or ends."""
+        """Seconds in which each running image gains one code, while none starts or ends."""
         return self._decoding.mean
 
-    def estimate(self, steps: int, *, images: int) -> float:
-        """Seconds of `steps` steps in which `images` images start and as many end."""
-        return steps * self._decoding.mean + images * (self._starting.mean + self._ending.mean)
+    def estimate(self, codes: int, *, images: int) -> float:
+        """Seconds in which each running image gains `codes` codes, and `images` images start and as many end."""
+        return codes * self._decoding.mean + images * (self._starting.mean + self._ending.mean)

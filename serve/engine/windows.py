@@ -1,0 +1,181 @@
+"""How many places of each image a step computes: as many as pay.
+
+A step of more places takes longer, and adds codes only if guesses turn out right. Both are measured while drawing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.sampler_state import MOST_FED
+from serve.engine.slot import Slot
+
+_WIDEST = 12  # places; wider windows add next to nothing, even where a finished twin gives the guesses
+_POWER = 0.65  # see `reach`
+_MARGIN = 0.03  # by which windows must be better than single places: estimates err
+_KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
+_PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
+_FIRST = 4  # measurements of a size, of which the fastest counts: the first step of a batch prepares its memory
+_WEIGHT = 0.1  # of each later measurement
+_DECAY = 0.99  # per step, of what was counted before
+_PRIOR = 10  # reach of an image's kind that counts beside the image's own
+
+
+class StepCosts:
+    """Seconds of a step by the number of codes that it is fed, as measured of late."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, fed: int, seconds: float) -> None:
+        """Note a step. One in which the machine stood still counts as one that took twice as long as usual."""
+        if seconds <= 0:  # by a clock that stands still
+            return
+        usual = self._seconds.get(fed, seconds)
+        count = self._counts[fed] = self._counts.get(fed, 0) + 1
+        self._seconds[fed] = (
+            min(usual, seconds) if count <= _FIRST else usual + _WEIGHT * (min(seconds, 2 * usual) - usual)
+        )
+
+    def known(self, fed: int) -> bool:
+        """Whether enough steps of this size were measured."""
+        return self._counts.get(fed, 0) >= _FIRST
+
+    def line(self, sizes: Sequence[int]) -> list[float]:
+        """Seconds of steps of ascending sizes: measured, or on the line through the two nearest that were.
+
+        With one measured size, others are taken to cost the same: they are tried then, and known.
+        """
+        known = sorted(self._seconds)
+        found = []
+        for size in sizes:
+            above = next((number for number, one in enumerate(known) if one >= size), len(known) - 1)
+            low, high = known[max(0, above - 1)], known[above]
+            at_low, at_high = self._seconds[low], self._seconds[high]
+            slope = (at_high - at_low) / (high - low) if high > low else 0.0
+            found.append(at_high + max(0.0, slope) * (size - high))
+        return found
+
+
+def reach(width: int) -> float:
+    """How the codes that a window adds beyond the first grow with its width, up to a factor.
+
+    Measured with the shipped models (docs/performance.md). More than each guess by itself would give: a wide window
+    leaves outputs behind its confirmed codes, which are better guesses than the code above.
+    """
+    return float((width - 1) ** _POWER)
+
+
+class Confirmation:
+    """Codes that windows added beyond the first, relative to `reach`; the sums fade."""
+
+    def __init__(self, gain: float) -> None:
+        self._reached = 20.0
+        self._added = gain * self._reached
+
+    @property
+    def gain(self) -> float:
+        return self._added / self._reached
+
+    def add(self, added: float, reached: float) -> None:
+        """Note windows that together added so many codes beyond the first ones."""
+        self._added = _DECAY * self._added + added
+        self._reached = _DECAY * self._reached + reached
+
+
+@dataclass
+class _Choice:
+    """Widths for a batch, and the steps that are left until it is made again."""
+
+    widths: tuple[int, ...]
+    steps: int = _KEPT_STEPS
+
+
+class WindowChooser:
+    """Chooses the widths of windows that add most codes a second.
+
+    A window of w places is expected to add 1 + gain · reach(w) codes. Places go to the image that gains most by one more;
+    their number is the one with the most codes a second.
+    """
+
+    def __init__(self) -> None:
+        self.costs = StepCosts()
+        self._kinds = {False: Confirmation(0.4), True: Confirmation(0.56)}  # without and with a finished twin
+        self._choice = _Choice(())
+        self._key: tuple[tuple[int, bool], ...] = ()
+        self._saved = 0.0  # share of a step's time that probing may take, saved so far
+
+    @property
+    def due(self) -> bool:
+        """Whether the widths should be chosen again, though the batch is the same."""
+        return self._choice.steps <= 0
+
+    def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
+        """Widths for the next steps of a batch."""
+        key = tuple((len(slot.rows), slot.has_twin) for slot in slots)
+        if self._key == key and not self.due:
+            return self._choice.widths
+        self._key, self._choice = key, self._chosen(slots)
+        return self._choice.widths
+
+    def note(
+        self, slots: Sequence[Slot], windows: Sequence[int], confirmed: Sequence[int], *, fed: int, seconds: float
+    ) -> None:
+        """Note a step: windows as computed, codes that each image added, codes fed, and the time."""
+        self._choice.steps -= 1
+        self._saved += _PROBE_SHARE
+        self.costs.add(fed, seconds)
+        if max(windows) == 1:
+            return
+        for slot, window, added in zip(slots, windows, confirmed, strict=True):
+            if window > 1:
+                reached = reach(window)
+                self._kinds[slot.has_twin].add(added - 1, reached)
+                slot.added += added - 1
+                slot.reached += reached
+
+    def _chosen(self, slots: Sequence[Slot]) -> _Choice:
+        widths, rows = [1] * len(slots), [len(slot.rows) for slot in slots]
+        plain = sum(rows)
+        if not slots or plain + min(rows) > MOST_FED:
+            return _Choice(tuple(widths))
+        if not self.costs.known(plain):
+            return _Choice(tuple(widths), _FIRST)
+        gains = [self._gain(slot) for slot in slots]
+        ways, sizes, codes = [tuple(widths)], [plain], [float(len(slots))]
+        while True:
+            fits = [i for i, own in enumerate(rows) if widths[i] < _WIDEST and sizes[-1] + own <= MOST_FED]
+            if not fits:
+                break
+            terms = {i: min(1.0, gains[i] * (reach(widths[i] + 1) - reach(widths[i]))) for i in fits}
+            best = max(fits, key=lambda i: terms[i] / rows[i])
+            widths[best] += 1
+            ways.append(tuple(widths))
+            sizes.append(sizes[-1] + rows[best])
+            codes.append(codes[-1] + terms[best])
+        seconds = self.costs.line(sizes)
+        rank = sorted(range(len(ways)), key=lambda way: seconds[way] / codes[way] * (1 + _MARGIN * (way > 0)))
+        return self._probe(rank, ways, sizes, seconds, codes) or _Choice(ways[rank[0]])
+
+    def _probe(
+        self,
+        rank: Sequence[int],
+        ways: Sequence[tuple[int, ...]],
+        sizes: Sequence[int],
+        seconds: Sequence[float],
+        codes: Sequence[float],
+    ) -> _Choice | None:
+        """One step with other widths, if enough time is saved for what it loses: plain ones, or the best others."""
+        best = rank[0]
+        other = 0 if best else next((way for way in rank if way), 0)
+        if other == best:
+            return None
+        lost = seconds[other] / seconds[best] * codes[best] / codes[other] - 1
+        if self._saved < lost:
+            return None
+        self._saved = 0.0
+        return _Choice(ways[other], 1)
+
+    def _gain(self, slot: Slot) -> float:
+        """Gain that is expected of an image's windows."""
+        return (_PRIOR * self._kinds[slot.has_twin].gain + slot.added) / (_PRIOR + slot.reached)
