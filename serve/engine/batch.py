@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from model.sampler import Sampler
-from model.sampler_state import SamplerBatch
+from model.sampler_state import SampledImage, SamplerBatch
 from serve.engine.slot import Slot
 
 
@@ -29,7 +29,13 @@ class Batch:
             tuple(slots),
             tuple(slot for slot in slots if slot.state.job.preview_rows),
             tuple(widths),
-            sampler.batch([slot.image for slot in slots], widths),
+            sampler.batch(
+                [
+                    SampledImage(slot.rows, slot.prompt_lengths, slot.state.job.params, slot.seed, slot.sampled)
+                    for slot in slots
+                ],
+                widths,
+            ),
         )
 
     def widened(self, widths: Sequence[int]) -> "Batch":

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from model.sampler_state import SampledImage
 from serve.engine.job import JobState
 
 
@@ -40,8 +39,3 @@ class Slot:
         """The last line of `grid` codes that the latest step completed and that a preview is asked for."""
         lines = range(self.sampled // grid, (self.sampled - self.gained) // grid, -1)
         return next((line for line in lines if line in self.state.job.preview_rows), None)
-
-    @property
-    def image(self) -> SampledImage:
-        """The image as the sampler needs it."""
-        return SampledImage(self.rows, self.prompt_lengths, self.state.job.params, self.seed, self.sampled)
