@@ -171,7 +171,7 @@ class WindowChooser:
         if other == best:
             return None
         lost = seconds[other] / seconds[best] * codes[best] / codes[other] - 1
-        if self._saved < lost:
+        if self._saved < max(_MARGIN, lost):
             return None
         self._saved = 0.0
         return _Choice(ways[other], 1)

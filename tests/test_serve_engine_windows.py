@@ -1,0 +1,155 @@
+"""Windows in the engine: which widths pay, guesses of finished pictures, previews."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from model.janus import Janus
+from serve.engine.engine import Engine
+from serve.engine.events import Finished, Preview
+from serve.engine.job import Job, JobState
+from serve.engine.slot import Slot
+from serve.engine.windows import StepCosts, WindowChooser, reach
+from tests.drawing import GREEDY, SETTINGS, codes_of, job, run
+from tests.random_windows import RandomWindows
+from tests.tools import needs_compiler
+
+
+@pytest.fixture(scope="module")
+def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
+    return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
+
+
+def slots(count: int, *, guided: bool = True) -> list[Slot]:
+    params = GREEDY if guided else SETTINGS[1]
+    return [Slot(JobState(job([1], params, 0)), 0, (2 * n, 2 * n + 1)[: 1 + guided]) for n in range(count)]
+
+
+def widths(images: list[Slot], *, seconds: Mapping[int, float], gain: float | None = None) -> tuple[int, ...]:
+    """Choice of a chooser that has measured steps of these sizes and, if given, what windows add."""
+    chooser = WindowChooser()
+    for fed, one in seconds.items():
+        for _ in range(4):
+            chooser.costs.add(fed, one)
+    if gain is not None:
+        for slot in images:
+            slot.added, slot.reached = int(1000 * gain), 1000.0
+    return chooser.choose(images)
+
+
+def test_nothing_is_widened_before_plain_steps_were_measured() -> None:
+    assert widths(slots(2), seconds={}) == (1, 1)
+    assert widths(slots(2), seconds={8: 1.0}) == (1, 1)
+
+
+def test_steps_that_cost_the_same_are_as_wide_as_possible() -> None:
+    assert widths(slots(1), seconds={2: 1, 64: 1}) == (12,)
+    assert widths(slots(4), seconds={8: 1, 64: 1}) == (8, 8, 8, 8)  # 64 codes in a step
+
+
+def test_steps_that_cost_as_much_as_their_codes_are_plain() -> None:
+    assert widths(slots(1), seconds={2: 2, 64: 64}) == (1,)
+    assert widths(slots(3), seconds={6: 6, 64: 64}) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("gain", [0.2, 0.4, 0.8])
+@pytest.mark.parametrize("step", [0.02, 0.05, 0.1])
+def test_the_width_of_one_image_has_the_most_codes_a_second(gain: float, step: float) -> None:
+    """Against all widths, with a step that costs 1 + `step` for every code more."""
+    best = max(range(1, 13), key=lambda w: (1 + gain * reach(w)) / (1 + step * 2 * (w - 1)) / (1 + 0.03 * (w > 1)))
+    seconds = {2 * w: 1 + step * 2 * (w - 1) for w in range(1, 33)}
+    assert widths(slots(1), seconds=seconds, gain=gain) == (best,)
+
+
+def test_places_go_to_the_image_whose_guesses_are_right() -> None:
+    images = slots(2)
+    images[0].added, images[0].reached = 800, 1000.0
+    chooser = WindowChooser()
+    for fed in (4, 64):
+        for _ in range(4):
+            chooser.costs.add(fed, 1 + fed / 20)
+    images[1].added, images[1].reached = 50, 1000.0
+    first, second = chooser.choose(images)
+    assert first > 3 * second
+    assert widths([*slots(1), *slots(1, guided=False)], seconds={3: 1, 64: 1.5})[1] > 1
+
+
+def test_a_batch_that_fills_a_step_is_plain() -> None:
+    assert widths(slots(32), seconds={64: 1}) == (1,) * 32
+    assert widths(slots(40), seconds={80: 1}) == (1,) * 40
+
+
+def test_a_step_that_stood_still_counts_twice_at_most() -> None:
+    costs = StepCosts()
+    for seconds in (5.0, 1.0, 1.0, 1.0, 1.0, 1000.0):
+        costs.add(4, seconds)
+    assert costs.line([4]) == [pytest.approx(1.1)]
+    costs.add(8, 3.1)
+    assert costs.line([4, 6, 8, 10]) == pytest.approx([1.1, 2.1, 3.1, 4.1])
+
+
+def test_widths_that_look_worse_are_measured_now_and_then() -> None:
+    """In a two-hundredth of the time. Windows add nothing and are dear at first, then become cheap and add codes."""
+    chooser, images = WindowChooser(), slots(1)
+    for fed, seconds in ((2, 1.0), (4, 1.9), (24, 10.0)):
+        for _ in range(4):
+            chooser.costs.add(fed, seconds)
+    taken = 0.0
+    wide = 0
+    for step in range(1000):
+        window = chooser.choose(images)[0]
+        seconds = 1.0 if step > 500 else {1: 1.0, 2: 1.9}.get(window, 10.0)
+        taken += seconds if step <= 500 else 0
+        wide += window > 1 and step <= 500
+        gained = 1 if step <= 500 else min(window, 3)
+        chooser.note(images, [window], [gained], fed=2 * window, seconds=seconds)
+    assert wide > 0
+    assert taken < 501 * 1.011
+    assert chooser.choose(images)[0] > 1
+
+
+@needs_compiler
+def test_a_picture_with_a_finished_ones_seed_takes_its_codes_as_guesses(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same picture again takes a step for 12 codes; after other weights were loaded, nothing is guessed."""
+    engine = Engine(deepseek, slots=1)
+    engine._windows = RandomWindows(0, widest=1)
+    engine._windows.choose = lambda slots: (12,) * len(slots)  # type: ignore[method-assign]
+    one = job(prompts[0], SETTINGS[2], 5)
+
+    def steps() -> int:
+        engine.submit(one)
+        count = 0
+        while not engine.idle:
+            engine.step()
+            count += 1
+        return count
+
+    first = steps()
+    assert steps() == 1 + -(-(deepseek.image_tokens - 1) // 12) < first
+    engine.load_weights(deepseek.network)
+    assert steps() == first
+    monkeypatch.setattr("serve.engine.engine._REMEMBERED", 3)
+    for seed in range(100, 103):
+        run(engine, [(0, job(prompts[0], SETTINGS[2], seed))])
+    assert steps() == first  # its codes are forgotten
+
+
+def test_previews_show_what_they_show_without_windows(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """A window may cross several rows: then the last one that is asked for is shown."""
+    rows = frozenset(range(1, deepseek.grid))
+    seen = []
+    for windows in (None, RandomWindows(1, widest=7)):
+        engine = Engine(deepseek, slots=2)
+        engine._windows = windows
+        events = run(engine, [(0, Job(prompts[0], None, (1, 2), SETTINGS[2], preview_rows=rows))])[0]
+        seen.append({(e.index, e.rows): np.asarray(e.picture) for e in events if isinstance(e, Preview)})
+        assert len([e for e in events if isinstance(e, Finished)]) == 2
+        assert codes_of(events)
+    plain, wide = seen
+    assert wide
+    assert wide.keys() <= plain.keys()
+    assert all(np.array_equal(wide[key], plain[key]) for key in wide)
