@@ -76,7 +76,9 @@ def load_engine(order: LoadModel) -> Engine:
     )
     if janus.tokenizer is None:
         raise CheckpointError(f"{source.name} has no tokenizer; name one with --tokenizer")
-    return Engine(replace(janus, name=source.name), slots=order.slots, int8=order.int8, release=True)
+    return Engine(
+        replace(janus, name=source.name), slots=order.slots, int8=order.int8, jacobi=order.jacobi, release=True
+    )
 
 
 def describe(engine: Engine, *, int8: bool) -> Loaded:

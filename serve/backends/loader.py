@@ -73,6 +73,7 @@ class ProcessLoader:
             device=settings.device,
             dtype=settings.dtype,
             int8=settings.int8,
+            jacobi=settings.jacobi,
             slots=settings.slots,
             room=room,
             log_level=settings.log_level,

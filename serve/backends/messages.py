@@ -22,6 +22,7 @@ class LoadModel:
     device: str
     dtype: str
     int8: bool
+    jacobi: bool
     slots: int
     room: int | None
     log_level: str

@@ -34,6 +34,11 @@ class EngineSettings(BaseModel):
         description="store the decoder's weights as 8-bit integers: faster and smaller on a CPU, but pictures change "
         "a little (docs/performance.md)",
     )
+    jacobi: bool = Field(
+        default=True,
+        description="guess codes ahead and check several in one step, where that is faster; pictures are the same "
+        "(docs/engine.md)",
+    )
     memory_gib: float | None = Field(
         default=None, gt=0, description="memory limit in GiB for all models together (default: what the device has)"
     )
