@@ -132,7 +132,7 @@ def test_a_picture_with_a_finished_ones_seed_takes_its_codes_as_guesses(
     assert steps() == 1 + -(-(deepseek.image_tokens - 1) // 12) < first
     engine.load_weights(deepseek.network)
     assert steps() == first
-    monkeypatch.setattr("serve.engine.engine._REMEMBERED", 3)
+    monkeypatch.setattr("serve.engine.twins._MOST", 3)
     for seed in range(100, 103):
         run(engine, [(0, job(prompts[0], SETTINGS[2], seed))])
     assert steps() == first  # its codes are forgotten

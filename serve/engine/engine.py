@@ -5,7 +5,6 @@ drop overdue → admit → prefill ┐
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,9 +25,8 @@ from serve.engine.previews import PreviewBudget
 from serve.engine.scheduler import Scheduler
 from serve.engine.slot import Slot
 from serve.engine.step_times import StepTimes
+from serve.engine.twins import Twins
 from serve.engine.windows import WindowChooser
-
-_REMEMBERED = 64  # codes of finished pictures, which later ones with the same seed take as guesses
 
 
 class Engine:
@@ -84,7 +82,7 @@ class Engine:
         self._preview_budget = PreviewBudget(janus.image_tokens)
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
         self._windows = WindowChooser() if jacobi and self.decoder.is_native else None
-        self._finished: OrderedDict[int, tuple[int, ...]] = OrderedDict()  # codes of the latest picture of each seed
+        self._twins = Twins()
         self._batch = Batch.of([], [], self._sampler)
 
     @property
@@ -118,7 +116,7 @@ class Engine:
         self.decoder.load_weights(network)
         self.image_tokenizer.load_weights()
         self._prefixes.clear()
-        self._finished.clear()
+        self._twins.clear()
 
     def submit(self, job: Job) -> JobState:
         """Put a job at the end of the queue."""
@@ -196,9 +194,11 @@ class Engine:
             return torch.stack(logits)
 
     def _guess(self, entering: Sequence[Slot]) -> None:
-        """Let codes of the latest picture with the same seed be guesses: other prompts leave many codes as they are."""
+        """Let codes of finished pictures with the same seeds be guesses."""
+        if self._windows is None:
+            return
         for slot in entering:
-            if codes := self._finished.get(slot.seed):
+            if codes := self._twins.codes(slot.seed):
                 self._sampler.guess(slot.rows[0], codes)
                 slot.has_twin = True
 
@@ -250,7 +250,7 @@ class Engine:
             ):
                 if sound:
                     image = Image.fromarray(picture)
-                    self._remember(slot.seed, tuple(own))
+                    self._twins.add(slot.seed, tuple(own))
                     events.append((slot.state, Finished(slot.index, image, tuple(own), tuple(likely))))
                 else:
                     reason = "the model gave a logit that is not a finite number"
@@ -274,11 +274,3 @@ class Engine:
     def _choose_widths(self) -> None:
         if self._windows is not None:
             self._batch = self._batch.widened(self._windows.choose(self._batch.slots))
-
-    def _remember(self, seed: int, codes: tuple[int, ...]) -> None:
-        """Keep the codes of a finished picture for the next one with its seed."""
-        if self._windows is not None:
-            self._finished[seed] = codes
-            self._finished.move_to_end(seed)
-            if len(self._finished) > _REMEMBERED:
-                self._finished.popitem(last=False)

@@ -66,6 +66,9 @@ def reach(width: int) -> float:
     return float((width - 1) ** _POWER)
 
 
+_MORE = {width: reach(width + 1) - reach(width) for width in range(1, _WIDEST)}
+
+
 class Confirmation:
     """Codes that windows added beyond the first, relative to `reach`; the sums fade."""
 
@@ -147,7 +150,7 @@ class WindowChooser:
             fits = [i for i, own in enumerate(rows) if widths[i] < _WIDEST and sizes[-1] + own <= MOST_FED]
             if not fits:
                 break
-            terms = {i: min(1.0, gains[i] * (reach(widths[i] + 1) - reach(widths[i]))) for i in fits}
+            terms = {i: min(1.0, gains[i] * _MORE[widths[i]]) for i in fits}
             best = max(fits, key=lambda i: terms[i] / rows[i])
             widths[best] += 1
             ways.append(tuple(widths))
