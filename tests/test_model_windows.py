@@ -34,8 +34,12 @@ def small(small_folder: Path) -> Janus:
 
 @needs_compiler
 @pytest.mark.parametrize(("native", "int8"), [(True, False), (True, True), (False, False)])
-def test_codes_fed_together_give_the_logits_of_codes_fed_one_by_one(small: Janus, native: bool, int8: bool) -> None:
+@pytest.mark.parametrize("threads", [1, 4])
+def test_codes_fed_together_give_the_logits_of_codes_fed_one_by_one(
+    small: Janus, native: bool, int8: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three rows gain 2, 5 and 1 codes. To the last bit in C; what the cache holds behind the codes is NaN."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # asked for by the C function
     decoder = Decoder(small, native=native, int8=int8)
     fed = [[3, 7], [1, 4, 1, 5, 9], [2]]
     prefixes = decoder.prefill([[1, *range(5, 9 + 2 * row)] for row in range(3)])
@@ -175,6 +179,18 @@ def test_the_code_above_is_the_first_guess(native: bool) -> None:
     codes = drawing.sampler.codes([0])[0].tolist()
     assert drawing.batch.codes[:5].tolist() == [codes[4], *codes[1:5]]
     assert drawing.batch.rows.count == 5
+
+
+@ways
+def test_what_was_drawn_behind_a_wrong_guess_is_the_next_guess(native: bool) -> None:
+    (image,) = images_of([SETTINGS[1]])
+    drawing = Drawing([image], native=native, surprise=0)
+    drawing.sampler.guess(0, [VOCABULARY - 1] * 3)  # the others are unknown
+    drawing.step([1])
+    assert drawing.step([6]) == [1]
+    drawing.batch.widen([5])
+    codes, _ = reference(image, surprise=0)  # which the places behind do not change
+    assert drawing.batch.codes[:5].tolist() == codes[1:6]
 
 
 @ways
