@@ -60,8 +60,8 @@ class Sampler:
         self._state.guessed[list(rows)] = 0
 
     def guess(self, row: int, codes: Sequence[int]) -> None:
-        """Take all codes of a picture that is like the new one in this row as guesses."""
-        self._state.codes[row] = upload(codes, self._device)
+        """Take codes of a picture that is like the new one in this row as guesses, from the first place on."""
+        self._state.codes[row, : len(codes)] = upload(codes, self._device)
         self._state.guessed[row] = len(codes)
 
     def batch(self, images: Sequence[SampledImage], widths: Sequence[int] | None = None) -> SamplerBatch:
