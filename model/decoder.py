@@ -191,7 +191,7 @@ class Decoder:
             cache: gains the codes, in place.
 
         Returns:
-            Logits of the next code after each, float32 [T or more, V]; valid until the next step.
+            Logits of the next code after each, float32 [T, V]; valid until the next step.
         """
         if self._native:
             return self._native(codes, rows, cache)

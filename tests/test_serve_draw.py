@@ -24,7 +24,7 @@ def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
 
 def test_each_image_comes_once_and_equals_the_reference(deepseek: Janus, prompts: list[list[int]]) -> None:
     jobs = [job(prompt, GREEDY, *range(2 + number)) for number, prompt in enumerate(prompts)]
-    drawn = {(one, event.index): event for one, event in draw(Engine(deepseek, slots=2), jobs)}
+    drawn = {(one, event.index): event for one, event in draw(Engine(deepseek, slots=2, jacobi=False), jobs)}
     assert set(drawn) == {(one, index) for one in jobs for index in range(one.images)}
     for one in jobs:
         codes = generate(deepseek, [one.prompt] * one.images, seeds=one.seeds, guidance_scale=3, temperature=0)
@@ -38,7 +38,7 @@ def test_each_image_comes_once_and_equals_the_reference(deepseek: Janus, prompts
 
 def test_images_are_yielded_while_others_are_still_drawn(deepseek: Janus, prompts: list[list[int]]) -> None:
     """Seven images on two slots: the engine is still busy when each of the first six is yielded."""
-    engine = Engine(deepseek, slots=2)
+    engine = Engine(deepseek, slots=2, jacobi=False)
     jobs = [job(prompts[0], GREEDY, *range(6)), job(prompts[1], GREEDY, 1)]
     assert [engine.idle for _ in draw(engine, jobs)] == [False] * 6 + [True]
 
@@ -46,13 +46,13 @@ def test_images_are_yielded_while_others_are_still_drawn(deepseek: Janus, prompt
 def test_progress_counts_codes_of_unfinished_images_too(deepseek: Janus, prompts: list[list[int]]) -> None:
     counts: list[int] = []
     jobs = [job(prompt, GREEDY, 1) for prompt in prompts]
-    list(draw(Engine(deepseek, slots=2), jobs, on_step=counts.append))
+    list(draw(Engine(deepseek, slots=2, jacobi=False), jobs, on_step=counts.append))
     tokens = deepseek.image_tokens
     assert counts == [2 * step for step in range(1, tokens + 1)] + [2 * tokens + step for step in range(1, tokens + 1)]
 
 
 def test_endless_jobs_are_taken_as_slots_free_up_and_closing_cancels(deepseek: Janus, prompts: list[list[int]]) -> None:
-    engine, taken = Engine(deepseek, slots=2), 0
+    engine, taken = Engine(deepseek, slots=2, jacobi=False), 0
 
     def endless() -> Iterator[Job]:
         nonlocal taken
@@ -72,7 +72,7 @@ def test_endless_jobs_are_taken_as_slots_free_up_and_closing_cancels(deepseek: J
 
 
 def test_an_exception_in_the_iterator_of_jobs_cancels_the_rest(deepseek: Janus, prompts: list[list[int]]) -> None:
-    engine = Engine(deepseek, slots=1)
+    engine = Engine(deepseek, slots=1, jacobi=False)
 
     def broken() -> Iterator[Job]:
         yield job(prompts[0], GREEDY, 1, 2, 3)
@@ -85,14 +85,14 @@ def test_an_exception_in_the_iterator_of_jobs_cancels_the_rest(deepseek: Janus, 
 
 def test_requested_previews_are_yielded_before_the_image(deepseek: Janus, prompts: list[list[int]]) -> None:
     asking = Job(prompts[0], None, (1,), GREEDY, preview_rows=frozenset({1, 2}))
-    kinds = [type(event) for _, event in draw(Engine(deepseek, slots=1), [asking])]
+    kinds = [type(event) for _, event in draw(Engine(deepseek, slots=1, jacobi=False), [asking])]
     assert kinds == [Preview, Preview, Finished]
 
 
 def test_a_failed_image_is_reported_and_others_are_finished(
     deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(deepseek, slots=2)
+    engine = Engine(deepseek, slots=2, jacobi=False)
     step = engine.decoder.step
 
     def poison(*arguments: object) -> Tensor:
@@ -108,7 +108,7 @@ def test_a_failed_image_is_reported_and_others_are_finished(
 
 def test_a_missed_deadline_raises_timeout_error(deepseek: Janus, prompts: list[list[int]]) -> None:
     clock = Clock()
-    engine = Engine(deepseek, slots=1, clock=clock)
+    engine = Engine(deepseek, slots=1, jacobi=False, clock=clock)
     late = Job(prompts[0], None, (1,), GREEDY, deadline=5.0)
 
     def tick(_: int) -> None:
@@ -126,7 +126,7 @@ def test_a_job_that_is_not_due_yet_holds_nothing_up(deepseek: Janus, prompts: li
     def arrive() -> Iterator[Job | None]:
         yield from (None, job(prompts[0], GREEDY, 1), None, None, job(prompts[1], GREEDY, 1), None)
 
-    drawn = list(draw(Engine(deepseek, slots=2), arrive(), on_step=counts.append))
+    drawn = list(draw(Engine(deepseek, slots=2, jacobi=False), arrive(), on_step=counts.append))
     assert all(isinstance(event, Finished) for _, event in drawn)
     assert counts[:4] == [1, 2, 4, 6]
     assert counts[-1] == 2 * deepseek.image_tokens
@@ -143,7 +143,7 @@ def test_images_that_end_in_the_step_of_a_deadline_are_yielded(deepseek: Janus, 
         clock.now += 1
 
     def draw_both() -> None:
-        for one, _ in draw(Engine(deepseek, slots=2, clock=clock), [late, in_time], on_step=tick):
+        for one, _ in draw(Engine(deepseek, slots=2, jacobi=False, clock=clock), [late, in_time], on_step=tick):
             drawn.append(one)
 
     with pytest.raises(TimeoutError, match="deadline"):

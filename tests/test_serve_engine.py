@@ -59,7 +59,7 @@ def test_each_image_equals_the_reference_loop(deepseek: Janus, prompts: list[lis
         arrivals.append((9 * number, job(prompts[rng.randrange(3)], params, *seeds, negative=negative)))
     expected = [reference(deepseek, one) for _, one in arrivals]
     for native in (True, False):
-        for windows in (None, RandomWindows(seed)):
+        for windows in (None, RandomWindows(seed), RandomWindows(seed, widest=32)):
             engine = Engine(deepseek, slots=3, native=native)
             engine._windows = windows
             assert list(map(codes_of, run(engine, arrivals))) == expected, (native, windows)

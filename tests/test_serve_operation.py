@@ -84,7 +84,7 @@ def test_a_step_that_fails_ends_a_stream_with_an_error(small_folder: Path, tmp_p
         "        return step(*arguments)\n"
         "    decoder.Decoder.step = broken\n"
     )
-    with ServeProcess(small_folder, environment={"PYTHONPATH": str(tmp_path)}) as server:
+    with ServeProcess(small_folder, "--no-jacobi", environment={"PYTHONPATH": str(tmp_path)}) as server:
         server.wait_until_ready()
         body = {"prompt": "a star", "stream": True, "partial_images": 7}
         with httpx.stream("POST", server.url + IMAGES, json=body, timeout=60) as stream:

@@ -13,7 +13,7 @@ from serve.engine.engine import Engine
 
 
 class ThreadBackend(EngineBackend):
-    """Backend of one model; tests reach its engine as `engine`."""
+    """Backend of one model; tests reach its engine as `engine`. A step samples one code, so that they can count."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class ThreadBackend(EngineBackend):
         release: bool = False,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine = Engine(janus, slots=slots, int8=int8, release=release)
+        self.engine = Engine(janus, slots=slots, int8=int8, jacobi=False, release=release)
         loaded = describe(self.engine, int8=int8)
         super().__init__(loaded, ThreadLink(self.engine), queue_limit=queue_limit, on_death=on_death)
 

@@ -41,7 +41,8 @@ class NativeBatch:
         self._library, self._state, self._images = library, state, tuple(images)
         count, vocabulary = len(images), state.vocabulary
         params = [image.params for image in images]
-        most = max(MOST_FED, sum(len(image.rows) for image in images))
+        fed = sum(width * len(image.rows) for width, image in zip(widths, images, strict=True))
+        most = max(MOST_FED, fed)  # more where images have joined those of a full step
         floats = [
             torch.tensor([float(one.guidance_scale) for one in params], dtype=torch.float32),
             torch.tensor([float(one.temperature) for one in params], dtype=torch.float32),

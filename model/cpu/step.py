@@ -164,7 +164,9 @@ class NativeStep:
         ends = call.all if rows.windowed else None  # rows of one token each do not wait for each other's keys
         self._library.step(*call.first, rows.count, *call.inputs, rows.count, ends, *call.last)
         rows.advanced()
-        return call.logits
+        if rows.count not in call.views:
+            call.views[rows.count] = call.logits[: rows.count]
+        return call.views[rows.count]
 
     def _prepare(self, codes: Tensor, rows: Rows, cache: KVCache) -> "_Call":
         most, threads = len(codes), torch.get_num_threads()
@@ -185,6 +187,7 @@ class NativeStep:
             inputs=tuple(addresses([codes, rows.index, rows.positions])),
             all=_int64s(range(most)),
             last=(*addresses([logits, scratch]), threads),
+            views={},
             held=(codes, rows.index, rows.positions, logits, scratch),
         )
 
@@ -204,6 +207,7 @@ class _Call(NamedTuple):
     inputs: tuple[Any, ...]
     all: ctypes.Array[ctypes.c_int64]  # numbers of all tokens
     last: tuple[Any, ...]
+    views: dict[int, Tensor]  # of the logits, by number of tokens
     held: tuple[Tensor, ...]  # keeps the memory alive: C has pointers only
 
     def suits(self, codes: Tensor, rows: Rows, cache: KVCache) -> bool:

@@ -142,7 +142,7 @@ class Engine:
             logits = self._decode()
             decoded = self._clock()
             if entering := self.scheduler.admit():
-                logits = torch.cat([logits[: self._batch.sampler.rows.count], self._prefill(entering)])
+                logits = torch.cat([logits, self._prefill(entering)])
                 events += [(slot.state, Started(slot.index)) for slot in entering]
             if self._batch.slots:
                 sampling = self._clock()
@@ -167,7 +167,7 @@ class Engine:
         return [(state, Ended("deadline", "the deadline passed")) for state in overdue]
 
     def _decode(self) -> Tensor:
-        """Logits of all places of the running rows' windows: [T or more, V]."""
+        """Logits of all places of the running rows' windows: [T, V]."""
         batch = self._batch
         if not batch.slots:
             return torch.zeros(0, self.janus.codebook_size, dtype=torch.float32, device=self.janus.device)
