@@ -1,6 +1,7 @@
 """Bounds on connections, heads and bodies, over real sockets; deadlines are a second or two."""
 
 import dataclasses
+import gc
 import json
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from ipaddress import ip_address
 import pytest
 
 from serve.http.connections.limits import ConnectionLimits, networks
+from serve.http.connections.protocol import BoundedProtocol
 from tests.bounded_server import LARGE, LIMITS, BoundedServer, rest, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -130,6 +132,19 @@ def test_the_limits_of_a_head_are_exact(served: BoundedServer) -> None:
     assert status(20, 4097, 9999) == b"431"
 
 
+def test_body_between_chunk_extensions_is_progress(served: BoundedServer) -> None:
+    """Ten of 1000 bytes, each before a byte of the body, though no more than 4096 may come in a row."""
+    with served.connect() as connection:
+        connection.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(10):
+            connection.sendall(b"1;" + b"a" * 1000 + b"\r\n")
+            time.sleep(0.02)
+            connection.sendall(b"x\r\n")
+            time.sleep(0.02)
+        connection.sendall(b"0\r\n\r\n")
+        assert b'{"bytes": 10,' in rest(connection)
+
+
 def test_trailers_are_no_headers(served: BoundedServer) -> None:
     answer = served.ask(POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-admin: yes\r\n\r\n")
     found = json.loads(answer.partition(b"\r\n\r\n")[2])
@@ -199,6 +214,28 @@ def test_a_client_that_does_not_read_is_left(served: BoundedServer) -> None:
 def test_what_is_no_http_is_answered_400(served: BoundedServer) -> None:
     assert refusal(served.ask(b"\x16\x03\x01\x02\x00\x01")) == (400, "this is not an HTTP request")
     assert refusal(served.ask(b"GET http://[ HTTP/1.1\r\n\r\n"))[0] == 400
+
+
+def test_an_ended_connection_is_freed_at_once(served: BoundedServer) -> None:
+    """Not when garbage is collected, until when its buffers would be kept."""
+    gc.collect()
+    gc.disable()
+    try:
+        for request in (
+            b"",
+            GET,
+            POST + b"Content-Length: 9\r\n\r\n",
+            b"no HTTP\r\n\r\n",
+            b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 30,
+        ):
+            served.ask(request)
+            served.until_connections(0)
+        deadline = time.monotonic() + 60
+        while any(type(one) is BoundedProtocol for one in gc.get_objects()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        gc.enable()
 
 
 def test_an_address_may_have_only_so_many_connections(served: BoundedServer) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import select
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ HELD = 2000
 FLOOD = 200 * 2**20  # bytes
 MIB = 2**20
 LIMITS = ("--connections", "500", "--connections-per-address", "60", "--header-seconds", "5", "--body-seconds", "5")
+BODIES = 64  # MiB, of all together
 POST = f"POST {IMAGES} HTTP/1.1\r\nHost: x\r\n".encode()
 BODY = POST + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"  # the beginning of one
 IDLE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"  # after an answer that is not read
@@ -26,7 +28,7 @@ SLOW = (b"", POST, BODY, b"", POST, BODY, POST, IDLE)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServeProcess]:
-    with ServeProcess("tiny", *LIMITS) as server:
+    with ServeProcess("tiny", *LIMITS, "--bodies-mib", str(BODIES)) as server:
         server.wait_until_ready()
         yield server
 
@@ -122,3 +124,27 @@ def test_a_flood_costs_no_memory_and_others_are_answered(server: ServeProcess, b
                 assert server.live
     assert memory(server) < before + 10
     assert refused(server)[431] > 0
+
+
+def test_bodies_of_many_clients_share_a_budget(server: ServeProcess) -> None:
+    """Twenty send 31 MiB each, and then no more: there is room for two of them, and the others are refused."""
+    before = memory(server)
+    length = f"Content-Type: application/json\r\nContent-Length: {32 * MIB}\r\n\r\n".encode()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(20)]
+        for client in clients:
+            client.sendall(POST + length)
+            with suppress(OSError):
+                for _ in range(31):
+                    client.sendall(b" " * MIB)
+            assert server.draw().status_code == 200
+            assert memory(server) < before + BODIES + 40
+        answered: list[socket.socket] = []
+        until = time.monotonic() + 60
+        while len(answered) < 18:
+            assert time.monotonic() < until
+            answered = select.select(clients, (), (), 1)[0]
+        assert {client.recv(12) for client in answered} == {b"HTTP/1.1 503"}
+    while "\nfocusdiff_request_body_bytes 0.0\n" not in server.get("/metrics").text:
+        assert time.monotonic() < until
+        time.sleep(0.1)

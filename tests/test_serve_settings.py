@@ -61,6 +61,7 @@ def test_common_settings_fill_in_what_a_model_leaves_out(tmp_path: Path) -> None
         (["--slots", "many"], "slots: "),
         (["--queue", "19"], "queue: "),
         (["--port", "70000"], "port: "),
+        (["--max-body-mib", "300"], "bodies_mib must be at least max_body_mib (300), not 256"),
         (["--rate-limit", "often"], "rate_limit: must be a number of images"),
         (["--model", "tiny", "--model", "tiny"], "two models are called 'tiny'"),
         (["--model", "a=tiny", "--model", "b=tiny", "--weights", "x.pt"], "weights suits one model"),

@@ -20,7 +20,8 @@ from pairs.judges.opening import open_judge
 from serve.backends.registry import Registry
 from serve.http.a1111.routes import a1111_router
 from serve.http.cancellation import ClientGone
-from serve.http.errors import ApiError, InvalidRequest, NotFound, TooLarge, error_answer
+from serve.http.errors import ApiError, Crowded, InvalidRequest, NotFound, TooLarge, error_answer
+from serve.http.guards.body_budget import BodyBudget
 from serve.http.guards.body_limit import BodyLimit
 from serve.http.guards.keys import KeyGuard, Keys
 from serve.http.guards.rates import Limiter
@@ -125,7 +126,9 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["Retry-After", "x-request-id", "x-ignored-fields"],
         )
-    app.add_middleware(BodyLimit, mib=settings.max_body_mib)
+    budget = BodyBudget(settings.bodies_mib, settings.body_seconds)
+    metrics.watch_bodies(lambda: budget.held)
+    app.add_middleware(BodyLimit, mib=settings.max_body_mib, budget=budget)
     app.add_middleware(RequestContext, metrics=metrics)
     app.add_middleware(SinglePathSlashes)
     _answer_errors(app)
@@ -154,7 +157,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused_by_framework(request: Request, error: HTTPException) -> JSONResponse:
-        kind = {404: NotFound, 413: TooLarge}.get(error.status_code, InvalidRequest)
+        kind = {404: NotFound, 413: TooLarge, 503: Crowded}.get(error.status_code, InvalidRequest)
         answer = error_answer(kind(str(error.detail)), request.url.path)
         answer.status_code = error.status_code
         answer.headers.update(error.headers or {})

@@ -12,7 +12,7 @@ ApiError                   status, type
 ├── Busy                   429  rate_limit_error         queue full or rate limit reached; sets Retry-After
 ├── GenerationFailed       500  server_error             an image cannot be drawn, or an unexpected error
 ├── Unavailable            503  server_error             loading, stopping, or the engine has failed
-│   └── Crowded            503  server_error             too many open connections; sets Retry-After
+│   └── Crowded            503  server_error             too many connections or bodies; sets Retry-After
 └── DeadlinePassed         504  timeout_error            the request's time limit passed
 """
 
@@ -126,7 +126,7 @@ class Unavailable(ApiError):
 
 
 class Crowded(Unavailable):
-    """Too many connections are open."""
+    """Too many connections are open, or too many bytes of request bodies are held."""
 
     @property
     def headers(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Metrics for Prometheus."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import get_args
 
@@ -94,6 +94,11 @@ class Metrics:
     def refuse_connection(self, status: int) -> None:
         """Count a connection that was ended because of its client, or because there were too many."""
         self._refused.labels(str(status)).inc()
+
+    def watch_bodies(self, held: Callable[[], float]) -> None:
+        """Read the bytes of request bodies that are held from `held`, at each scrape."""
+        text = "Bytes of request bodies that are held."
+        Gauge("focusdiff_request_body_bytes", text, registry=self._collectors).set_function(held)
 
     def enlarging(self) -> AbstractContextManager[None]:
         """Count a picture as in the upscaler or its queue, while the `with` block runs."""

@@ -46,6 +46,12 @@ class Settings(EngineSettings, BaseSettings):
         default=(), description="origins of web pages that may call the API (https://example.org)"
     )
     max_body_mib: float = Field(default=32, gt=0, description="largest request body in MiB")
+    bodies_mib: float = Field(
+        default=256,
+        gt=0,
+        description="MiB of all request bodies that are held at once, until they are answered; the first 64 KiB of each "
+        "do not count",
+    )
     body_seconds: float = Field(
         default=30,
         gt=0,
@@ -141,6 +147,14 @@ class Settings(EngineSettings, BaseSettings):
         if value is not None and not value.is_file():
             raise ValueError(f"no such file: {value}")
         return value
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.bodies_mib < self.max_body_mib:
+            raise ValueError(
+                f"bodies_mib must be at least max_body_mib ({self.max_body_mib:g}), not {self.bodies_mib:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _aliases_fit(self) -> Self:

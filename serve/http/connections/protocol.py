@@ -5,7 +5,7 @@ that grows with the square of its length, in which nobody else is answered.
 """
 
 import asyncio
-from typing import Any, Literal
+from typing import Any
 
 import httptools
 from uvicorn.config import Config
@@ -13,11 +13,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from serve.http.connections.census import Census
-from serve.http.connections.limits import BYTES_A_SECOND
+from serve.http.connections.incoming import Incoming
 from serve.http.connections.reader import Reader
 from serve.http.connections.refusal import refusal
 from serve.http.connections.timer import Timer
-from serve.http.errors import ApiError, ClientTooSlow, Crowded, HeadersTooLarge, InvalidRequest
+from serve.http.errors import ApiError, Crowded, InvalidRequest
 
 _LINGER_SECONDS = 2.0  # for reading a refusal; a connection that is closed with data unread would lose it
 
@@ -25,8 +25,7 @@ _LINGER_SECONDS = 2.0  # for reading a refusal; a connection that is closed with
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
-    A request has a head, the request line and headers, and a body. Between requests the connection is idle. A timer runs
-    while something of the request is missing, or while the client does not read; none runs during an answer.
+    A timer runs while something of the request is missing, or while the client does not read; none runs during an answer.
 
     A request that follows before the last one is answered (pipelining, which no client uses) is not answered: the
     connection ends with the answer, and the client sends it again, as RFC 9112 section 9.3.2 asks.
@@ -43,20 +42,16 @@ class BoundedProtocol(HttpToolsProtocol):
         assert isinstance(server_state, Census)
         self._census = server_state
         self._limits = server_state.limits
-        self._part: Literal["head", "body", "idle"] = "head"
-        self._size = 0  # bytes of an unfinished head, or in a row that were no body
-        self._fields = self._headers = 0  # bytes and number of the fields that the parser has handed over
-        self._body = 0
-        self._body_began = 0.0
-        self._reading, self._lingering = Timer(self.loop), Timer(self.loop)
+        self._lingering = Timer(self.loop)
+        self._incoming: Incoming
         self._reader: Reader
-        self._refusal: ApiError | None = None  # raised by a callback of the parser
         self._ending = False  # what comes is no longer parsed
 
     # of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._incoming = Incoming(self._limits, self.loop, self.flow)
         self._reader = Reader(transport, self.loop, self._limits.body_seconds)
         if (crowded := self._census.enter(self._address)) is not None:
             self._refuse(crowded)
@@ -64,7 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading.stop()
+        self._incoming.stop()
         self._lingering.stop()
         self._reader.stop()
         self._census.leave(self, self._address)
@@ -74,21 +69,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._ending:
             return
         self._unset_keepalive_if_required()
-        if self._part == "idle":
+        if self._incoming.part == "idle":
             self._expect_head()
-        part, body = self._part, self._body
+        before = self._incoming.progress
         try:
             self.parser.feed_data(data)
+            if self._incoming.progress == before:
+                self._incoming.add_unparsed(len(data))
         except httptools.HttpParserUpgrade:
             pass  # answered as if it had not asked for another protocol
-        except httptools.HttpParserError:
-            self._refuse(self._refusal or InvalidRequest("this is not an HTTP request"))
-            return
-        # counted here as well, since the parser hands over whole headers only, and spaces and chunk extensions never
-        if part == self._part != "idle" and body == self._body:
-            self._size += len(data)
-            if self._size > self._limits.header_bytes:
-                self._refuse(self._too_large())
+        except httptools.HttpParserError as error:
+            self._refuse(_raised_by_callback(error) or InvalidRequest("this is not an HTTP request"))
+        except ApiError as error:
+            self._refuse(error)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -104,38 +97,32 @@ class BoundedProtocol(HttpToolsProtocol):
     # of the parser
 
     def on_message_begin(self) -> None:
-        if self._part == "idle":
+        if self._incoming.part == "idle":
             self._expect_head()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
+        self._incoming.add_field(len(url), headers=0)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers += 1
-        self._count(len(name) + len(value))
-        if self._part == "head":  # not a trailer, which uvicorn would add to the headers of the running request
+        self._incoming.add_field(len(name) + len(value), headers=1)
+        if self._incoming.part == "head":  # not a trailer: uvicorn would add it to the headers of the running request
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._answering:
             raise ValueError("a request before the answer to the last one")
         super().on_headers_complete()
-        self._part = "body"
-        self._size = self._fields = self._headers = self._body = 0
-        self._body_began = self.loop.time()
-        self._reading.start(self._limits.body_seconds, self._check_body)
+        self._incoming.expect_body(self._late)
         self._census.owes(self)
 
     def on_body(self, body: bytes) -> None:
-        self._size = 0
-        self._body += len(body)
+        self._incoming.add_body(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._part = "idle"
-        self._reading.stop()
+        self._incoming.complete()
         if self._answering:
             self._census.settled(self)
         else:
@@ -150,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reader.watch()
         elif self._ending:
             self._end()
-        elif self._part != "body":
+        elif self._incoming.part != "body":
             self._census.owes(self)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -163,7 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """End for the sake of a new connection, unless an answer is under way."""
         if self._lingering.runs:
             self.transport.abort()
-        elif self._part == "idle":
+        elif self._incoming.part == "idle":
             self._ending = True
             self._end()
         else:
@@ -179,44 +166,20 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_head(self) -> None:
-        self._part = "head"
-        self._size = self._fields = self._headers = 0
-        self._reading.start(self._limits.header_seconds, self._head_is_late)
+        self._incoming.expect_head(self._late)
         if not self._answering:
             self._census.owes(self)
 
-    def _count(self, size: int) -> None:
-        self._fields += size
-        if self._fields > self._limits.header_bytes or self._headers > self._limits.headers:
-            self._refusal = self._too_large()
-            raise self._refusal
-
-    def _too_large(self) -> ApiError:
-        limits = self._limits
-        return HeadersTooLarge(
-            f"a request line and its headers may have {limits.header_bytes / 1024:g} KiB and {limits.headers} headers"
-        )
-
-    def _head_is_late(self) -> None:
-        if self._size or self._answering:
-            self._refuse(ClientTooSlow(f"the headers were not complete after {self._limits.header_seconds:g} seconds"))
+    def _late(self, why: ApiError) -> None:
+        if self._incoming.part == "body" or self._incoming.begun or self._answering:
+            self._refuse(why)
         else:
             self.transport.close()  # browsers connect ahead of any request, and would take an answer for that of the next
-
-    def _check_body(self) -> None:
-        seconds = self._limits.body_seconds + self._body / BYTES_A_SECOND
-        left = self._body_began + seconds - self.loop.time()
-        if left > 0:
-            self._reading.start(left, self._check_body)
-        elif self.flow.read_paused:  # the application is slow, not the client
-            self._reading.start(self._limits.body_seconds, self._check_body)
-        else:
-            self._refuse(ClientTooSlow(f"the body was not complete after {seconds:.0f} seconds"))
 
     def _refuse(self, why: ApiError) -> None:
         """Answer with an error and end; if an answer is under way, end with it."""
         self._ending = True
-        self._reading.stop()
+        self._incoming.stop()
         self._census.settled(self)
         if self.transport.is_closing():
             return
@@ -226,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # the application need not wait for the rest
             self.cycle.message_event.set()
-        if self._part != "body" or self.cycle.disconnected:  # else it has had its answer
+        if self._incoming.part != "body" or self.cycle.disconnected:  # else it has had its answer
             self.transport.write(refusal(why, self.server_state.default_headers))
         self._end()
 
@@ -241,3 +204,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._census.lingers(self)
             self._lingering.start(_LINGER_SECONDS, self.transport.abort)
         self.transport.write_eof()
+
+
+def _raised_by_callback(error: httptools.HttpParserError) -> ApiError | None:
+    """Refusal that a callback of the parser has raised, if that is why the parser has failed."""
+    return error.__context__ if isinstance(error.__context__, ApiError) else None
