@@ -58,7 +58,7 @@ def test_steps_that_cost_as_much_as_their_codes_are_plain() -> None:
 @pytest.mark.parametrize("step", [0.02, 0.05, 0.1])
 def test_the_width_of_one_image_has_the_most_codes_a_second(gain: float, step: float) -> None:
     """Against all widths, with a step that costs 1 + `step` for every code more."""
-    best = max(range(1, 13), key=lambda w: (1 + gain * reach(w)) / (1 + step * 2 * (w - 1)) / (1 + 0.03 * (w > 1)))
+    best = max(range(1, 13), key=lambda w: (1 + gain * reach(w)) / (1 + step * 2 * (w - 1)) / (1 + 0.1 * (w > 1)))
     seconds = {2 * w: 1 + step * 2 * (w - 1) for w in range(1, 33)}
     assert widths(slots(1), seconds=seconds, gain=gain) == (best,)
 

@@ -11,7 +11,9 @@ from serve.engine.slot import Slot
 
 _WIDEST = 12  # places; wider windows add next to nothing, even where a finished twin gives the guesses
 _POWER = 0.65  # see `reach`
-_MARGIN = 0.03  # by which windows must be better than single places: estimates err
+# by which windows must be better than single places: estimates err, and leave out the engine's own time, and that images
+# which end in different steps are decoded to pixels one by one
+_MARGIN = 0.1
 _KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
 _FIRST = 4  # measurements of a size, of which the fastest counts: the first step of a batch prepares its memory
