@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -62,25 +63,30 @@ class Timing:
         return self.codes + self.pixels
 
 
-def time_loop(draw: Callable[..., Tensor], work: Workload, images: int) -> Timing:
+def seeds_of(turn: int, images: int) -> range:
+    """Seeds of a round, other ones in each: the engine draws sooner what it drew before with the same seed."""
+    return range(turn * images, (turn + 1) * images)
+
+
+def time_loop(draw: Callable[..., Tensor], work: Workload, seeds: Sequence[int]) -> Timing:
     """Time a loop that returns codes, then transformers' image tokenizer."""
     image_tokenizer = ImageTokenizer(work.janus, native=False)
     _settle(work.janus)
     started = time.perf_counter()
-    codes = draw(work.janus, work.prompt, range(images), work.params)
+    codes = draw(work.janus, work.prompt, seeds, work.params)
     _settle(work.janus)
     middle = time.perf_counter()
     image_tokenizer.images(codes)
     return Timing(middle - started, time.perf_counter() - middle)
 
 
-def time_engine(engine: Engine, work: Workload, images: int) -> Timing:
-    """Time one job of `images` images on the engine."""
+def time_engine(engine: Engine, work: Workload, seeds: Sequence[int]) -> Timing:
+    """Time one job on the engine, with an image for each seed."""
     stopwatch = Stopwatch()
     _settle(work.janus)
     started = time.perf_counter()
     with stopwatch.timing(pixels=(engine.image_tokenizer, "images")):
-        list(draw(engine, [work.job(range(images))]))
+        list(draw(engine, [work.job(seeds)]))
     whole = time.perf_counter() - started
     return Timing(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
 
@@ -96,19 +102,19 @@ def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = Fals
     "no compiler" is the engine with PyTorch's operations only, as on machines without a C compiler.
     """
     engine, plain = (Engine(work.janus, slots=images, native=native) for native in (True, False))
-    ways: dict[str, Callable[[], Timing]] = {"engine": lambda: time_engine(engine, work, images)}
+    ways: dict[str, Callable[[range], Timing]] = {"engine": partial(time_engine, engine, work)}
     if engine.decoder.is_native:
         small = Engine(work.janus, slots=images, int8=True)
-        ways["int8"] = lambda: time_engine(small, work, images)
+        ways["int8"] = partial(time_engine, small, work)
     if work.janus.device.type == "cpu":
-        ways["no compiler"] = lambda: time_engine(plain, work, images)
+        ways["no compiler"] = partial(time_engine, plain, work)
     if not alone:
-        ways["transformers"] = lambda: time_loop(with_transformers, work, images)
-        ways["growing cache"] = lambda: time_loop(with_a_growing_cache, work, images)
+        ways["transformers"] = partial(time_loop, with_transformers, work)
+        ways["growing cache"] = partial(time_loop, with_a_growing_cache, work)
     taken: dict[str, list[Timing]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    for turn in range(rounds):
         for name, way in ways.items():
-            taken[name].append(way())
+            taken[name].append(way(seeds_of(turn, images)))
     kept = {name: times[1:] or times for name, times in taken.items()}  # the first round is a warm-up
     return {
         name: Timing(statistics.median(t.codes for t in times), statistics.median(t.pixels for t in times))
@@ -173,11 +179,11 @@ def preview_cost(work: Workload, images: int, *, rounds: int, each: int = 3) -> 
     engine = Engine(work.janus, slots=images)
     taken: dict[int, list[float]] = {0: [], each: []}
     made = 0
-    for _ in range(rounds):
-        for previews, times in taken.items():
+    for turn in range(rounds):
+        for number, (previews, times) in enumerate(taken.items()):
             _settle(work.janus)
             started = time.perf_counter()
-            jobs = [work.job([seed], previews=previews) for seed in range(images)]
+            jobs = [work.job([seed], previews=previews) for seed in seeds_of(2 * turn + number, images)]
             events = [event for _, event in draw(engine, jobs)]
             times.append(time.perf_counter() - started)
             if previews:
@@ -192,7 +198,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
     "own" is the rest of the engine's time; "png" is encoding the pictures afterwards.
     """
     engine = Engine(work.janus, slots=images)
-    list(draw(engine, [work.job(range(images))]))  # warm-up
+    list(draw(engine, [work.job(seeds_of(0, images))]))  # warm-up
     stopwatch = Stopwatch()
     started = time.perf_counter()
     with stopwatch.timing(
@@ -201,7 +207,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
         sample=(engine, "_sample"),
         pixels=(engine.image_tokenizer, "images"),
     ):
-        drawn = list(draw(engine, [work.job(range(images))]))
+        drawn = list(draw(engine, [work.job(seeds_of(1, images))]))
     whole = time.perf_counter() - started
     parts = dict(stopwatch.seconds)
     parts["own"] = whole - sum(parts.values())

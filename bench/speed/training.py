@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from bench.speed.baselines import with_a_growing_cache
-from bench.speed.engine import Workload, time_engine, time_loop
+from bench.speed.engine import Timing, Workload, seeds_of, time_engine, time_loop
 from bench.speed.memory import peak_bytes
 from model.janus import Janus
 from pairs.judges.exact.exact_judge import ExactJudge
@@ -96,16 +96,16 @@ def time_rollouts(janus: Janus, pictures: int, *, rounds: int) -> dict[str, floa
     """Pictures per second, pixels included: median over rounds in which all ways take turns."""
     work, few = Workload.of(janus), max(1, pictures // 8)
     together, alone = Engine(janus, slots=pictures, logprobs=True), Engine(janus, slots=1, logprobs=True)
-    ways: dict[str, Callable[[], float]] = {
-        "engine, together": lambda: pictures / time_engine(together, work, pictures).whole,
-        "engine, one at a time": lambda: few / time_engine(alone, work, few).whole,
-        "growing cache, together": lambda: pictures / time_loop(with_a_growing_cache, work, pictures).whole,
-        "growing cache, one at a time": lambda: 1 / time_loop(with_a_growing_cache, work, 1).whole,
+    ways: dict[str, tuple[int, Callable[[range], Timing]]] = {
+        "engine, together": (pictures, partial(time_engine, together, work)),
+        "engine, one at a time": (few, partial(time_engine, alone, work)),
+        "growing cache, together": (pictures, partial(time_loop, with_a_growing_cache, work)),
+        "growing cache, one at a time": (1, partial(time_loop, with_a_growing_cache, work)),
     }
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            taken[name].append(way())
+    for turn in range(rounds + 1):
+        for name, (images, way) in ways.items():
+            taken[name].append(images / way(seeds_of(turn, images)).whole)
     return {name: statistics.median(rates[1:]) for name, rates in taken.items()}
 
 
