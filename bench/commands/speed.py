@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from pathlib import Path
 
 from bench.commands.benches import Benches
 from bench.commands.history import add_history, keep
@@ -28,6 +29,25 @@ def add_speed(benches: Benches) -> None:
         "--baselines-up-to", type=int, default=4, metavar="N", help="most images for the other loops (default: 4)"
     )
     speed.set_defaults(run=measure_speed)
+
+    jacobi = benches.add_parser("jacobi", help="time Jacobi decoding against single places, and what it follows from")
+    jacobi.add_argument(
+        "--model", default="tiny", help="shipped name or folder, whose confirmation is recorded (default: tiny)"
+    )
+    jacobi.add_argument(
+        "--geometry", help="time random weights instead, with the recorded confirmation: janus-pro-1b or 12x768"
+    )
+    jacobi.add_argument(
+        "--images", type=int, nargs="+", default=[1], help="images drawn together with --geometry (default: 1)"
+    )
+    jacobi.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    jacobi.add_argument("--rounds", type=int, default=8, help="rounds per timing (default: 8)")
+    jacobi.add_argument("--cases", type=int, default=20, help="pairs of prompts recorded (default: 20)")
+    jacobi.add_argument(
+        "--seconds", type=float, default=4, help="per time slice of a saturated engine; 0: none (default: 4)"
+    )
+    jacobi.add_argument("--plot", type=Path, help="file for a picture of the confirmation (PNG)")
+    jacobi.set_defaults(run=measure_jacobi)
 
     training = benches.add_parser("training", help="time steps of GRPO by part, rollouts, and the trainer's pass")
     training.add_argument("--model", default="tiny-base", help="shipped name or folder (default: tiny-base)")
@@ -87,7 +107,7 @@ def add_speed(benches: Benches) -> None:
     )
     startup.set_defaults(run=measure_startup)
 
-    for bench in (speed, training, load, triton, waiting, paircomp, startup):
+    for bench in (speed, jacobi, training, load, triton, waiting, paircomp, startup):
         add_history(bench)
 
 
@@ -106,6 +126,24 @@ def measure_speed(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         arrivals=arguments.arrivals,
         baselines_up_to=arguments.baselines_up_to,
+        show=_show,
+    )
+    keep(measurement, arguments.history)
+
+
+def measure_jacobi(arguments: argparse.Namespace) -> None:
+    """Print the tables of Jacobi decoding."""
+    from bench.speed.jacobi_report import report
+
+    measurement = report(
+        model=arguments.model,
+        geometry=arguments.geometry,
+        images=sorted(set(arguments.images)),
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        cases=arguments.cases,
+        seconds=arguments.seconds,
+        plot=arguments.plot,
         show=_show,
     )
     keep(measurement, arguments.history)

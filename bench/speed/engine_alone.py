@@ -74,6 +74,7 @@ class EngineAlone:
         prompt: of all images.
         slots: guided images drawn at once.
         threads: of the process.
+        jacobi: whether it draws with windows of several places.
         environment: variables in addition to this process's.
     """
 
@@ -84,10 +85,12 @@ class EngineAlone:
         *,
         slots: int,
         threads: int,
+        jacobi: bool = True,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         command = [sys.executable, "-m", "bench.speed.engine_alone", model, prompt]
         command += ["--slots", str(slots), "--threads", str(threads)]
+        command += [] if jacobi else ["--no-jacobi"]
         variables = os.environ | {"OMP_NUM_THREADS": str(threads), **environment}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
@@ -123,9 +126,10 @@ def main() -> None:
     parser.add_argument("prompt")
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--jacobi", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    engine = Engine(load(arguments.model, device="cpu"), slots=arguments.slots)
+    engine = Engine(load(arguments.model, device="cpu"), slots=arguments.slots, jacobi=arguments.jacobi)
     for line in sys.stdin:
         rate = images_per_second(engine, arguments.prompt, seconds=float(line))
         print(rate, flush=True)

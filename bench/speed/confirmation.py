@@ -1,0 +1,113 @@
+"""Codes that steps of the engine add with windows of one width (`serve.engine.windows`), recorded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from model.janus import Janus
+from pairs.paircomp import Case
+from pairs.scores import Mean, mean
+from serve.engine.draw import draw
+from serve.engine.engine import Engine
+from serve.engine.events import Finished
+from serve.engine.job import Job
+from serve.engine.slot import Slot
+from serve.engine.windows import WindowChooser
+
+WIDTHS = range(1, 13)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of an image, as a step computed it.
+
+    place: of its first code.
+    width: its places; fewer than were wanted at an image's end.
+    added: codes that it added, 1 to `width`.
+    """
+
+    place: int
+    width: int
+    added: int
+
+
+class ForcedWidths(WindowChooser):
+    """Gives every image windows of one width, and records them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._width, self.windows = width, list[Window]()
+
+    def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
+        return (self._width,) * len(slots)
+
+    def note(
+        self, slots: Sequence[Slot], windows: Sequence[int], confirmed: Sequence[int], *, fed: int, seconds: float
+    ) -> None:
+        for slot, width, added in zip(slots, windows, confirmed, strict=True):
+            self.windows.append(Window(slot.sampled - added, width, added))
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Windows of a model's pictures.
+
+    windows: width → for each picture, the windows of all steps after its prompt's, in order.
+    tokens: codes of a picture.
+    grid: codes in a line of it.
+    """
+
+    windows: Mapping[int, Sequence[Sequence[Window]]]
+    tokens: int
+    grid: int
+
+    def codes_per_step(self, width: int) -> Mean:
+        """Codes that a step adds: mean over pictures. The first code of a picture comes with its prompt."""
+        return mean([(self.tokens - 1) / len(picture) for picture in self.windows[width]])
+
+    def by_line(self, width: int) -> list[list[int]]:
+        """For each line of the picture, codes that each window added that began there; windows cut short are left out."""
+        lines: list[list[int]] = [[] for _ in range(self.tokens // self.grid)]
+        for picture in self.windows[width]:
+            for window in picture:
+                if window.width == width:
+                    lines[window.place // self.grid].append(window.added)
+        return lines
+
+
+def record(janus: Janus, cases: Iterable[Case], *, twin: bool) -> Confirmation:
+    """Draw both pictures of each case, one at a time, with windows of each of `WIDTHS`.
+
+    Args:
+        janus: a model with a tokenizer, of which the C functions can compute.
+        cases: pairs of prompts.
+        twin: whether the picture of the other prompt with the same seed is drawn before each.
+
+    Raises:
+        AssertionError: the codes are not those of single places.
+    """
+    jobs = [pair_of(janus, case, seed=2 * case.number + own)[:: -1 if own else 1] for case in cases for own in (0, 1)]
+    plain = Engine(janus, slots=1, jacobi=False)
+    expected = [codes_of(plain, [job]) for job, _ in jobs]
+    found = {}
+    for width in WIDTHS:
+        chooser, engine, pictures = ForcedWidths(width), Engine(janus, slots=1), []
+        engine._windows = chooser
+        for (job, other), codes in zip(jobs, expected, strict=True):
+            if twin:
+                codes_of(engine, [other])
+            chooser.windows = []
+            assert codes_of(engine, [job]) == codes, f"windows of {width} places draw other codes"
+            pictures.append(tuple(chooser.windows))
+        found[width] = pictures
+    return Confirmation(found, janus.image_tokens, janus.grid)
+
+
+def pair_of(janus: Janus, case: Case, *, seed: int) -> tuple[Job, Job]:
+    """Jobs of a picture of each of a case's prompts, with the same seed."""
+    first, second = (Job(janus.encode(prompt), None, (seed,), janus.sampling) for prompt in case.prompts)
+    return first, second
+
+
+def codes_of(engine: Engine, jobs: Iterable[Job]) -> dict[tuple[Job, int], tuple[int, ...]]:
+    """Draw jobs: the codes of each one's pictures."""
+    return {(job, event.index): event.codes for job, event in draw(engine, jobs) if isinstance(event, Finished)}

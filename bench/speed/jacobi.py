@@ -1,0 +1,171 @@
+"""Pictures drawn with windows of one place and with Jacobi decoding, in turn."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from bench.speed.confirmation import Confirmation, codes_of, pair_of
+from bench.speed.engine import Workload
+from bench.speed.replay import replaying
+from bench.speed.stopwatch import Stopwatch
+from model.janus import Janus
+from pairs.paircomp import Case
+from serve.engine.draw import draw
+from serve.engine.engine import Engine
+from serve.engine.events import Finished
+from serve.engine.job import Job
+
+Codes = dict[tuple[int, ...], tuple[int, ...]]  # seed and prompt → codes of the picture
+
+_PICTURES = 16  # drawn in a round of a model that takes next to no time for one
+
+
+@dataclass(frozen=True)
+class Load:
+    """Images that are drawn together.
+
+    name: as tables show it.
+    images: their number.
+    jobs: the jobs of a batch, by its number; seeds differ between batches.
+    twins: jobs that are drawn before, apart.
+    """
+
+    name: str
+    images: int
+    jobs: Callable[[int], list[Job]]
+    twins: Callable[[int], list[Job]] | None = None
+
+    @property
+    def twin(self) -> bool:
+        """Whether the twins of the images are drawn before."""
+        return self.twins is not None
+
+
+def shipped_loads(janus: Janus, cases: Sequence[Case]) -> Iterator[Load]:
+    """Loads of a model with a tokenizer: prompts are those of pairs."""
+
+    def pair(number: int) -> tuple[Job, Job]:
+        return pair_of(janus, cases[number % len(cases)], seed=number)
+
+    def firsts(images: int) -> Callable[[int], list[Job]]:
+        return lambda batch: [pair(batch * images + image)[0] for image in range(images)]
+
+    yield Load("one image", 1, firsts(1))
+    yield Load("one, twin drawn before", 1, lambda batch: [pair(batch)[0]], lambda batch: [pair(batch)[1]])
+    yield Load("a pair", 2, lambda batch: [*pair(batch)])
+    yield Load("4 images", 4, firsts(4))
+    yield Load(
+        "8 of one prompt", 8, lambda batch: [replace(pair(batch)[0], seeds=tuple(range(8 * batch, 8 * batch + 8)))]
+    )
+    yield Load("16 images", 16, firsts(16))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One way of drawing a load.
+
+    codes: seconds for the codes of a batch.
+    whole: seconds until its pictures are there.
+    steps: of a batch.
+    """
+
+    codes: float
+    whole: float
+    steps: float
+
+
+@dataclass(frozen=True)
+class Both:
+    """Rounds of a load with single places and with Jacobi decoding."""
+
+    plain: list[Drawn]
+    jacobi: list[Drawn]
+
+    def ratios(self, part: str) -> list[float]:
+        """Single places ÷ Jacobi, of each round."""
+        return [getattr(a, part) / getattr(b, part) for a, b in zip(self.plain, self.jacobi, strict=True)]
+
+
+@contextmanager
+def single_places(engine: Engine) -> Iterator[None]:
+    """Let an engine draw without windows of several places inside the context: the same weights in the same memory."""
+    windows, engine._windows = engine._windows, None
+    try:
+        yield
+    finally:
+        engine._windows = windows
+
+
+def side_by_side(engine: Engine, load: Load, *, rounds: int) -> Both:
+    """Draw a load in alternated rounds, after one that is not counted.
+
+    Raises:
+        AssertionError: the codes differ.
+    """
+    batches, both = max(1, _PICTURES // load.images), Both([], [])
+
+    def plain(numbers: range) -> Codes:
+        with single_places(engine):
+            return _draw(engine, load, numbers, both.plain)
+
+    def jacobi(numbers: range) -> Codes:
+        return _draw(engine, load, numbers, both.jacobi)
+
+    for turn in range(rounds + 1):
+        numbers = range(turn * batches, (turn + 1) * batches)
+        first, second = (way(numbers) for way in (plain, jacobi)[:: -1 if turn % 2 else 1])
+        assert first == second, f"{load.name}: Jacobi decoding draws other codes"
+    return Both(both.plain[1:], both.jacobi[1:])
+
+
+def replayed_side_by_side(
+    engine: Engine, work: Workload, recorded: Confirmation, *, images: int, twin: bool, rounds: int
+) -> Both:
+    """Draw `images` images of a model with random weights in alternated rounds, with as many codes a window as recorded.
+
+    Args:
+        twin: whether the images are taken for ones whose twins were drawn before, as the recorded ones must be.
+    """
+    both = Both([], [])
+    load = Load("", images, lambda batch: [work.job(range(batch * images, (batch + 1) * images))])
+
+    def plain(turn: int) -> None:
+        with single_places(engine):
+            _draw(engine, load, [turn], both.plain)
+
+    def jacobi(turn: int) -> None:
+        if twin:
+            for seed in range(turn * images, (turn + 1) * images):
+                engine._remember(seed, (0,) * engine.janus.image_tokens)
+        with replaying(engine, recorded, prompt_tokens=len(work.prompt)):
+            _draw(engine, load, [turn], both.jacobi)
+
+    for turn in range(rounds):
+        for way in (plain, jacobi)[:: -1 if turn % 2 else 1]:
+            way(turn)
+    return both
+
+
+def _draw(engine: Engine, load: Load, numbers: Sequence[int], taken: list[Drawn]) -> Codes:
+    """Draw batches one after another, and note the mean over them."""
+    codes, steps, whole, stopwatch = Codes(), 0, 0.0, Stopwatch()
+
+    def count(_: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    for number in numbers:
+        if load.twins is not None:
+            codes_of(engine, load.twins(number))
+        jobs = load.jobs(number)
+        begun = time.perf_counter()
+        with stopwatch.timing(pixels=(engine.image_tokenizer, "images")):
+            found = list(draw(engine, jobs, on_step=count))
+        whole += time.perf_counter() - begun
+        codes |= {
+            (job.seeds[event.index], *job.prompt): event.codes for job, event in found if isinstance(event, Finished)
+        }
+    batches = len(numbers)
+    taken.append(Drawn((whole - stopwatch.seconds["pixels"]) / batches, whole / batches, steps / batches))
+    return codes

@@ -1,0 +1,225 @@
+"""`focusdiff-bench jacobi`: Jacobi decoding against single places."""
+
+import contextlib
+import gc
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.benchmarks.paircomp import prompts_file
+from bench.measurements.measurement import Measurement, Number
+from bench.speed.clients import PROMPT
+from bench.speed.confirmation import WIDTHS, Confirmation, record
+from bench.speed.engine import Workload
+from bench.speed.engine_alone import EngineAlone
+from bench.speed.geometry import GEOMETRIES, random_janus
+from bench.speed.jacobi import Both, replayed_side_by_side, shipped_loads, side_by_side
+from bench.speed.step_cost import H100, Shape, roofline, step_seconds
+from model.checkpoints.load import load
+from model.janus import Janus
+from model.sampler_state import MOST_FED
+from pairs.paircomp import Case, read_cases
+from pairs.scores import mean
+from serve.engine.engine import Engine
+from train.provenance import provenance
+
+_PRECISIONS = ("float32", "int8")
+_WIDER = (16, 24, 32)  # than the engine's windows: their cost is shown
+_LENGTH = 318  # tokens of a row of Janus-Pro in the middle of a picture
+_HEADER = (
+    "\n                                              steps of a batch   codes s  single ÷ Jacobi: codes     whole"
+    "  predicted, width, measured ÷ predicted"
+)
+Show = Callable[[str], None]
+
+
+def report(
+    *,
+    model: str,
+    geometry: str | None,
+    images: Sequence[int],
+    threads: int,
+    rounds: int,
+    cases: int,
+    seconds: float,
+    plot: Path | None,
+    show: Show,
+) -> Measurement:
+    """Record confirmation, measure what steps cost, draw both ways, and compare with what the former two predict.
+
+    Args:
+        model: shipped name or folder, whose confirmation is recorded.
+        geometry: model with random weights that is timed instead (`bench.speed.geometry`); its windows add as many codes
+            as recorded.
+        images: numbers of images that are drawn together with a geometry.
+        threads: CPU threads.
+        rounds: of each timing, after one that is not counted; with a geometry all are.
+        cases: pairs of prompts that confirmation is recorded with.
+        seconds: of each time slice of a saturated engine; 0 skips it.
+        plot: picture of the confirmation to write.
+        show: called with table lines as they are measured.
+
+    Raises:
+        ValueError: a setting is out of range, or the C functions are missing; the message says which.
+    """
+    for name, value in (("--threads", threads), ("--rounds", rounds), ("--cases", cases), ("--images", min(images))):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    torch.set_num_threads(threads)
+    pairs = read_cases(prompts_file("pairshapes-validation"))
+    trained = load(model, device="cpu")
+    if not Engine(trained, slots=1).decoder.is_native:
+        raise ValueError("Jacobi decoding needs the C functions: a C compiler and float32")
+    where = provenance(device="cpu", dtype="float32")
+    show(f"{geometry or trained.name}, {', '.join(f'{k} {v}' for k, v in where.items())}")
+    chosen = pairs[:: max(1, len(pairs) // cases)][:cases]
+    recorded = {twin: record(trained, chosen, twin=twin) for twin in (False, True)}
+    numbers = list(_confirmation(recorded, show))
+    if plot is not None:
+        from bench.speed.confirmation_plot import draw_confirmation
+
+        draw_confirmation(recorded, plot)
+    if geometry is None:
+        numbers += _shipped(trained, pairs, recorded, rounds=rounds, show=show)
+        if seconds:
+            numbers += _saturated(model, threads=threads, seconds=seconds, rounds=rounds, show=show)
+    else:
+        del trained
+        numbers += _random(geometry, recorded, images=images, rounds=rounds, show=show)
+    numbers += _on_an_accelerator(recorded, show)
+    workload = {"model": geometry or model, "confirmation": model, "cases": cases, "rounds": rounds, "seconds": seconds}
+    return Measurement("jacobi", workload, where, numbers)
+
+
+def _confirmation(recorded: Mapping[bool, Confirmation], show: Show) -> Iterator[Number]:
+    show("\ncodes a step adds       alone   with a twin")
+    for width in WIDTHS:
+        alone, twin = (recorded[own].codes_per_step(width) for own in (False, True))
+        show(f"{width:2} places      {alone!s:>15} {twin!s:>15}")
+        for name, one in (("alone", alone), ("with a twin", twin)):
+            yield Number(f"codes a step of {width} places, {name}", one.value, "codes", "higher", count=one.count)
+    show("\nby line of the picture, 4 places")
+    for name, own in (("alone", False), ("with a twin", True)):
+        lines = recorded[own].by_line(4)
+        show(f"{name:12} " + "  ".join(f"{mean(line).value:.2f}" if line else "    " for line in lines))
+
+
+def _shipped(
+    janus: Janus, pairs: Sequence[Case], recorded: Mapping[bool, Confirmation], *, rounds: int, show: Show
+) -> Iterator[Number]:
+    engines = {precision: Engine(janus, slots=16, int8=precision == "int8") for precision in _PRECISIONS}
+    tokens, loads = len(janus.encode(PROMPT)), list(shipped_loads(janus, pairs))
+    for precision, engine in engines.items():
+        cost = step_seconds(
+            engine,
+            _shapes({1, *(one.images for one in loads)}),
+            janus.sampling,
+            prompt_tokens=tokens,
+            rounds=5 * rounds,
+        )
+        yield from _costs(precision, cost, show)
+        show(_HEADER)
+        for one in loads:
+            both = side_by_side(engine, one, rounds=rounds)
+            predicted = _predicted(recorded[one.twin], one.images, cost)
+            yield from _compared(f"{precision}, {one.name}", both, predicted, show)
+
+
+def _random(
+    geometry: str, recorded: Mapping[bool, Confirmation], *, images: Sequence[int], rounds: int, show: Show
+) -> Iterator[Number]:
+    for precision in _PRECISIONS:
+        janus = random_janus(geometry, torch.device("cpu"), torch.float32)
+        engine = Engine(janus, slots=max(images), int8=precision == "int8", release=True)
+        work = Workload.of(janus)
+        cost = step_seconds(
+            engine, _shapes({1, *images}), work.params, prompt_tokens=len(work.prompt), rounds=2 * rounds
+        )
+        yield from _costs(precision, cost, show)
+        show(_HEADER)
+        for count in images:
+            for twin in (False, True):
+                predicted = _predicted(recorded[twin], count, cost)
+                both = replayed_side_by_side(engine, work, recorded[twin], images=count, twin=twin, rounds=rounds)
+                name = f"{precision}, {count} images{', twins drawn before' if twin else ''}, replayed"
+                yield from _compared(name, both, predicted, show)
+        del engine, janus, work
+        gc.collect()
+
+
+def _saturated(model: str, *, threads: int, seconds: float, rounds: int, show: Show) -> Iterator[Number]:
+    """Pictures a second of an engine whose 16 slots are always taken, in processes that take turns."""
+    with contextlib.ExitStack() as stack:
+        plain, jacobi = (
+            stack.enter_context(EngineAlone(model, PROMPT, slots=16, threads=threads, jacobi=one))
+            for one in (False, True)
+        )
+        ratios = []
+        for turn in range(rounds + 1):
+            rates = {one: one.saturate(seconds) for one in (plain, jacobi)[:: -1 if turn % 2 else 1]}
+            ratios.append(rates[jacobi] / rates[plain])
+    show(f"\nsaturated, 16 slots: images/s ÷ those of single places {mean(ratios[1:])}")
+    yield Number.of_rounds("saturated, 16 slots", ratios[1:], "ratio", "higher")
+
+
+def _on_an_accelerator(recorded: Mapping[bool, Confirmation], show: Show) -> Iterator[Number]:
+    """Predictions: roofline, at the recorded confirmation."""
+    show(
+        f"\npredicted, {H100.name} in bfloat16 at {H100.bandwidth / 1e12:.1f} TB/s and {H100.flops / 1e12:.0f} TFLOP/s\n"
+        "                                        ms/step   codes: single ÷ Jacobi   width"
+    )
+    for name in ("janus-pro-1b", "janus-pro-7b"):
+        for images in (1, 4, 16):
+            cost = {shape: roofline(GEOMETRIES[name], H100, shape, length=_LENGTH) for shape in _shapes({images})}
+            for twin in (False, True):
+                found = _predicted(recorded[twin], images, cost)
+                label = f"{name}, {images} images{', twins drawn before' if twin else ''}"
+                show(f"{label:38} {1000 * cost[images, 1]:8.2f}   {found.ratio:22.2f}×   {found.width:5}")
+                yield Number(f"predicted, {H100.name}, {label}", found.ratio, "ratio", "higher")
+
+
+class _Predicted(NamedTuple):
+    """The best width, and the time of single places ÷ that of windows of this width."""
+
+    width: int
+    ratio: float
+
+
+def _shapes(images: Set[int]) -> list[Shape]:
+    """Images and widths that the engine may choose, and for one image wider windows."""
+    chosen = [(count, width) for count in sorted(images) for width in WIDTHS if 2 * count * width <= MOST_FED]
+    return chosen + [(1, width) for width in _WIDER if 1 in images]
+
+
+def _predicted(recorded: Confirmation, images: int, cost: Mapping[Shape, float]) -> _Predicted:
+    """From codes a step as recorded, and seconds a step."""
+    seconds = {
+        width: cost[images, width] / recorded.codes_per_step(width).value for width in WIDTHS if (images, width) in cost
+    }
+    best = min(seconds, key=lambda width: seconds[width])
+    return _Predicted(best, seconds[1] / seconds[best])
+
+
+def _costs(precision: str, cost: Mapping[Shape, float], show: Show) -> Iterator[Number]:
+    show(f"\n{precision}: codes fed, one image      ms   ÷ 2 codes")
+    for width in (width for images, width in cost if images == 1):
+        seconds = cost[1, width]
+        show(f"{2 * width:27}  {1000 * seconds:8.3f}   {seconds / cost[1, 1]:8.2f}×")
+        yield Number(f"{precision}, step of {2 * width} codes", seconds / cost[1, 1], "ratio", "lower")
+
+
+def _compared(name: str, both: Both, predicted: _Predicted, show: Show) -> Iterator[Number]:
+    ratios = {part: both.ratios(part) for part in ("codes", "whole")}
+    steps = [statistics.mean(drawn.steps for drawn in way) for way in (both.plain, both.jacobi)]
+    seconds = statistics.median(drawn.codes for drawn in both.plain)
+    codes, whole = (mean(ratios[part]) for part in ("codes", "whole"))
+    show(
+        f"{name:46} {steps[0]:5.0f} → {steps[1]:5.1f} {seconds:9.3f}  {codes!s:>15}  {whole!s:>15}  "
+        f"{predicted.ratio:6.2f} {predicted.width:4}  {codes.value / predicted.ratio - 1:+7.1%}"
+    )
+    for part, values in ratios.items():
+        yield Number.of_rounds(f"{name}, {part}: single ÷ Jacobi", values, "ratio", "higher")
+    yield Number(f"{name}, codes: predicted single ÷ Jacobi", predicted.ratio, "ratio", "higher")
