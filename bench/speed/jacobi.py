@@ -18,6 +18,7 @@ from serve.engine.job import Job
 
 Codes = dict[tuple[int, ...], tuple[int, ...]]  # seed and prompt → codes of the picture
 
+_SEEDS = 100_000  # of a load; others have other ones: the engine remembers its pictures by seed
 _PICTURES = 16  # drawn in a round of a model that takes next to no time for one
 
 
@@ -45,20 +46,22 @@ class Load:
 def shipped_loads(janus: Janus, cases: Sequence[Case]) -> Iterator[Load]:
     """Loads of a model with a tokenizer: prompts are those of pairs."""
 
-    def pair(number: int) -> tuple[Job, Job]:
-        return pair_of(janus, cases[number % len(cases)], seed=number)
+    def pair(seed: int) -> tuple[Job, Job]:
+        return pair_of(janus, cases[seed % len(cases)], seed=seed)
 
-    def firsts(images: int) -> Callable[[int], list[Job]]:
-        return lambda batch: [pair(batch * images + image)[0] for image in range(images)]
+    def firsts(load: int, images: int) -> Callable[[int], list[Job]]:
+        return lambda batch: [pair(_SEEDS * load + batch * images + image)[0] for image in range(images)]
 
-    yield Load("one image", 1, firsts(1))
-    yield Load("one, twin drawn before", 1, lambda batch: [pair(batch)[0]], lambda batch: [pair(batch)[1]])
-    yield Load("a pair", 2, lambda batch: [*pair(batch)])
-    yield Load("4 images", 4, firsts(4))
-    yield Load(
-        "8 of one prompt", 8, lambda batch: [replace(pair(batch)[0], seeds=tuple(range(8 * batch, 8 * batch + 8)))]
-    )
-    yield Load("16 images", 16, firsts(16))
+    def group(batch: int) -> list[Job]:
+        first = 8 * (_SEEDS + batch)
+        return [replace(pair(first)[0], seeds=tuple(range(first, first + 8)))]
+
+    yield Load("one image", 1, firsts(0, 1))
+    yield Load("one, twin drawn before", 1, firsts(1, 1), lambda batch: [pair(_SEEDS + batch)[1]])
+    yield Load("a pair", 2, lambda batch: [*pair(2 * _SEEDS + batch)])
+    yield Load("4 images", 4, firsts(3, 4))
+    yield Load("16 images", 16, firsts(4, 16))
+    yield Load("8 of one prompt", 8, group)
 
 
 @dataclass(frozen=True)
