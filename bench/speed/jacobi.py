@@ -15,6 +15,7 @@ from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
+from serve.engine.twins import Twins
 
 Codes = dict[tuple[int, ...], tuple[int, ...]]  # seed and prompt → codes of the picture
 
@@ -92,12 +93,16 @@ class Both:
 
 @contextmanager
 def single_places(engine: Engine) -> Iterator[None]:
-    """Let an engine draw without windows of several places inside the context: the same weights in the same memory."""
-    windows, engine._windows = engine._windows, None
+    """Let an engine draw with one place a step inside the context: the same weights in the same memory.
+
+    Its pictures are not remembered: windows would take their codes as guesses.
+    """
+    kept = engine._windows, engine._twins
+    engine._windows, engine._twins = None, Twins()
     try:
         yield
     finally:
-        engine._windows = windows
+        engine._windows, engine._twins = kept
 
 
 def side_by_side(engine: Engine, load: Load, *, rounds: int) -> Both:
@@ -140,7 +145,7 @@ def replayed_side_by_side(
     def jacobi(turn: int) -> None:
         if twin:
             for seed in range(turn * images, (turn + 1) * images):
-                engine._remember(seed, (0,) * engine.janus.image_tokens)
+                engine._twins.add(seed, (0,) * engine.janus.image_tokens)
         with replaying(engine, recorded, prompt_tokens=len(work.prompt)):
             _draw(engine, load, [turn], both.jacobi)
 
