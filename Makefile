@@ -37,6 +37,7 @@ train: $(VENV)/.train
 
 bench: $(VENV)/.dev
 	$(BIN)/focusdiff-bench speed --model $(MODEL)
+	$(BIN)/focusdiff-bench jacobi --model $(MODEL)
 	$(BIN)/focusdiff-bench load --model $(MODEL)
 	$(BIN)/focusdiff-bench startup --model $(MODEL) --fresh
 

@@ -1,0 +1,148 @@
+"""The bench of Jacobi decoding: recordings, replay, loads and predictions."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.speed.confirmation import WIDTHS, Confirmation, ForcedWidths, Window, codes_of, pair_of, record
+from bench.speed.confirmation_plot import draw_confirmation, fitted_gain
+from bench.speed.geometry import GEOMETRIES
+from bench.speed.jacobi import shipped_loads, side_by_side, single_places
+from bench.speed.jacobi_report import report
+from bench.speed.replay import replaying
+from bench.speed.step_cost import Accelerator, roofline
+from model.checkpoints.load import load
+from model.janus import Janus
+from pairs.paircomp import Case
+from serve.engine.draw import draw
+from serve.engine.engine import Engine
+from serve.engine.windows import reach
+from tests.tools import needs_compiler
+
+SAME = Case(0, "Color", ("a red star", "a red star"))
+OTHER = Case(1, "Color", ("a red star", "a blue circle and two squares"))
+
+
+@pytest.fixture(scope="module")
+def small(small_folder: Path) -> Janus:
+    return load(small_folder, device="cpu")
+
+
+def constant(tokens: int, *, added: int) -> Confirmation:
+    """Every window adds `added` codes, or all of its places if they are fewer."""
+    windows = {width: [[Window(place, width, min(width, added)) for place in range(tokens)]] for width in WIDTHS}
+    return Confirmation(windows, tokens, grid=round(math.sqrt(tokens)))
+
+
+@needs_compiler
+def test_a_twin_of_the_same_prompt_makes_all_guesses_right(small: Janus) -> None:
+    """Then every window adds all of its places: an independent count of steps for every width."""
+    recorded = record(small, [SAME], twin=True)
+    for width in WIDTHS:
+        steps = math.ceil((small.image_tokens - 1) / width)
+        assert [len(picture) for picture in recorded.windows[width]] == [steps, steps]
+        assert recorded.codes_per_step(width).value == (small.image_tokens - 1) / steps
+        assert all(set(line) <= {width} for line in recorded.by_line(width))
+
+
+@needs_compiler
+def test_a_recording_has_every_code_once(small: Janus) -> None:
+    """Windows go on where the one before stopped, with a twin or not; single places add one code each."""
+    for twin in (False, True):
+        recorded = record(small, [OTHER], twin=twin)
+        assert recorded.codes_per_step(1).value == 1
+        for width in WIDTHS:
+            for picture in recorded.windows[width]:
+                places = [1]
+                for window in picture:
+                    assert window.place == places[-1]
+                    assert 1 <= window.added <= window.width <= width
+                    places.append(window.place + window.added)
+                assert places[-1] == small.image_tokens
+
+
+@needs_compiler
+@pytest.mark.parametrize("added", [1, 2, 3])
+def test_replayed_windows_add_what_was_recorded(small: Janus, added: int) -> None:
+    (job, _), other = pair_of(small, OTHER, seed=5), pair_of(small, SAME, seed=6)[0]
+    engine = Engine(small, slots=2)
+    engine._windows = chooser = ForcedWidths(3)
+    assert len(job.prompt) == len(other.prompt)
+    with replaying(engine, constant(small.image_tokens, added=added), prompt_tokens=len(job.prompt)):
+        codes_of(engine, [job, other])
+    whole = [window.added for window in chooser.windows if window.width == 3]
+    assert len(whole) > 4
+    assert set(whole) == {added}
+
+
+@needs_compiler
+def test_single_places_leave_no_guesses(small: Janus) -> None:
+    engine, (job, _) = Engine(small, slots=1), pair_of(small, OTHER, seed=5)
+    steps: list[int] = []
+    with single_places(engine):
+        list(draw(engine, [job], on_step=steps.append))
+    assert len(steps) == small.image_tokens
+    assert engine._twins.codes(5) is None
+    codes_of(engine, [job])
+    assert engine._twins.codes(5) is not None
+
+
+@needs_compiler
+def test_loads_are_drawn_both_ways_with_seeds_of_their_own(small: Janus) -> None:
+    engine, seeds = Engine(small, slots=16), list[int]()
+    for one in shipped_loads(small, [SAME, OTHER]):
+        jobs = [job for batch in range(3) for job in one.jobs(batch)]
+        assert sum(job.images for job in one.jobs(0)) == one.images
+        seeds += {seed for job in jobs for seed in job.seeds}
+        both = side_by_side(engine, one, rounds=1)
+        assert [drawn.steps for drawn in both.plain] == [small.image_tokens]
+        assert min(both.ratios("codes") + both.ratios("whole")) > 0
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_roofline_is_the_larger_of_reading_and_computing() -> None:
+    """A decoder of 1.234 billion weights and a head of 38 million; one row of no tokens each."""
+    one = GEOMETRIES["janus-pro-1b"]
+    weights = 24 * (4 * 2048**2 + 3 * 2048 * 5632) + 2048 * (2048 + 16384)
+    assert roofline(one, Accelerator("slow memory", 1e9, 1e30), (1, 4), length=0) == pytest.approx(2 * weights / 1e9)
+    assert roofline(one, Accelerator("slow products", 1e30, 1e9), (3, 4), length=9) == pytest.approx(
+        2 * weights * 2 * 3 * 4 / 1e9
+    )
+    kept = 2 * 3 * 318 * 2 * 24 * 2048  # images × rows × tokens × keys and values × layers × hidden
+    more = roofline(one, Accelerator("slow memory", 1e9, 1e30), (3, 1), length=318) - 2 * weights / 1e9
+    assert more == pytest.approx(2 * kept / 1e9)
+
+
+def test_the_fitted_gain_is_that_of_codes_made_with_it(tmp_path: Path) -> None:
+    tokens = 1001
+    windows = {width: [[Window(0, width, 1)] * round((tokens - 1) / (1 + 0.5 * reach(width)))] for width in WIDTHS}
+    recorded = Confirmation(windows, tokens, grid=1)
+    assert fitted_gain(recorded) == pytest.approx(0.5, abs=0.01)
+    draw_confirmation({False: recorded, True: recorded}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@needs_compiler
+def test_the_report_compares_measured_with_predicted(small_folder: Path) -> None:
+    before, lines = torch.get_num_threads(), list[str]()
+    found = report(
+        model=str(small_folder), geometry=None, images=[1], threads=1, rounds=1, cases=1, seconds=0, plot=None,
+        show=lines.append,
+    )  # fmt: skip
+    torch.set_num_threads(before)
+    numbers = {number.name: number for number in found.numbers}
+    for precision in ("float32", "int8"):
+        for load_ in ("one image", "one, twin drawn before", "a pair", "4 images", "16 images", "8 of one prompt"):
+            measured = numbers[f"{precision}, {load_}, codes: single ÷ Jacobi"]
+            assert measured.value > 0
+            assert measured.count == 1
+            assert numbers[f"{precision}, {load_}, codes: predicted single ÷ Jacobi"].value >= 1
+        assert numbers[f"{precision}, step of 2 codes"].value == 1
+    assert numbers["predicted, H100, janus-pro-7b, 1 images"].value > 1
+
+
+def test_bad_settings_of_the_bench_are_named() -> None:
+    with pytest.raises(ValueError, match="--cases"):
+        report(model="tiny", geometry=None, images=[1], threads=1, rounds=1, cases=0, seconds=0, plot=None, show=print)
