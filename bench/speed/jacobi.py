@@ -143,6 +143,7 @@ def replayed_side_by_side(
             _draw(engine, load, [turn], both.plain)
 
     def jacobi(turn: int) -> None:
+        engine._twins.clear()
         if twin:
             for seed in range(turn * images, (turn + 1) * images):
                 engine._twins.add(seed, (0,) * engine.janus.image_tokens)
