@@ -1,5 +1,6 @@
 """Pictures drawn with windows of one place and with Jacobi decoding, in turn."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,11 +72,13 @@ class Drawn:
 
     codes: seconds for the codes of a batch.
     whole: seconds until its pictures are there.
+    own: seconds for the codes that neither the decoder's steps nor the sampler take.
     steps: of a batch.
     """
 
     codes: float
     whole: float
+    own: float
     steps: float
 
 
@@ -89,6 +92,11 @@ class Both:
     def ratios(self, part: str) -> list[float]:
         """Single places ÷ Jacobi, of each round."""
         return [getattr(a, part) / getattr(b, part) for a, b in zip(self.plain, self.jacobi, strict=True)]
+
+    @property
+    def own_per_step(self) -> float:
+        """Seconds of a step with single places that neither the decoder nor the sampler takes."""
+        return statistics.median(drawn.own / drawn.steps for drawn in self.plain)
 
 
 @contextmanager
@@ -169,12 +177,17 @@ def _draw(engine: Engine, load: Load, numbers: Sequence[int], taken: list[Drawn]
             codes_of(engine, load.twins(number))
         jobs = load.jobs(number)
         begun = time.perf_counter()
-        with stopwatch.timing(pixels=(engine.image_tokenizer, "images")):
+        with stopwatch.timing(
+            pixels=(engine.image_tokenizer, "images"), step=(engine.decoder, "step"), sample=(engine, "_sample")
+        ):
             found = list(draw(engine, jobs, on_step=count))
         whole += time.perf_counter() - begun
         codes |= {
             (job.seeds[event.index], *job.prompt): event.codes for job, event in found if isinstance(event, Finished)
         }
     batches = len(numbers)
-    taken.append(Drawn((whole - stopwatch.seconds["pixels"]) / batches, whole / batches, steps / batches))
+    own = whole - sum(stopwatch.seconds.values())
+    taken.append(
+        Drawn((whole - stopwatch.seconds["pixels"]) / batches, whole / batches, own / batches, steps / batches)
+    )
     return codes

@@ -124,7 +124,7 @@ def _shipped(
         show(_HEADER)
         for one in loads:
             both = side_by_side(engine, one, rounds=rounds)
-            predicted = _predicted(recorded[one.twin], one.images, cost)
+            predicted = _predicted(recorded[one.twin], one.images, cost, own=both.own_per_step)
             yield from _compared(f"{precision}, {one.name}", both, predicted, show)
 
 
@@ -142,8 +142,8 @@ def _random(
         show(_HEADER)
         for count in images:
             for twin in (False, True):
-                predicted = _predicted(recorded[twin], count, cost)
                 both = replayed_side_by_side(engine, work, recorded[twin], images=count, twin=twin, rounds=rounds)
+                predicted = _predicted(recorded[twin], count, cost, own=both.own_per_step)
                 name = f"{precision}, {count} images{', twins drawn before' if twin else ''}, replayed"
                 yield from _compared(name, both, predicted, show)
         del engine, janus, work
@@ -175,7 +175,7 @@ def _on_an_accelerator(recorded: Mapping[bool, Confirmation], show: Show) -> Ite
         for images in (1, 4, 16):
             cost = {shape: roofline(GEOMETRIES[name], H100, shape, length=_LENGTH) for shape in _shapes({images})}
             for twin in (False, True):
-                found = _predicted(recorded[twin], images, cost)
+                found = _predicted(recorded[twin], images, cost, own=0)
                 label = f"{name}, {images} images{', twins drawn before' if twin else ''}"
                 show(f"{label:38} {1000 * cost[images, 1]:8.2f}   {found.ratio:22.2f}×   {found.width:5}")
                 yield Number(f"predicted, {H100.name}, {label}", found.ratio, "ratio", "higher")
@@ -194,13 +194,14 @@ def _shapes(images: Set[int]) -> list[Shape]:
     return chosen + [(1, width) for width in _WIDER if 1 in images]
 
 
-def _predicted(recorded: Confirmation, images: int, cost: Mapping[Shape, float]) -> _Predicted:
-    """From codes a step as recorded, and seconds a step."""
-    seconds = {
-        width: cost[images, width] / recorded.codes_per_step(width).value for width in WIDTHS if (images, width) in cost
-    }
-    best = min(seconds, key=lambda width: seconds[width])
-    return _Predicted(best, seconds[1] / seconds[best])
+def _predicted(recorded: Confirmation, images: int, cost: Mapping[Shape, float], *, own: float) -> _Predicted:
+    """From codes a step as recorded, and seconds a step: `cost` of decoder and sampler, and the engine's `own`.
+
+    The width is the best by `cost` alone, from which the engine chooses.
+    """
+    codes = {width: recorded.codes_per_step(width).value for width in WIDTHS if (images, width) in cost}
+    best = min(codes, key=lambda width: cost[images, width] / codes[width])
+    return _Predicted(best, (cost[images, 1] + own) * codes[best] / (cost[images, best] + own))
 
 
 def _costs(precision: str, cost: Mapping[Shape, float], show: Show) -> Iterator[Number]:

@@ -32,6 +32,7 @@ def step_seconds(
     middle = (janus.image_tokens - max(width for _, width in shapes)) // 2
     for turn in range(rounds):
         for images, width in list(shapes)[:: -1 if turn % 2 else 1]:
+            sampler.begin(range(0, 2 * images, 2))  # forgets guesses, which would all be right
             batch = sampler.batch(
                 [
                     SampledImage((2 * image, 2 * image + 1), (prompt_tokens,) * 2, params, image, middle)
@@ -40,6 +41,7 @@ def step_seconds(
                 [width] * images,
             )
             for timed in (False, True, True):  # the first step of a batch prepares its memory
+                assert batch.rows.count == 2 * images * width, "the window was cut short"
                 begun = time.perf_counter()
                 batch.sample(engine.decoder.step(batch.codes, batch.rows, engine.cache))
                 if timed:
