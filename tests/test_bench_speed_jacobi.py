@@ -12,7 +12,7 @@ from bench.speed.geometry import GEOMETRIES
 from bench.speed.jacobi import shipped_loads, side_by_side, single_places
 from bench.speed.jacobi_report import report
 from bench.speed.replay import replaying
-from bench.speed.step_cost import Accelerator, roofline
+from bench.speed.step_cost import Accelerator, roofline, step_seconds
 from model.checkpoints.load import load
 from model.janus import Janus
 from pairs.paircomp import Case
@@ -100,6 +100,15 @@ def test_loads_are_drawn_both_ways_with_seeds_of_their_own(small: Janus) -> None
         assert [drawn.steps for drawn in both.plain] == [small.image_tokens]
         assert min(both.ratios("codes") + both.ratios("whole")) > 0
     assert len(set(seeds)) == len(seeds)
+
+
+@needs_compiler
+def test_timed_steps_are_fed_whole_windows_in_every_round(small: Janus) -> None:
+    """Guesses that an earlier round left would all be right, and soon the picture would end."""
+    shapes = [(1, 1), (1, 24), (2, 3)]
+    taken = step_seconds(Engine(small, slots=2), shapes, small.sampling, prompt_tokens=9, rounds=3)
+    assert list(taken) == shapes
+    assert min(taken.values()) > 0
 
 
 def test_a_roofline_is_the_larger_of_reading_and_computing() -> None:
