@@ -29,7 +29,7 @@ def slots(count: int, *, guided: bool = True) -> list[Slot]:
 
 def widths(images: list[Slot], *, seconds: Mapping[int, float], gain: float | None = None) -> tuple[int, ...]:
     """Choice of a chooser that has measured steps of these sizes and, if given, what windows add."""
-    chooser = WindowChooser()
+    chooser = WindowChooser(most_images=64)
     for fed, one in seconds.items():
         for _ in range(4):
             chooser.costs.add(fed, one)
@@ -66,7 +66,7 @@ def test_the_width_of_one_image_has_the_most_codes_a_second(gain: float, step: f
 def test_places_go_to_the_image_whose_guesses_are_right() -> None:
     images = slots(2)
     images[0].added, images[0].reached = 800, 1000.0
-    chooser = WindowChooser()
+    chooser = WindowChooser(most_images=64)
     for fed in (4, 64):
         for _ in range(4):
             chooser.costs.add(fed, 1 + fed / 20)
@@ -74,6 +74,15 @@ def test_places_go_to_the_image_whose_guesses_are_right() -> None:
     first, second = chooser.choose(images)
     assert first > 3 * second
     assert widths([*slots(1), *slots(1, guided=False)], seconds={3: 1, 64: 1.5})[1] > 1
+
+
+def test_several_images_are_plain_unless_allowed() -> None:
+    chooser = WindowChooser()
+    for fed in (2, 4, 64):
+        for _ in range(4):
+            chooser.costs.add(fed, 1.0)
+    assert chooser.choose(slots(1)) == (12,)
+    assert chooser.choose(slots(2)) == (1, 1)
 
 
 def test_a_batch_that_fills_a_step_is_plain() -> None:

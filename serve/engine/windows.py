@@ -101,9 +101,13 @@ class WindowChooser:
 
     A window of w places is expected to add 1 + gain · reach(w) codes. Places go to the image that gains most by one more;
     their number is the one with the most codes a second.
+
+    Args:
+        most_images: of a batch that gets windows. With more than one, no gain was measured so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_images: int = 1) -> None:
+        self._most_images = most_images
         self.costs = StepCosts()
         self._kinds = {False: Confirmation(0.4), True: Confirmation(0.56)}  # without and with a finished twin
         self._choice = _Choice(())
@@ -142,7 +146,7 @@ class WindowChooser:
     def _chosen(self, slots: Sequence[Slot]) -> _Choice:
         widths, rows = [1] * len(slots), [len(slot.rows) for slot in slots]
         plain = sum(rows)
-        if not slots or plain + min(rows) > MOST_FED:
+        if not 0 < len(slots) <= self._most_images or plain + min(rows) > MOST_FED:
             return _Choice(tuple(widths))
         if not self.costs.known(plain):
             return _Choice(tuple(widths), _FIRST)
