@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from model.sampler_state import MOST_FED
+from model.sampler.state import MOST_FED
 from serve.engine.slot import Slot
 from serve.engine.windows import WindowChooser
 

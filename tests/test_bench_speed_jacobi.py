@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.speed.confirmation import WIDTHS, Confirmation, ForcedWidths, Window, codes_of, pair_of, record
-from bench.speed.confirmation_plot import draw_confirmation, fitted_gain
 from bench.speed.geometry import GEOMETRIES
-from bench.speed.jacobi import shipped_loads, side_by_side, single_places
-from bench.speed.jacobi_report import report
-from bench.speed.replay import replaying
-from bench.speed.step_cost import Accelerator, roofline, step_seconds
+from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, ForcedWidths, Window, codes_of, pair_of, record
+from bench.speed.jacobi.loads import shipped_loads, side_by_side, single_places
+from bench.speed.jacobi.plot import draw_confirmation, fitted_gain
+from bench.speed.jacobi.replay import replaying
+from bench.speed.jacobi.report import report
+from bench.speed.jacobi.step_cost import Accelerator, roofline, step_seconds
 from model.checkpoints.load import load
 from model.janus import Janus
 from pairs.paircomp import Case

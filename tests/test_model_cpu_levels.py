@@ -19,8 +19,8 @@ from model.cpu.levels import LEVELS, levels_of
 from model.decoder import Decoder
 from model.janus import Janus
 from model.params import SamplingParams
-from model.sampler import Sampler
-from model.sampler_state import SampledImage
+from model.sampler.sampler import Sampler
+from model.sampler.state import SampledImage
 from model.sampling import guide
 from tests.tools import needs_compiler
 
@@ -165,7 +165,7 @@ def test_codes_of_each_level_equal_those_sampled_by_pytorch(
             batch.sample(logits)
         return sampler.codes(rows)
 
-    monkeypatch.setattr("model.sampler.native_library", lambda: libraries[level])
+    monkeypatch.setattr("model.sampler.sampler.native_library", lambda: libraries[level])
     assert torch.equal(sampled(native=True), sampled(native=False))
 
 
@@ -178,7 +178,7 @@ def test_guidance_of_each_level_rounds_twice_like_the_reference(
 
     A level with fused multiply-add would round once, and half of the ties would be broken.
     """
-    monkeypatch.setattr("model.sampler.native_library", lambda: libraries[level])
+    monkeypatch.setattr("model.sampler.sampler.native_library", lambda: libraries[level])
     params = SamplingParams(guidance_scale=3.3, temperature=0)
     pairs = torch.randn(64, 2, 32, generator=torch.Generator().manual_seed(0))
     guided = guide(pairs[:, 0], pairs[:, 1], 3.3)[:, None].expand(-1, 2, -1)

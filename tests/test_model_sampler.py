@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.noise import gumbel
 from model.params import MAX_SEED, SamplingParams
-from model.sampler import Sampler
-from model.sampler_state import SampledImage
+from model.sampler.sampler import Sampler
+from model.sampler.state import SampledImage
 from model.sampling import filtered, guide, sample
 from tests.tools import needs_compiler
 

@@ -16,8 +16,8 @@ from model.decoder import Decoder
 from model.janus import Janus
 from model.kv_cache import KVCache
 from model.params import SamplingParams
-from model.sampler import Sampler
-from model.sampler_state import SampledImage
+from model.sampler.sampler import Sampler
+from model.sampler.state import SampledImage
 from model.sampling import filtered, guide, sample
 from tests.drawing import SETTINGS
 from tests.tools import needs_compiler

@@ -133,7 +133,7 @@ def measure_speed(arguments: argparse.Namespace) -> None:
 
 def measure_jacobi(arguments: argparse.Namespace) -> None:
     """Print the tables of Jacobi decoding."""
-    from bench.speed.jacobi_report import report
+    from bench.speed.jacobi.report import report
 
     measurement = report(
         model=arguments.model,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.attention import Rows
 from model.cpu.library import addresses, numbers, pointers
-from model.sampler_state import MOST_FED, SampledImage, SamplerState
+from model.sampler.state import MOST_FED, SampledImage, SamplerState
 from model.sampling import filtered, guide, sample
 
 
@@ -26,7 +26,7 @@ class _Batch(ctypes.Structure):
 
 
 class NativeBatch:
-    """Images that are sampled together (`model.sampler_state.SamplerBatch`).
+    """Images that are sampled together (`model.sampler.state.SamplerBatch`).
 
     Args:
         library: the compiled C functions (`model.cpu.library`).
@@ -95,7 +95,7 @@ class NativeBatch:
         self.widen(widths)
 
     def widen(self, widths: Sequence[int]) -> None:
-        """Set the widths of the next windows (`model.sampler_state.SamplerBatch`)."""
+        """Set the widths of the next windows (`model.sampler.state.SamplerBatch`)."""
         fed = sum(width * len(image.rows) for width, image in zip(widths, self._images, strict=True))
         assert fed <= len(self.codes), f"{fed} codes in a step, of at most {len(self.codes)}"
         self._widths[:] = list(widths)
@@ -103,7 +103,7 @@ class NativeBatch:
         self.rows.restart(self._batch.fed_count, windowed=max(widths, default=1) > 1)
 
     def sample(self, logits: Tensor) -> Sequence[int]:
-        """Sample (`model.sampler_state.SamplerBatch`)."""
+        """Sample (`model.sampler.state.SamplerBatch`)."""
         if logits is not self._logits:  # the decoder returns the same tensor at every step
             assert logits.dtype == torch.float32
             self._logits, self._logits_address = logits, addresses([logits])[0]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from model.sampler import Sampler
-from model.sampler_state import SampledImage, SamplerBatch
+from model.sampler.sampler import Sampler
+from model.sampler.state import SampledImage, SamplerBatch
 from serve.engine.slot import Slot
 
 

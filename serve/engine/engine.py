@@ -15,7 +15,7 @@ from transformers import JanusForConditionalGeneration
 from model.decoder import Decoder
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
-from model.sampler import Sampler
+from model.sampler.sampler import Sampler
 from serve.engine.batch import Batch, first_rows
 from serve.engine.deadlines import Deadlines
 from serve.engine.events import Ended, Event, Failed, Finished, Preview, Started
@@ -36,10 +36,10 @@ class Engine:
         janus: the model.
         slots: guided images drawn at once; twice as many unguided ones.
         native: whether C functions may be used (`model.decoder.Decoder`, `model.image_tokenizer.ImageTokenizer`,
-            `model.sampler.Sampler`).
+            `model.sampler.sampler.Sampler`).
         int8: whether the decoder's matrices are 8-bit integers (`model.decoder.Decoder`).
         jacobi: whether a step may compute several places of an image, as if guesses of the codes between were right
-            (`model.sampler`). Pictures are the same, sooner where it pays.
+            (`model.sampler.sampler`). Pictures are the same, sooner where it pays.
         release: whether the model's own matrices may be freed, so that only this engine can compute with it.
         logprobs: whether `Finished` carries the log-probabilities of the codes.
         clock: seconds; the deadlines of jobs are times of this clock.

@@ -1,4 +1,4 @@
-"""How many places of each image a step computes: as many as pay.
+"""The number of places of each image that a step computes: as many as pay.
 
 A step of more places takes longer, and adds codes only if guesses turn out right. Both are measured while drawing.
 """
@@ -6,7 +6,7 @@ A step of more places takes longer, and adds codes only if guesses turn out righ
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.sampler_state import MOST_FED
+from model.sampler.state import MOST_FED
 from serve.engine.slot import Slot
 
 _WIDEST = 12  # places; wider windows add next to nothing, even where a finished twin gives the guesses
@@ -60,10 +60,10 @@ class StepCosts:
 
 
 def reach(width: int) -> float:
-    """How the codes that a window adds beyond the first grow with its width, up to a factor.
+    """Codes that a window is expected to add beyond the first, up to a factor, by its width in places.
 
-    Measured with the shipped models (docs/performance.md). More than each guess by itself would give: a wide window
-    leaves outputs behind its confirmed codes, which are better guesses than the code above.
+    Fitted to the shipped models (docs/performance.md). Wide windows add more than the chance of each single guess would
+    give: what they draw behind their confirmed codes are better guesses than the code above.
     """
     return float((width - 1) ** _POWER)
 

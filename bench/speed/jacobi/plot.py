@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.speed.confirmation import WIDTHS, Confirmation
+from bench.speed.jacobi.confirmation import WIDTHS, Confirmation
 from pairs.scores import mean
 from serve.engine.windows import reach
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from bench.speed.geometry import Geometry
 from model.params import SamplingParams
-from model.sampler import Sampler
-from model.sampler_state import SampledImage
+from model.sampler.sampler import Sampler
+from model.sampler.state import SampledImage
 from serve.engine.engine import Engine
 
 Shape = tuple[int, int]  # images, and places of each

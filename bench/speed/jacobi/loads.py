@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from bench.speed.confirmation import Confirmation, codes_of, pair_of
 from bench.speed.engine import Workload
-from bench.speed.replay import replaying
+from bench.speed.jacobi.confirmation import Confirmation, codes_of, pair_of
+from bench.speed.jacobi.replay import replaying
 from bench.speed.stopwatch import Stopwatch
 from model.janus import Janus
 from pairs.paircomp import Case

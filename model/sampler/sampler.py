@@ -14,8 +14,8 @@ from torch import Tensor
 from model.cpu.library import native_library
 from model.cpu.sampler import NativeBatch
 from model.device import upload
-from model.sampler_state import SampledImage, SamplerBatch, SamplerState
-from model.torch_sampler import NoiseTable, TorchBatch
+from model.sampler.state import SampledImage, SamplerBatch, SamplerState
+from model.sampler.torch_batch import NoiseTable, TorchBatch
 
 
 class Sampler:

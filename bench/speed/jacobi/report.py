@@ -12,15 +12,15 @@ import torch
 from bench.benchmarks.paircomp import prompts_file
 from bench.measurements.measurement import Measurement, Number
 from bench.speed.clients import PROMPT
-from bench.speed.confirmation import WIDTHS, Confirmation, record
 from bench.speed.engine import Workload
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.geometry import GEOMETRIES, random_janus
-from bench.speed.jacobi import Both, replayed_side_by_side, shipped_loads, side_by_side
-from bench.speed.step_cost import H100, Shape, roofline, step_seconds
+from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, record
+from bench.speed.jacobi.loads import Both, replayed_side_by_side, shipped_loads, side_by_side
+from bench.speed.jacobi.step_cost import H100, Shape, roofline, step_seconds
 from model.checkpoints.load import load
 from model.janus import Janus
-from model.sampler_state import MOST_FED
+from model.sampler.state import MOST_FED
 from pairs.paircomp import Case, read_cases
 from pairs.scores import mean
 from serve.engine.engine import Engine
@@ -79,7 +79,7 @@ def report(
     recorded = {twin: record(trained, chosen, twin=twin) for twin in (False, True)}
     numbers = list(_confirmation(recorded, show))
     if plot is not None:
-        from bench.speed.confirmation_plot import draw_confirmation
+        from bench.speed.jacobi.plot import draw_confirmation
 
         draw_confirmation(recorded, plot)
     if geometry is None:

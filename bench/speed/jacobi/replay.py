@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from bench.speed.confirmation import WIDTHS, Confirmation
+from bench.speed.jacobi.confirmation import WIDTHS, Confirmation
 from model.attention import Rows
 from model.kv_cache import KVCache
 from serve.engine.engine import Engine

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from model.attention import Rows
-from model.batch_sampling import BatchSettings, filter_each, guide_each, sample_each
 from model.device import upload
 from model.noise import gumbel
-from model.sampler_state import SampledImage, SamplerState
+from model.sampler.batch_sampling import BatchSettings, filter_each, guide_each, sample_each
+from model.sampler.state import SampledImage, SamplerState
 
 
 class NoiseTable:
@@ -85,7 +85,7 @@ class _Lines:
 
 
 class TorchBatch:
-    """Images that are sampled together (`model.sampler_state.SamplerBatch`)."""
+    """Images that are sampled together (`model.sampler.state.SamplerBatch`)."""
 
     def __init__(
         self, state: SamplerState, images: Sequence[SampledImage], widths: Sequence[int], noise: NoiseTable
@@ -98,12 +98,12 @@ class TorchBatch:
         self.widen(widths)
 
     def widen(self, widths: Sequence[int]) -> None:
-        """Set the widths of the next windows (`model.sampler_state.SamplerBatch`)."""
+        """Set the widths of the next windows (`model.sampler.state.SamplerBatch`)."""
         self._widths = tuple(widths)
         self._begin_step()
 
     def sample(self, logits: Tensor) -> Sequence[int]:
-        """Sample (`model.sampler_state.SamplerBatch`). The device is waited for if a window has several places."""
+        """Sample (`model.sampler.state.SamplerBatch`). The device is waited for if a window has several places."""
         state, draws, alone = self._state, self._draws, self._alone
         every_other = self._paired and alone
         conditional = logits[0::2] if every_other else logits[draws.conditional]

@@ -1,0 +1,1 @@
+"""Speed of windows of several places, and the numbers that explain it."""

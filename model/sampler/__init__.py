@@ -1,0 +1,1 @@
+"""Codes of all images being drawn, and sampling of the next ones."""
