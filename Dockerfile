@@ -19,14 +19,16 @@ RUN apt-get update \
 WORKDIR /build
 # Where packages come from. Arguments of this stage are no part of the image.
 ARG VARIANT PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
-# constraints.txt names PyTorch's build for CPUs; PyPI's, of the same version, is the one for CUDA
+# constraints.txt names PyTorch's build for CPUs; PyPI's, of the same version, is the one for CUDA. spandrel, for
+# --upscaler, comes without what it declares: torchvision must match the build of PyTorch, and is not needed.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=pyproject.toml,target=pyproject.toml \
     --mount=type=bind,source=constraints.txt,target=given.txt \
     if [ "$VARIANT" = cuda ]; then sed 's/^\(torch==.*\)+cpu$/\1/' given.txt; else cat given.txt; fi > constraints.txt \
  && python3 -c 'import tomllib; of = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
     print(*of["dependencies"], *of["optional-dependencies"]["triton"], sep="\n")' > requirements.txt \
- && pip install --disable-pip-version-check -c constraints.txt -r requirements.txt
+ && pip install --disable-pip-version-check -c constraints.txt -r requirements.txt \
+ && pip install --disable-pip-version-check -c constraints.txt --no-deps spandrel einops
 # What serving never opens: headers, programs and tests of PyTorch, tests of others, pip.
 COPY . src
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -25,6 +25,7 @@ from pairs.judges.settings import JudgeSettings
 from pairs.render import render
 from pairs.scene import Group, Scene
 from serve.backends.protocol import Backend
+from serve.http.routes.judgements import open_images
 from tests.thread_backend import ThreadBackend
 from tests.tiny_vlm import save_tiny_vlm
 
@@ -220,6 +221,19 @@ def test_an_image_that_is_not_base64_of_a_picture_is_named(client: TestClient, i
     answer = client.post("/v1/judgements", json={"prompts": ["a red star"], "images": [[star, image]]})
     assert answer.status_code == 400
     assert "images[0][1]" in answer.json()["error"]["message"]
+
+
+def test_pictures_are_bounded_together_before_any_is_decoded(client: TestClient) -> None:
+    """Four of 4096 pixels a side may be judged at once, and not one pixel more."""
+    sides = {side: io.BytesIO() for side in (1, 4096)}
+    for side, buffer in sides.items():
+        Image.new("1", (side, side)).save(buffer, format="PNG")
+    small, large = (base64.b64encode(buffer.getvalue()).decode() for buffer in sides.values())
+    opened = open_images({str(number): large for number in range(4)})
+    assert [image.size for image in opened] == [(4096, 4096)] * 4
+    answer = client.post("/v1/judgements", json={"prompts": ["a red star"], "images": [[large] * 4 + [small]]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "images must have at most 67108864 pixels altogether"
 
 
 def test_judgements_need_a_judge(backends: tuple[Backend, Backend], make_app: Callable[..., Any]) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from PIL import Image
@@ -63,12 +64,21 @@ def says_that_the_engine_died(draw: Draw) -> Iterator[Event | Exception]:
 
 @dataclass
 class World:
-    """Scripts by URL, one for each job that a server gets; the last one goes on. `seen` has those jobs."""
+    """Scripts by URL, one for each job that a server gets; the last one goes on. `seen` has those jobs.
+
+    While `beats` is cleared no server has a beat, while `draws` is cleared none draws on after a job's first event.
+    """
 
     scripts: dict[str, list[Script]] = field(default_factory=dict)
     descriptions: dict[str, Description] = field(default_factory=dict)
     pulses: dict[str, Pulse] = field(default_factory=dict)
     seen: list[tuple[str, Draw]] = field(default_factory=list)
+    beats: threading.Event = field(default_factory=threading.Event)
+    draws: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.beats.set()
+        self.draws.set()
 
 
 @pytest.fixture
@@ -92,6 +102,8 @@ def world(monkeypatch: pytest.MonkeyPatch, small_tokenizer: PreTrainedTokenizerF
 
         async def stream(self, requests: AsyncIterator[BaseModel]) -> AsyncGenerator[Answer]:
             async for _ in requests:
+                while not world.beats.is_set():
+                    await asyncio.sleep(0.01)
                 pulse = world.pulses.get(self.url, Pulse(ready=True, slots=2))
                 pulse = pulse.model_copy(update={"model": world.descriptions.get(self.url, usual).digest})
                 yield Answer(pulse.model_dump_json().encode(), None)
@@ -105,6 +117,8 @@ def world(monkeypatch: pytest.MonkeyPatch, small_tokenizer: PreTrainedTokenizerF
                 if isinstance(event, Exception):
                     raise event
                 yield Answer(json.dumps(event_as_json(event)).encode(), getattr(event, "picture", None))
+                while not world.draws.is_set():
+                    await asyncio.sleep(0.01)
 
         def drop(self) -> None:
             pass
@@ -192,6 +206,34 @@ def test_jobs_are_refused_at_once_when_other_clients_fill_the_queues(world: Worl
         draw(backend, 1, 2)
     assert full.value.waiting == 39
     assert full.value.wait_seconds == pytest.approx(8.0 / 39)
+    backend.close()
+
+
+def test_images_of_ours_that_ended_since_a_beat_make_room_at_once(world: World) -> None:
+    """At the beat all of a queue of 20 waited, ten of ours and ten of others; ours end before the next beat."""
+    backend = connect(world, a=[draws_well])
+    (server,) = backend.servers
+    job = Job([1, 2, 3, 4], None, tuple(range(10)), SamplingParams())
+
+    async def draw_amid_a_beat() -> None:
+        world.draws.clear()
+        async with backend.submit(job) as generation:
+            assert isinstance(await anext(generation), Queued)
+            world.pulses["a:1"] = Pulse(ready=True, slots=2, waiting=20)
+            while server.pulse.waiting < 20:
+                await asyncio.sleep(0.01)
+            world.beats.clear()
+            with pytest.raises(QueueFull):
+                backend.submit(replace(job, seeds=(1,)))
+            world.draws.set()
+            assert [event async for event in generation][-1] == Ended()
+        with pytest.raises(QueueFull, match="10 images are waiting"):
+            backend.submit(replace(job, seeds=tuple(range(11))))
+        async with backend.submit(job) as generation:
+            assert [event async for event in generation][-1] == Ended()
+        assert server.pulse.waiting == 20
+
+    asyncio.run(asyncio.wait_for(draw_amid_a_beat(), 60))
     backend.close()
 
 

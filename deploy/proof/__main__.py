@@ -15,6 +15,17 @@ from deploy.proof.server import answers, client, draw, draw_outside, free_port, 
 IMAGE, TRITON_IMAGE = "focusdiff:proof", "focusdiff-triton:proof"
 SECONDS = 40 * 60  # for everything
 DRAIN_SECONDS = 300
+# run in the container: a network that doubles a picture's sides, saved and loaded as --upscaler does
+_UPSCALER = """
+from pathlib import Path
+import torch
+from serve.upscaling.network import load_network
+file = Path("/data/double.pth")
+weights = {"body.0": (8, 3, 3, 3), "body.1": (8,), "body.2": (12, 8, 3, 3)}
+biases = {"body.0.bias": torch.zeros(8), "body.2.bias": torch.zeros(12)}
+torch.save({f"{name}.weight": torch.zeros(shape) for name, shape in weights.items()} | biases, file)
+print(load_network(file, "cpu").architecture)
+"""
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
@@ -66,6 +77,8 @@ def run_alone(engine: Engine, expected: bytes) -> dict[str, str]:
         "exec", "server", "python3", "-c", "from model.cpu.library import *; print(native_library())"
     )
     check("/model/cpu/built/" in loaded, f"the C functions were built ahead: {loaded.split(chr(39))[1]}")
+    loaded = engine.docker("exec", "server", "python3", "-c", _UPSCALER)
+    check(loaded == "RealESRGAN Compact", f"a network of --upscaler loads: {loaded}")
     tools = engine.docker("exec", "server", "sh", "-c", "command -v cc gcc ld make pip pip3 curl || true")
     check(not tools, "the image has no build tools")
     table["SIGTERM to the end, s"] = f"{stop_amid_requests(engine, url):.1f}"

@@ -135,5 +135,6 @@ class StepSamples:
         self._alike = self._alike + 1 if len(known) > 1 and known.min() == known.max() else 0
         if self._alike == _MOST_ALIKE or (self._alike and step == 0):
             raise self._folder.stopped(
-                step, f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken"
+                step,
+                f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken, or all pictures the same",
             )

@@ -93,7 +93,7 @@ class TritonBackend:
             ready = self._fleet.ready
             if not ready:
                 raise NotRunning(f"no Triton server is ready: {self._fleet.trouble}")
-            waiting = max(self._accepted.waiting, sum(server.pulse.waiting for server in ready))
+            waiting = self._accepted.waiting + sum(server.others for server in ready)
             wait_seconds = min(server.pulse.wait_seconds for server in ready)
             check_room(job.images, waiting=waiting, limit=self._room(ready), wait_seconds=wait_seconds)
             number, progress = self._accepted.add(job, self.info, Progress, self._cancel)

@@ -42,6 +42,7 @@ class TritonServer:
         self.heard = time.monotonic()  # when something was answered last
         self.description: Description | None = None
         self.pulse = Pulse(ready=False)
+        self.others = 0  # images of other clients that waited there at the latest beat
         self.reached = False  # whether Triton has answered, with our model or without
         self.trouble = "no answer yet"  # why it is not ready
 
@@ -124,6 +125,7 @@ class TritonServer:
                 if pulse.model != self.description.digest:
                     self._set(Pulse(ready=False), "another checkpoint was loaded")
                     return  # it is described next
+                self.others = max(0, pulse.waiting - sum(job.waiting for job in self.jobs))
                 self._set(pulse, "the engine is loading")
         raise Lost("the server ended the call")
 

@@ -17,6 +17,7 @@ from serve.http.pair_schemas import MAX_JUDGED, JudgedImage, JudgementRequest, J
 from serve.http.service import ERRORS, Service, caller_of
 
 _MAX_SIDE = 4096  # pixels
+_MAX_PIXELS = 4 * _MAX_SIDE**2  # of all pictures of a request, which are in memory together as RGB: 201 MB
 
 
 def judgements_router(service: Service) -> APIRouter:
@@ -48,10 +49,10 @@ def judged(opened: OpenedJudge, request: JudgementRequest) -> JudgementResponse:
     """Judge all pictures of a request.
 
     Raises:
-        InvalidRequest: a file is not a picture; the message says which.
+        InvalidRequest: a file is not a picture; the message says which. Or the pictures are too large together.
     """
     files = [(place, number, file) for place, row in enumerate(request.images) for number, file in enumerate(row)]
-    pictures = [open_image(file, f"images[{place}][{number}]") for place, number, file in files]
+    pictures = open_images({f"images[{place}][{number}]": file for place, number, file in files})
     found = iter(opened.judge([one for one in pictures for _ in request.prompts], request.prompts * len(pictures)))
     images: list[list[JudgedImage]] = [[] for _ in request.images]
     own = []
@@ -69,22 +70,45 @@ def judged(opened: OpenedJudge, request: JudgementRequest) -> JudgementResponse:
     )
 
 
-def open_image(file: str, place: str) -> Image.Image:
-    """Decode a base64 picture to RGB.
+def open_images(files: dict[str, str]) -> list[Image.Image]:
+    """Decode base64 pictures to RGB.
+
+    Args:
+        files: base64 content by place in the request.
 
     Raises:
-        InvalidRequest: it is not a PNG, JPEG or WebP picture, or it is too large.
+        InvalidRequest: one is not a PNG, JPEG or WebP picture; or one is too large, or all together.
     """
+    opened = {place: _open(file, place) for place, file in files.items()}
+    if sum(image.width * image.height for image in opened.values()) > _MAX_PIXELS:
+        raise InvalidRequest(f"images must have at most {_MAX_PIXELS} pixels altogether", param="images")
+    return [_decoded(image, place) for place, image in opened.items()]
+
+
+def _open(file: str, place: str) -> Image.Image:
+    """Read a base64 picture's header."""
     try:
         content = base64.b64decode(file, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest(f"{place} is not base64", param="images") from None
     try:
         image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP"))
-        if max(image.size) > _MAX_SIDE:
-            raise InvalidRequest(f"{place} must be at most {_MAX_SIDE} pixels along a side", param="images")
-        return image.convert("RGB")
     except Image.DecompressionBombError:
         raise InvalidRequest(f"{place} must be at most {_MAX_SIDE} pixels along a side", param="images") from None
     except (OSError, SyntaxError, ValueError):
-        raise InvalidRequest(f"{place} is not a picture in PNG, JPEG or WebP", param="images") from None
+        raise _not_a_picture(place) from None
+    if max(image.size) > _MAX_SIDE:
+        raise InvalidRequest(f"{place} must be at most {_MAX_SIDE} pixels along a side", param="images")
+    return image
+
+
+def _decoded(image: Image.Image, place: str) -> Image.Image:
+    """All pixels of a picture, as RGB."""
+    try:
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        raise _not_a_picture(place) from None
+
+
+def _not_a_picture(place: str) -> InvalidRequest:
+    return InvalidRequest(f"{place} is not a picture in PNG, JPEG or WebP", param="images")
