@@ -155,7 +155,8 @@ def test_training_raises_the_reward(small_folder: Path, tmp_path: Path) -> None:
     [
         (
             Constant(),
-            "stopped at step 1: all 16 rewards are 0.25: the judge may be broken, or all pictures the same; no checkpoint was written yet",
+            "stopped at step 1: all 16 rewards are 0.25: the judge may be broken, or all pictures the same; "
+            "no checkpoint was written yet",
         ),
         (
             Failing(4),
@@ -179,9 +180,7 @@ def test_equal_rewards_stop_a_run_only_in_three_steps_in_a_row(small_folder: Pat
     chosen = recipe(steps=6, ground_truth={"use": "none"})
     trainer(small_folder, tmp_path / "goes on", chosen, ConstantAtTimes(2, 3, 5, 6)).run()
     assert len(rows(tmp_path / "goes on")) == 6
-    with pytest.raises(
-        TrainingError, match="stopped at step 4: all 8 rewards are 0: the judge may be broken, or all pictures the same"
-    ):
+    with pytest.raises(TrainingError, match="stopped at step 4: all 8 rewards are 0: the judge may be broken"):
         trainer(small_folder, tmp_path / "stops", chosen, ConstantAtTimes(2, 3, 4)).run()
 
 
