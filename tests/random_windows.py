@@ -12,7 +12,7 @@ class RandomWindows(WindowChooser):
     """`codes` and `steps` count what windows of several places added, by step and image."""
 
     def __init__(self, seed: int, *, widest: int = 9) -> None:
-        super().__init__()
+        super().__init__(1, lambda: 0.0)
         self._random, self._widest = random.Random(seed), widest
         self.codes = self.steps = 0
 
@@ -26,7 +26,13 @@ class RandomWindows(WindowChooser):
         return tuple(self._random.randint(1, max(1, widest)) for _ in slots)
 
     def note(
-        self, slots: Sequence[Slot], windows: Sequence[int], confirmed: Sequence[int], *, fed: int, seconds: float
+        self,
+        slots: Sequence[Slot],
+        windows: Sequence[int],
+        confirmed: Sequence[int],
+        *,
+        fed: int,
+        seconds: float | None,
     ) -> None:
         assert fed == sum(window * len(slot.rows) for slot, window in zip(slots, windows, strict=True))
         assert all(1 <= codes <= window for codes, window in zip(confirmed, windows, strict=True))

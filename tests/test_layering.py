@@ -48,7 +48,7 @@ ALLOWED = {
     "bench.pictures": {"model", "pairs", "serve.engine", "train"},
     "bench.detection": {"model", "pairs"},
     "bench.benchmarks": {"pairs", "bench.pictures", "bench.detection", "bench.measurements"},
-    "bench.judging": {"pairs", "bench.benchmarks", "bench.pictures", "bench.json_lines"},
+    "bench.judging": {"pairs", "serve.child_process", "bench.benchmarks", "bench.pictures", "bench.json_lines"},
     "bench.report": {"pairs", "bench.judging", "bench.benchmarks", "bench.pictures", "bench.measurements"},
     "bench": {"model", "pairs", "serve.engine", "train"},
 }

@@ -27,9 +27,11 @@ def slots(count: int, *, guided: bool = True) -> list[Slot]:
     return [Slot(JobState(job([1], params, 0)), 0, (2 * n, 2 * n + 1)[: 1 + guided]) for n in range(count)]
 
 
-def widths(images: list[Slot], *, seconds: Mapping[int, float], gain: float | None = None) -> tuple[int, ...]:
-    """Choice of a chooser that has measured steps of these sizes and, if given, what windows add."""
-    chooser = WindowChooser(most_images=64)
+def widths(
+    images: list[Slot], *, seconds: Mapping[int, float], gain: float | None = None, ending: float = 0.0
+) -> tuple[int, ...]:
+    """Choice of a chooser that has measured steps of these sizes, what an image's end takes and what windows add."""
+    chooser = WindowChooser(64, lambda: ending)
     for fed, one in seconds.items():
         for _ in range(4):
             chooser.costs.add(fed, one)
@@ -66,7 +68,7 @@ def test_the_width_of_one_image_has_the_most_codes_a_second(gain: float, step: f
 def test_places_go_to_the_image_whose_guesses_are_right() -> None:
     images = slots(2)
     images[0].added, images[0].reached = 800, 1000.0
-    chooser = WindowChooser(most_images=64)
+    chooser = WindowChooser(64, lambda: 0.0)
     for fed in (4, 64):
         for _ in range(4):
             chooser.costs.add(fed, 1 + fed / 20)
@@ -76,13 +78,15 @@ def test_places_go_to_the_image_whose_guesses_are_right() -> None:
     assert widths([*slots(1), *slots(1, guided=False)], seconds={3: 1, 64: 1.5})[1] > 1
 
 
-def test_several_images_are_plain_unless_allowed() -> None:
-    chooser = WindowChooser()
-    for fed in (2, 4, 64):
-        for _ in range(4):
-            chooser.costs.add(fed, 1.0)
-    assert chooser.choose(slots(1)) == (12,)
-    assert chooser.choose(slots(2)) == (1, 1)
+def test_several_images_are_plain_where_their_ends_take_long() -> None:
+    """Windows make images end in different steps; the pixels of 4 images then take .3 of 4 * `ending` longer.
+
+    Four windows of 8 places add 1 + .4 * 7 ** .65 = 2.4 codes in a step: they must take 2.2 times less than 64 steps.
+    """
+    seconds = {2: 1.0, 8: 1.0, 64: 1.0}
+    assert widths(slots(4), seconds=seconds, ending=1.2 * 64 / (4 * 0.3)) == (8,) * 4
+    assert widths(slots(4), seconds=seconds, ending=1.5 * 64 / (4 * 0.3)) == (1,) * 4
+    assert widths(slots(1), seconds=seconds, ending=100 * 64.0) == (12,)
 
 
 def test_a_batch_that_fills_a_step_is_plain() -> None:
@@ -101,7 +105,7 @@ def test_a_step_that_stood_still_counts_twice_at_most() -> None:
 
 def test_widths_that_look_worse_are_measured_now_and_then() -> None:
     """In a two-hundredth of the time. Windows add nothing and are dear at first, then become cheap and add codes."""
-    chooser, images = WindowChooser(), slots(1)
+    chooser, images = WindowChooser(64, lambda: 0.0), slots(1)
     for fed, seconds in ((2, 1.0), (4, 1.9), (24, 10.0)):
         for _ in range(4):
             chooser.costs.add(fed, seconds)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.commands.benches import Benches
 from bench.commands.reports import report_paircomp, report_results
-from bench.commands.threads import let_threads_sleep
+from bench.commands.threads import leave_a_core, let_threads_sleep
 from bench.detection.scorer import CLIP, DETECTOR
 from bench.pictures.arguments import (
     BEST_OF,
@@ -91,6 +91,8 @@ def run_paircomp(arguments: argparse.Namespace) -> None:
         judge = open_judge(settings, cache=cache)
         unread = next((prompt for case in benchmark.cases for prompt in case.prompts if not judge.reads(prompt)), None)
         if unread is None:
+            if settings.kind != "endpoint":
+                leave_a_core()
             run(benchmark, generator, judge, open_run(benchmark, generator, lock))
             report_paircomp(arguments.out)
             return

@@ -108,9 +108,6 @@ class Judging:
 
 
 def _lower_priority() -> None:
-    """Let the threads that draw go first.
-
-    Each operation of the engine ends with the slowest of its threads, so a judge that takes half a core from one slows all.
-    """
+    """Let the threads that draw go first."""
     if sys.platform == "linux":  # elsewhere, this would be the whole process's priority
         os.nice(10)

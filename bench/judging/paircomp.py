@@ -4,6 +4,7 @@ cases → missing pictures → draw → file → judge → scores
 """
 
 from bench.benchmarks.paircomp import PairComp
+from bench.judging.judge_process import judged_apart
 from bench.judging.judgements import Judgements, judgements_file
 from bench.judging.judging import Judging
 from bench.judging.score_file import write_scores
@@ -32,7 +33,7 @@ def run(benchmark: PairComp, generator: Generator, judge: OpenedJudge, folder: R
     absent = set(missing)
     file = judgements_file(folder.folder, judge.name)
     judgements = Judgements(file, judge)
-    with Judging(judge, judgements, folder.images, total=len(pictures)) as judging:
+    with judged_apart(judge) as apart, Judging(apart, judgements, folder.images, total=len(pictures)) as judging:
         for picture in pictures:
             if picture not in absent:
                 judging.put(picture)

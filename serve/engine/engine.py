@@ -81,7 +81,11 @@ class Engine:
         self._times = StepTimes(clock)
         self._preview_budget = PreviewBudget(janus.image_tokens)
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
-        self._windows = WindowChooser() if jacobi and self.decoder.is_native else None
+        self._windows = (
+            WindowChooser(janus.image_tokens, lambda: self._times.ending_seconds)
+            if jacobi and self.decoder.is_native
+            else None
+        )
         self._twins = Twins()
         self._batch = Batch.of([], [], self._sampler)
 
@@ -138,22 +142,19 @@ class Engine:
             events = self._fail_overdue()
             if self._windows is not None and self._windows.due:
                 self._choose_widths()
-            begun = self._clock()
             logits = self._decode()
-            decoded = self._clock()
             if entering := self.scheduler.admit():
                 logits = torch.cat([logits, self._prefill(entering)])
                 events += [(slot.state, Started(slot.index)) for slot in entering]
-            if self._batch.slots:
-                sampling = self._clock()
-                fed = self._batch.sampler.rows.count
+            slots, fed = self._batch.slots, self._batch.sampler.rows.count
+            if slots:
                 windows, confirmed = self._sample(logits)
-                seconds = decoded - begun + self._clock() - sampling
-                if self._windows is not None and not entering:
-                    self._windows.note(self._batch.slots, windows, confirmed, fed=fed, seconds=seconds)
                 events += self._previews() + self._collect()
                 if entering:
                     self._choose_widths()
+        if self._windows is not None and slots and not entering:
+            seconds = None if events else self._times.latest
+            self._windows.note(slots, windows, confirmed, fed=fed, seconds=seconds)
         self._preview_budget.earn(self._times.latest, self._times.decoding)
         return events
 

@@ -71,6 +71,11 @@ class StepTimes:
         of.add(seconds / images)
 
     @property
+    def ending_seconds(self) -> float:
+        """Seconds that the end of an image takes."""
+        return self._ending.mean
+
+    @property
     def decoding(self) -> float:
         """Seconds in which each running image gains one code, while none starts or ends."""
         return self._decoding.mean

@@ -3,7 +3,7 @@
 A step of more places takes longer, and adds codes only if guesses turn out right. Both are measured while drawing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from model.sampler.state import MOST_FED
@@ -11,9 +11,9 @@ from serve.engine.slot import Slot
 
 _WIDEST = 12  # places; wider windows add next to nothing, even where a finished twin gives the guesses
 _POWER = 0.65  # see `reach`
-# by which windows must be better than single places: estimates err, and leave out the engine's own time, and that images
-# which end in different steps are decoded to pixels one by one
-_MARGIN = 0.1
+_MARGIN = 0.1  # by which windows must be better than single places: estimates err
+# of the time that pixels take: by so much it grows when images end in different steps and are decoded one by one
+_APART = 0.3
 _KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
 _FIRST = 4  # measurements of a size, of which the fastest counts: the first step of a batch prepares its memory
@@ -103,11 +103,13 @@ class WindowChooser:
     their number is the one with the most codes a second.
 
     Args:
-        most_images: of a batch that gets windows. With more than one, no gain was measured so far.
+        tokens: codes of an image.
+        ending: seconds that the end of an image takes, its pixels above all, as measured of late.
     """
 
-    def __init__(self, most_images: int = 1) -> None:
-        self._most_images = most_images
+    def __init__(self, tokens: int, ending: Callable[[], float]) -> None:
+        self._tokens = tokens
+        self._ending = ending
         self.costs = StepCosts()
         self._kinds = {False: Confirmation(0.4), True: Confirmation(0.56)}  # without and with a finished twin
         self._choice = _Choice(())
@@ -128,12 +130,23 @@ class WindowChooser:
         return self._choice.widths
 
     def note(
-        self, slots: Sequence[Slot], windows: Sequence[int], confirmed: Sequence[int], *, fed: int, seconds: float
+        self,
+        slots: Sequence[Slot],
+        windows: Sequence[int],
+        confirmed: Sequence[int],
+        *,
+        fed: int,
+        seconds: float | None,
     ) -> None:
-        """Note a step: windows as computed, codes that each image added, codes fed, and the time."""
+        """Note a step: windows as computed, codes that each image added, codes fed, and the time.
+
+        Args:
+            seconds: of the whole step, the engine's own time included; None if it drew previews or ended images, too.
+        """
         self._choice.steps -= 1
         self._saved += _PROBE_SHARE
-        self.costs.add(fed, seconds)
+        if seconds is not None:
+            self.costs.add(fed, seconds)
         if max(windows) == 1:
             return
         for slot, window, added in zip(slots, windows, confirmed, strict=True):
@@ -146,7 +159,7 @@ class WindowChooser:
     def _chosen(self, slots: Sequence[Slot]) -> _Choice:
         widths, rows = [1] * len(slots), [len(slot.rows) for slot in slots]
         plain = sum(rows)
-        if not 0 < len(slots) <= self._most_images or plain + min(rows) > MOST_FED:
+        if not slots or plain + min(rows) > MOST_FED:
             return _Choice(tuple(widths))
         if not self.costs.known(plain):
             return _Choice(tuple(widths), _FIRST)
@@ -163,7 +176,10 @@ class WindowChooser:
             sizes.append(sizes[-1] + rows[best])
             codes.append(codes[-1] + terms[best])
         seconds = self.costs.line(sizes)
-        rank = sorted(range(len(ways)), key=lambda way: seconds[way] / codes[way] * (1 + _MARGIN * (way > 0)))
+        margin = _MARGIN
+        if len(slots) > 1:
+            margin += _APART * len(slots) * self._ending() / (self._tokens * seconds[0])
+        rank = sorted(range(len(ways)), key=lambda way: seconds[way] / codes[way] * (1 + margin * (way > 0)))
         return self._probe(rank, ways, sizes, seconds, codes) or _Choice(ways[rank[0]])
 
     def _probe(

@@ -34,14 +34,20 @@ class ForcedWidths(WindowChooser):
     """Gives every image windows of one width, and records them."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
+        super().__init__(1, lambda: 0.0)
         self._width, self.windows = width, list[Window]()
 
     def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
         return (self._width,) * len(slots)
 
     def note(
-        self, slots: Sequence[Slot], windows: Sequence[int], confirmed: Sequence[int], *, fed: int, seconds: float
+        self,
+        slots: Sequence[Slot],
+        windows: Sequence[int],
+        confirmed: Sequence[int],
+        *,
+        fed: int,
+        seconds: float | None,
     ) -> None:
         for slot, width, added in zip(slots, windows, confirmed, strict=True):
             self.windows.append(Window(slot.sampled - added, width, added))
