@@ -89,6 +89,12 @@ def test_several_images_are_plain_where_their_ends_take_long() -> None:
     assert widths(slots(1), seconds=seconds, ending=100 * 64.0) == (12,)
 
 
+def test_several_images_are_plain_where_a_step_takes_less_than_2_ms() -> None:
+    assert widths(slots(2), seconds={4: 0.0019, 64: 0.0019}) == (1, 1)
+    assert widths(slots(2), seconds={4: 0.0021, 64: 0.0021}) == (12, 12)
+    assert widths(slots(1), seconds={2: 0.0002, 64: 0.0002}) == (12,)
+
+
 def test_a_batch_that_fills_a_step_is_plain() -> None:
     assert widths(slots(32), seconds={64: 1}) == (1,) * 32
     assert widths(slots(40), seconds={80: 1}) == (1,) * 40
@@ -111,7 +117,7 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
             chooser.costs.add(fed, seconds)
     taken = 0.0
     wide = 0
-    for step in range(1000):
+    for step in range(1500):
         window = chooser.choose(images)[0]
         seconds = 1.0 if step > 500 else {1: 1.0, 2: 1.9}.get(window, 10.0)
         taken += seconds if step <= 500 else 0
@@ -121,6 +127,23 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
     assert wide > 0
     assert taken < 501 * 1.011
     assert chooser.choose(images)[0] > 1
+
+
+def test_single_places_are_chosen_ever_more_rarely() -> None:
+    """Each choice is kept for 16, 32, 64, 64, … steps, also from one image to the next."""
+    chooser = WindowChooser(64, lambda: 0.0)
+    for fed, seconds in ((2, 1.0), (24, 30.0)):
+        for _ in range(4):
+            chooser.costs.add(fed, seconds)
+    kept, last = [], 0
+    for step in range(1, 200):
+        image = slots(1)
+        chooser.choose([])
+        chooser.note(image, chooser.choose(image), [1], fed=2, seconds=1.0)
+        if chooser.due:
+            kept.append(step - last)
+            last = step
+    assert kept == [16, 32, 64, 64]
 
 
 @needs_compiler

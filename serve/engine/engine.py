@@ -273,5 +273,8 @@ class Engine:
         self._batch = Batch.of(slots, widths, self._sampler)
 
     def _choose_widths(self) -> None:
-        if self._windows is not None:
-            self._batch = self._batch.widened(self._windows.choose(self._batch.slots))
+        if self._windows is None:
+            return
+        widths = self._windows.choose(self._batch.slots)
+        if widths != self._batch.widths:
+            self._batch = self._batch.widened(widths)

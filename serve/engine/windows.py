@@ -12,9 +12,12 @@ from serve.engine.slot import Slot
 _WIDEST = 12  # places; wider windows add next to nothing, even where a finished twin gives the guesses
 _POWER = 0.65  # see `reach`
 _MARGIN = 0.1  # by which windows must be better than single places: estimates err
+# of a step of several images that may have windows: below, choosing costs what windows gain
+_LEAST_SECONDS = 0.002
 # of the time that pixels take: by so much it grows when images end in different steps and are decoded one by one
 _APART = 0.3
 _KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
+_MOST_KEPT_STEPS = 64  # while single places stay the choice, each is kept twice as long as the last
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
 _FIRST = 4  # measurements of a size, of which the fastest counts: the first step of a batch prepares its memory
 _WEIGHT = 0.1  # of each later measurement
@@ -113,6 +116,7 @@ class WindowChooser:
         self.costs = StepCosts()
         self._kinds = {False: Confirmation(0.4), True: Confirmation(0.56)}  # without and with a finished twin
         self._choice = _Choice(())
+        self._patience = _KEPT_STEPS  # steps that a choice of single places is kept
         self._key: tuple[tuple[int, bool], ...] = ()
         self._saved = 0.0  # share of a step's time that probing may take, saved so far
 
@@ -123,9 +127,13 @@ class WindowChooser:
 
     def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
         """Widths for the next steps of a batch."""
+        if not slots:  # what was chosen may suit the next image
+            return ()
         key = tuple((len(slot.rows), slot.has_twin) for slot in slots)
         if self._key == key and not self.due:
             return self._choice.widths
+        if self._key != key:
+            self._patience = _KEPT_STEPS
         self._key, self._choice = key, self._chosen(slots)
         return self._choice.widths
 
@@ -159,10 +167,12 @@ class WindowChooser:
     def _chosen(self, slots: Sequence[Slot]) -> _Choice:
         widths, rows = [1] * len(slots), [len(slot.rows) for slot in slots]
         plain = sum(rows)
-        if not slots or plain + min(rows) > MOST_FED:
+        if plain + min(rows) > MOST_FED:
             return _Choice(tuple(widths))
         if not self.costs.known(plain):
             return _Choice(tuple(widths), _FIRST)
+        if len(slots) > 1 and self.costs.line([plain])[0] < _LEAST_SECONDS:
+            return self._kept(tuple(widths))
         gains = [self._gain(slot) for slot in slots]
         ways, sizes, codes = [tuple(widths)], [plain], [float(len(slots))]
         while True:
@@ -180,7 +190,18 @@ class WindowChooser:
         if len(slots) > 1:
             margin += _APART * len(slots) * self._ending() / (self._tokens * seconds[0])
         rank = sorted(range(len(ways)), key=lambda way: seconds[way] / codes[way] * (1 + margin * (way > 0)))
-        return self._probe(rank, ways, sizes, seconds, codes) or _Choice(ways[rank[0]])
+        if probe := self._probe(rank, ways, sizes, seconds, codes):
+            return probe
+        return self._kept(ways[rank[0]])
+
+    def _kept(self, widths: tuple[int, ...]) -> _Choice:
+        """Choice of these widths; single places are kept longer each time."""
+        if max(widths) > 1:
+            self._patience = _KEPT_STEPS
+            return _Choice(widths)
+        kept = self._patience
+        self._patience = min(2 * kept, _MOST_KEPT_STEPS)
+        return _Choice(widths, kept)
 
     def _probe(
         self,
