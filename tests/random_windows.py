@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from model.sampler.state import MOST_FED
 from serve.engine.slot import Slot
-from serve.engine.windows import WindowChooser
+from serve.engine.windows import Step, WindowChooser
 
 
 class RandomWindows(WindowChooser):
@@ -25,15 +25,8 @@ class RandomWindows(WindowChooser):
         widest = min(self._widest, MOST_FED // max(1, rows))
         return tuple(self._random.randint(1, max(1, widest)) for _ in slots)
 
-    def note(
-        self,
-        slots: Sequence[Slot],
-        windows: Sequence[int],
-        confirmed: Sequence[int],
-        *,
-        fed: int,
-        seconds: float | None,
-    ) -> None:
+    def note(self, step: Step) -> None:
+        slots, windows, confirmed, fed, _ = step
         assert fed == sum(window * len(slot.rows) for slot, window in zip(slots, windows, strict=True))
         assert all(1 <= codes <= window for codes, window in zip(confirmed, windows, strict=True))
         self.codes += sum(codes for codes, window in zip(confirmed, windows, strict=True) if window > 1)

@@ -11,7 +11,7 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished, Preview
 from serve.engine.job import Job, JobState
 from serve.engine.slot import Slot
-from serve.engine.windows import StepCosts, WindowChooser, reach
+from serve.engine.windows import Step, StepCosts, WindowChooser, reach
 from tests.drawing import GREEDY, SETTINGS, codes_of, job, run
 from tests.random_windows import RandomWindows
 from tests.tools import needs_compiler
@@ -123,7 +123,7 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
         taken += seconds if step <= 500 else 0
         wide += window > 1 and step <= 500
         gained = 1 if step <= 500 else min(window, 3)
-        chooser.note(images, [window], [gained], fed=2 * window, seconds=seconds)
+        chooser.note(Step(images, [window], [gained], 2 * window, seconds))
     assert wide > 0
     assert taken < 501 * 1.011
     assert chooser.choose(images)[0] > 1
@@ -139,7 +139,7 @@ def test_single_places_are_chosen_ever_more_rarely() -> None:
     for step in range(1, 200):
         image = slots(1)
         chooser.choose([])
-        chooser.note(image, chooser.choose(image), [1], fed=2, seconds=1.0)
+        chooser.note(Step(image, chooser.choose(image), [1], 2, 1.0))
         if chooser.due:
             kept.append(step - last)
             last = step

@@ -19,7 +19,7 @@ from serve.child_process import ChildProcess, ProcessEnded
 
 @dataclass(frozen=True, eq=False)
 class _Pictures:
-    """What a judge is called with."""
+    """Pictures, and the prompt of each."""
 
     images: Sequence[Image.Image]
     prompts: Sequence[str]

@@ -26,7 +26,7 @@ from serve.engine.scheduler import Scheduler
 from serve.engine.slot import Slot
 from serve.engine.step_times import StepTimes
 from serve.engine.twins import Twins
-from serve.engine.windows import WindowChooser
+from serve.engine.windows import Step, WindowChooser
 
 
 class Engine:
@@ -154,7 +154,7 @@ class Engine:
                     self._choose_widths()
         if self._windows is not None and slots and not entering:
             seconds = None if events else self._times.latest
-            self._windows.note(slots, windows, confirmed, fed=fed, seconds=seconds)
+            self._windows.note(Step(slots, windows, confirmed, fed, seconds))
         self._preview_budget.earn(self._times.latest, self._times.decoding)
         return events
 

@@ -5,6 +5,7 @@ A step of more places takes longer, and adds codes only if guesses turn out righ
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from model.sampler.state import MOST_FED
 from serve.engine.slot import Slot
@@ -91,6 +92,23 @@ class Confirmation:
         self._reached = _DECAY * self._reached + reached
 
 
+class Step(NamedTuple):
+    """A step of a batch, after it.
+
+    slots: the images.
+    windows: places of each that were computed.
+    confirmed: codes that each gained.
+    fed: codes fed to the decoder.
+    seconds: of the whole step, the engine's own time included; None if it drew previews or ended images, too.
+    """
+
+    slots: Sequence[Slot]
+    windows: Sequence[int]
+    confirmed: Sequence[int]
+    fed: int
+    seconds: float | None
+
+
 @dataclass
 class _Choice:
     """Widths for a batch, and the steps that are left until it is made again."""
@@ -137,27 +155,15 @@ class WindowChooser:
         self._key, self._choice = key, self._chosen(slots)
         return self._choice.widths
 
-    def note(
-        self,
-        slots: Sequence[Slot],
-        windows: Sequence[int],
-        confirmed: Sequence[int],
-        *,
-        fed: int,
-        seconds: float | None,
-    ) -> None:
-        """Note a step: windows as computed, codes that each image added, codes fed, and the time.
-
-        Args:
-            seconds: of the whole step, the engine's own time included; None if it drew previews or ended images, too.
-        """
+    def note(self, step: Step) -> None:
+        """Note a step, for the choices after it."""
         self._choice.steps -= 1
         self._saved += _PROBE_SHARE
-        if seconds is not None:
-            self.costs.add(fed, seconds)
-        if max(windows) == 1:
+        if step.seconds is not None:
+            self.costs.add(step.fed, step.seconds)
+        if max(step.windows) == 1:
             return
-        for slot, window, added in zip(slots, windows, confirmed, strict=True):
+        for slot, window, added in zip(step.slots, step.windows, step.confirmed, strict=True):
             if window > 1:
                 reached = reach(window)
                 self._kinds[slot.has_twin].add(added - 1, reached)

@@ -11,7 +11,7 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
 from serve.engine.slot import Slot
-from serve.engine.windows import WindowChooser
+from serve.engine.windows import Step, WindowChooser
 
 WIDTHS = range(1, 13)
 
@@ -40,16 +40,8 @@ class ForcedWidths(WindowChooser):
     def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
         return (self._width,) * len(slots)
 
-    def note(
-        self,
-        slots: Sequence[Slot],
-        windows: Sequence[int],
-        confirmed: Sequence[int],
-        *,
-        fed: int,
-        seconds: float | None,
-    ) -> None:
-        for slot, width, added in zip(slots, windows, confirmed, strict=True):
+    def note(self, step: Step) -> None:
+        for slot, width, added in zip(step.slots, step.windows, step.confirmed, strict=True):
             self.windows.append(Window(slot.sampled - added, width, added))
 
 
