@@ -131,8 +131,10 @@ def test_bodies_of_many_clients_share_a_budget(server: ServeProcess) -> None:
     before = memory(server)
     length = f"Content-Type: application/json\r\nContent-Length: {32 * MIB}\r\n\r\n".encode()
     with ExitStack() as stack:
-        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60)) for _ in range(20)]
-        for client in clients:
+        clients: list[socket.socket] = []
+        for _ in range(20):  # one after the other: a connection on which nothing comes is closed after the header's seconds
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
+            clients.append(client)
             client.sendall(POST + length)
             with suppress(OSError):
                 for _ in range(31):
