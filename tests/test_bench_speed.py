@@ -93,7 +93,15 @@ def test_the_report_names_its_conditions(small_folder: object) -> None:
 def test_a_run_of_paircomp_is_timed_beside_the_engine_alone(small_folder: Path, tmp_path: Path) -> None:
     before, file = torch.get_num_threads(), tmp_path / "PairComp.json"
     file.write_text(json.dumps([{"category": "Color difference", "caption1": "a red star", "caption2": "a blue star"}]))
-    found = paircomp_report(str(small_folder), prompts=file, threads=[1], slots=4, rounds=2, show=lambda _: None)
+    found = paircomp_report(
+        str(small_folder),
+        prompts=file,
+        judges=["free", "exact"],
+        threads=[1],
+        slots=4,
+        rounds=2,
+        show=lambda _: None,
+    )
     torch.set_num_threads(before)
     assert [(one.name, one.unit, one.count) for one in found.numbers] == [
         ("1 threads, engine alone", "images/s", 2),

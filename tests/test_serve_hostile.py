@@ -132,7 +132,9 @@ def test_bodies_of_many_clients_share_a_budget(server: ServeProcess) -> None:
     length = f"Content-Type: application/json\r\nContent-Length: {32 * MIB}\r\n\r\n".encode()
     with ExitStack() as stack:
         clients: list[socket.socket] = []
-        for _ in range(20):  # one after the other: a connection on which nothing comes is closed after the header's seconds
+        for _ in range(
+            20
+        ):  # one after the other: a connection on which nothing comes is closed after the header's seconds
             client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
             clients.append(client)
             client.sendall(POST + length)

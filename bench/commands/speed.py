@@ -94,6 +94,13 @@ def add_speed(benches: Benches) -> None:
     paircomp.add_argument(
         "--prompts", default="pairshapes-validation", help="cases of PairComp, shipped or a file (default: %(default)s)"
     )
+    paircomp.add_argument(
+        "--judges",
+        nargs="+",
+        default=["free", "exact"],
+        choices=["free", "exact"],
+        help="free costs nothing, exact reads prompts of the procedural world only (default: free exact)",
+    )
     paircomp.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the engine (default: 1 2)")
     paircomp.add_argument("--slots", type=int, default=32, help="guided pictures drawn at once (default: 32)")
     paircomp.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
@@ -221,6 +228,7 @@ def measure_paircomp_run(arguments: argparse.Namespace) -> None:
     measurement = report(
         arguments.model,
         prompts=prompts_file(arguments.prompts),
+        judges=arguments.judges,
         threads=arguments.threads,
         slots=arguments.slots,
         rounds=arguments.rounds,

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -25,56 +26,69 @@ from pairs.judges.settings import JudgeSettings
 from pairs.scores import mean
 from train.provenance import provenance
 
+JudgeName = Literal["free", "exact"]
+
 
 def report(
-    model: str, *, prompts: Path, threads: Sequence[int], slots: int, rounds: int, show: Callable[[str], None]
+    model: str,
+    *,
+    prompts: Path,
+    judges: Sequence[JudgeName],
+    threads: Sequence[int],
+    slots: int,
+    rounds: int,
+    show: Callable[[str], None],
 ) -> Measurement:
-    """Time the engine alone, a run whose judge costs nothing, and one with the exact judge, one after the other.
+    """Time the engine alone, and a run with each judge, one after the other.
 
     Args:
         model: shipped name or folder.
         prompts: file of the cases.
+        judges: "free", whose judgements cost nothing, and "exact", which reads prompts of the procedural world only.
         threads: numbers of threads of the engine.
         slots: guided pictures drawn at once.
-        rounds: of all three; every second one in the opposite order.
+        rounds: of all these; every second one in the opposite order.
         show: called with table lines as they are measured.
     """
     benchmark = PairComp([prompts])
     generator = EngineGenerator(load(model, device="cpu"), slots=slots)
-    judges = {
-        "free judge": OpenedJudge(_judge_freely, {"judge": "free", "judge model": "free"}),
-        "exact judge": open_judge(JudgeSettings()),
-    }
+    opened = {name: _open(name) for name in judges}
     place = provenance(device="cpu", dtype="float32")
     show(
         f"{model}, {len(benchmark.pictures)} pictures, {slots} slots, {', '.join(f'{k} {v}' for k, v in place.items())}"
     )
-    show(f"threads  {'engine alone':>15}  " + "  ".join(f"{name:>15}" for name in judges))
+    show(f"threads  {'engine alone':>15}  " + "  ".join(f"{name + ' judge':>15}" for name in opened))
     numbers = []
     for count in threads:
         torch.set_num_threads(count)
         _draw(benchmark, generator)  # warm-up
-        shares: dict[str, list[float]] = {name: [] for name in judges}
+        shares: dict[str, list[float]] = {name: [] for name in opened}
         rates = []
         for turn in range(rounds):
             seconds: dict[str, float] = {}
-            for name in ["", *judges][:: -1 if turn % 2 else 1]:
+            for name in ["", *opened][:: -1 if turn % 2 else 1]:
                 started = time.perf_counter()
                 if name:
-                    _run(benchmark, generator, judges[name])
+                    _run(benchmark, generator, opened[name])
                 else:
                     _draw(benchmark, generator)
                 seconds[name] = time.perf_counter() - started
             rates.append(len(benchmark.pictures) / seconds[""])
-            for name in judges:
+            for name in opened:
                 shares[name].append(seconds[""] / seconds[name])
         show(f"{count:7d}  {mean(rates)!s:>15}  " + "  ".join(f"{mean(one)!s:>15}" for one in shares.values()))
         numbers.append(Number.of_rounds(f"{count} threads, engine alone", rates, "images/s", "higher"))
         numbers += [
-            Number.of_rounds(f"{count} threads, {name}", one, "ratio", "higher") for name, one in shares.items()
+            Number.of_rounds(f"{count} threads, {name} judge", one, "ratio", "higher") for name, one in shares.items()
         ]
     workload = {"model": model, "prompts": prompts.name, "slots": slots, "rounds": rounds}
     return Measurement("paircomp-run", workload, place, numbers)
+
+
+def _open(name: JudgeName) -> OpenedJudge:
+    if name == "exact":
+        return open_judge(JudgeSettings())
+    return OpenedJudge(_judge_freely, {"judge": "free", "judge model": "free"})
 
 
 def _draw(benchmark: PairComp, generator: EngineGenerator) -> None:
