@@ -62,20 +62,20 @@ def report(
     for count in threads:
         torch.set_num_threads(count)
         _draw(benchmark, generator)  # warm-up
-        shares: dict[str, list[float]] = {name: [] for name in opened}
+        shares: dict[JudgeName, list[float]] = {name: [] for name in opened}
         rates = []
         for turn in range(rounds):
-            seconds: dict[str, float] = {}
-            for name in ["", *opened][:: -1 if turn % 2 else 1]:
+            seconds: dict[JudgeName | None, float] = {}
+            for name in [None, *opened][:: -1 if turn % 2 else 1]:
                 started = time.perf_counter()
-                if name:
-                    _run(benchmark, generator, opened[name])
-                else:
+                if name is None:
                     _draw(benchmark, generator)
+                else:
+                    _run(benchmark, generator, opened[name])
                 seconds[name] = time.perf_counter() - started
-            rates.append(len(benchmark.pictures) / seconds[""])
+            rates.append(len(benchmark.pictures) / seconds[None])
             for name in opened:
-                shares[name].append(seconds[""] / seconds[name])
+                shares[name].append(seconds[None] / seconds[name])
         show(f"{count:7d}  {mean(rates)!s:>15}  " + "  ".join(f"{mean(one)!s:>15}" for one in shares.values()))
         numbers.append(Number.of_rounds(f"{count} threads, engine alone", rates, "images/s", "higher"))
         numbers += [
