@@ -1,6 +1,7 @@
 """The speed benchmark: its stopwatch, baseline loops, workloads and report."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from bench.speed.baselines import with_a_growing_cache, with_transformers
 from bench.speed.engine import Workload, poisson, profile
 from bench.speed.engine_report import report
+from bench.speed.enlarging import report as enlarging_report
 from bench.speed.geometry import random_janus
 from bench.speed.paircomp_run import report as paircomp_report
 from bench.speed.stopwatch import Stopwatch
@@ -17,6 +19,7 @@ from model.cpu.library import native_library
 from model.generate import generate
 from model.janus import Janus
 from model.params import SamplingParams
+from tests.upscaler_weights import compact
 
 
 class Clockwork:
@@ -109,6 +112,21 @@ def test_a_run_of_paircomp_is_timed_beside_the_engine_alone(small_folder: Path, 
         ("1 threads, exact judge", "ratio", 2),
     ]
     assert min(one.value for one in found.numbers) > 0
+
+
+def test_an_engine_is_timed_while_the_upscaler_works(small_folder: Path, tmp_path: Path) -> None:
+    torch.save(compact(), tmp_path / "repeating.pth")
+    measure = partial(
+        enlarging_report, str(small_folder), network=tmp_path / "repeating.pth", threads=[1], slots=2, seconds=1, times=2,
+        show=lambda _: None,
+    )  # fmt: skip
+    found = {number.name: number for number in measure(side=128).numbers}
+    assert [number.unit for number in found.values()] == ["images/s", "images/s", "ratio", "s"]
+    assert found["1 threads, enlarging"].value > 0
+    alone, meanwhile = found["1 threads, alone"].value, found["1 threads, while enlarging"].value
+    assert found["1 threads, ratio"].value == pytest.approx(meanwhile / alone, rel=0.5)
+    with pytest.raises(ValueError, match="--side: 64 pixels are no more than the model's 64"):
+        measure(side=64)
 
 
 @pytest.mark.parametrize(("change", "said"), [({"threads": 0}, "--threads"), ({"batches": [0]}, "--images")])

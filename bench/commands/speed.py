@@ -89,6 +89,21 @@ def add_speed(benches: Benches) -> None:
     waiting.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes (default: 0 1 2)")
     waiting.set_defaults(run=measure_waiting)
 
+    enlarging = benches.add_parser("enlarging", help="how much the upscaler slows an engine on the same cores")
+    enlarging.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
+    enlarging.add_argument(
+        "--upscaler",
+        type=Path,
+        metavar="FILE",
+        help="super-resolution model (default: Real-ESRGAN's small one, random)",
+    )
+    enlarging.add_argument("--side", type=int, default=1024, help="pixels a picture is enlarged to (default: 1024)")
+    enlarging.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of an engine (default: 1 2)")
+    enlarging.add_argument("--slots", type=int, default=16, help="guided images drawn at once (default: 16)")
+    enlarging.add_argument("--seconds", type=float, default=20, help="seconds per time slice (default: 20)")
+    enlarging.add_argument("--times", type=int, default=4, help="time slices of each kind (default: 4)")
+    enlarging.set_defaults(run=measure_enlarging)
+
     paircomp = benches.add_parser("paircomp-run", help="time a run of paircomp relative to the engine alone")
     paircomp.add_argument("--model", default="tiny", help="shipped name or folder (default: tiny)")
     paircomp.add_argument(
@@ -114,7 +129,7 @@ def add_speed(benches: Benches) -> None:
     )
     startup.set_defaults(run=measure_startup)
 
-    for bench in (speed, jacobi, training, load, triton, waiting, paircomp, startup):
+    for bench in (speed, jacobi, training, load, triton, waiting, enlarging, paircomp, startup):
         add_history(bench)
 
 
@@ -213,6 +228,23 @@ def measure_waiting(arguments: argparse.Namespace) -> None:
         seconds=arguments.seconds,
         times=arguments.times,
         busy=arguments.busy,
+        show=_show,
+    )
+    keep(measurement, arguments.history)
+
+
+def measure_enlarging(arguments: argparse.Namespace) -> None:
+    """Print the throughput of an engine while the upscaler enlarges pictures."""
+    from bench.speed.enlarging import report
+
+    measurement = report(
+        arguments.model,
+        network=arguments.upscaler,
+        side=arguments.side,
+        threads=arguments.threads,
+        slots=arguments.slots,
+        seconds=arguments.seconds,
+        times=arguments.times,
         show=_show,
     )
     keep(measurement, arguments.history)
