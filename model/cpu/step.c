@@ -185,9 +185,10 @@ void step(
                     store_key_value(model, cache, l, cache_rows[row], positions[row], head, qkv + row * qkv_width);
                 }
             }
+            /* one head of all rows after the other: tokens of a sequence find its keys and values in the core's cache */
 #pragma omp for schedule(static)
             for (int64_t item = 0; item < rows * model->kv_heads; item++) {
-                int64_t row = item / model->kv_heads, head = item % model->kv_heads;
+                int64_t row = item % rows, head = item / rows;
                 const float *row_qkv = qkv + row * qkv_width;
                 if (!ends) store_key_value(model, cache, l, cache_rows[row], positions[row], head, row_qkv);
                 attend(model, cache, l, cache_rows[row], positions[row], head, row_qkv, scores,
