@@ -1,6 +1,6 @@
 """Windows in the engine: which widths pay, guesses of finished pictures, previews."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -117,8 +117,10 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
             chooser.costs.add(fed, seconds)
     taken = 0.0
     wide = 0
+    window = chooser.choose(images)[0]
     for step in range(1500):
-        window = chooser.choose(images)[0]
+        if chooser.due:
+            window = chooser.choose(images)[0]
         seconds = 1.0 if step > 500 else {1: 1.0, 2: 1.9}.get(window, 10.0)
         taken += seconds if step <= 500 else 0
         wide += window > 1 and step <= 500
@@ -130,20 +132,65 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
 
 
 def test_single_places_are_chosen_ever_more_rarely() -> None:
-    """Each choice is kept for 16, 32, 64, 64, … steps, also from one image to the next."""
+    """Each choice is kept for 16, 32, 64, … steps, at most 128, also from one image to the next."""
     chooser = WindowChooser(64, lambda: 0.0)
     for fed, seconds in ((2, 1.0), (24, 30.0)):
         for _ in range(4):
             chooser.costs.add(fed, seconds)
     kept, last = [], 0
-    for step in range(1, 200):
+    for step in range(1, 500):
         image = slots(1)
         chooser.choose([])
         chooser.note(Step(image, chooser.choose(image), [1], 2, 1.0))
         if chooser.due:
             kept.append(step - last)
             last = step
-    assert kept == [16, 32, 64, 64]
+    assert kept == [16, 32, 64, 128, 128, 128]
+
+
+def test_the_first_step_after_a_choice_does_not_count() -> None:
+    """It includes choosing, and its batch prepares its memory."""
+    chooser, images = WindowChooser(64, lambda: 0.0), slots(1)
+    for seconds in (1.0, 1.0, 9.0):
+        for step in range(3):
+            if not step:
+                chooser.choose(images)
+            chooser.note(Step(images, [1], [1], 2, 1.0 if step else seconds))
+    assert chooser.costs.line([2]) == [1.0]
+
+
+def test_choices_are_remembered_when_images_begin_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen and fifteen images in turn: as many choices as if each number had run alone."""
+    made = []
+    chosen = WindowChooser._chosen
+
+    def count(self: WindowChooser, slots: Sequence[Slot], patience: int) -> object:
+        made.append(len(slots))
+        return chosen(self, slots, patience)
+
+    monkeypatch.setattr(WindowChooser, "_chosen", count)
+    chooser = WindowChooser(64, lambda: 0.0)
+    for fed, seconds in ((30, 3.0), (32, 3.2), (64, 30.0)):
+        for _ in range(4):
+            chooser.costs.add(fed, seconds)
+    for step in range(96):
+        images = slots(16 - step % 2)
+        chooser.note(Step(images, chooser.choose(images), [1] * len(images), 2 * len(images), 0.1 * len(images)))
+    assert sorted(made) == [15] * 2 + [16] * 2  # kept for 16 and 32 of their 48 steps
+
+
+def test_widths_go_with_the_kind_of_an_image_not_with_its_place() -> None:
+    """Of two images one has a finished twin; whichever comes first, it is given the wider window."""
+    chooser = WindowChooser(64, lambda: 0.0)
+    for fed in range(4, 65, 2):
+        for _ in range(4):
+            chooser.costs.add(fed, 1 + fed / 12)
+    without, with_twin = slots(2)
+    with_twin.has_twin = True
+    for _ in range(2):  # chosen, then remembered
+        narrow, wide = chooser.choose([without, with_twin])
+        assert narrow < wide
+        assert chooser.choose([with_twin, without]) == (wide, narrow)
 
 
 @needs_compiler

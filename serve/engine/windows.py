@@ -18,11 +18,14 @@ _LEAST_SECONDS = 0.002
 # of the time that pixels take: by so much it grows when images end in different steps and are decoded one by one
 _APART = 0.3
 _KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
-_MOST_KEPT_STEPS = 64  # while single places stay the choice, each is kept twice as long as the last
+_MOST_KEPT_STEPS = 128  # while single places stay the choice, each is kept twice as long as the last
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
-_FIRST = 4  # measurements of a size, of which the fastest counts: the first step of a batch prepares its memory
+_PROBED = 2  # steps of a probe: the first does not count
+_FIRST = 4  # measurements of a size, of which the fastest counts
 _WEIGHT = 0.1  # of each later measurement
+_PROBE_WEIGHT = 0.4  # of one that was made to learn what steps of this size take now
 _DECAY = 0.99  # per step, of what was counted before
+_MOST_CHOICES = 256  # that are remembered
 _PRIOR = 10  # reach of an image's kind that counts beside the image's own
 
 
@@ -33,14 +36,22 @@ class StepCosts:
         self._seconds: dict[int, float] = {}
         self._counts: dict[int, int] = {}
 
-    def add(self, fed: int, seconds: float) -> None:
-        """Note a step. One in which the machine stood still counts as one that took twice as long as usual."""
+    def add(self, fed: int, seconds: float, *, probed: bool = False) -> None:
+        """Note a step. One in which the machine stood still counts as one that took twice as long as usual.
+
+        Args:
+            fed: codes.
+            seconds: of the step.
+            probed: whether it is one of few of its size, and so counts more.
+        """
         if seconds <= 0:  # by a clock that stands still
             return
         usual = self._seconds.get(fed, seconds)
         count = self._counts[fed] = self._counts.get(fed, 0) + 1
         self._seconds[fed] = (
-            min(usual, seconds) if count <= _FIRST else usual + _WEIGHT * (min(seconds, 2 * usual) - usual)
+            min(usual, seconds)
+            if count <= _FIRST
+            else usual + (_PROBE_WEIGHT if probed else _WEIGHT) * (min(seconds, 2 * usual) - usual)
         )
 
     def known(self, fed: int) -> bool:
@@ -109,19 +120,38 @@ class Step(NamedTuple):
     seconds: float | None
 
 
+class _Kind(NamedTuple):
+    """Kind of an image.
+
+    rows: of the KV cache: 1, or 2 if guided.
+    has_twin: see `Slot`.
+    """
+
+    rows: int
+    has_twin: bool
+
+
 @dataclass
 class _Choice:
-    """Widths for a batch, and the steps that are left until it is made again."""
+    """Widths for images of given kinds, in the order of their kinds.
+
+    steps: that are left until it is made again.
+    probes: whether they are only tried, to measure them.
+    patience: steps that a choice of single places is kept after this one.
+    """
 
     widths: tuple[int, ...]
     steps: int = _KEPT_STEPS
+    probes: bool = False
+    patience: int = _KEPT_STEPS
 
 
 class WindowChooser:
     """Chooses the widths of windows that add most codes a second.
 
     A window of w places is expected to add 1 + gain · reach(w) codes. Places go to the image that gains most by one more;
-    their number is the one with the most codes a second.
+    their number is the one with the most codes a second. Choices are remembered by the kinds of a batch's images: when many
+    run, some begin or end every few steps, and choosing would take a good part of the time.
 
     Args:
         tokens: codes of an image.
@@ -133,9 +163,9 @@ class WindowChooser:
         self._ending = ending
         self.costs = StepCosts()
         self._kinds = {False: Confirmation(0.4), True: Confirmation(0.56)}  # without and with a finished twin
+        self._choices: dict[tuple[_Kind, ...], _Choice] = {}
         self._choice = _Choice(())
-        self._patience = _KEPT_STEPS  # steps that a choice of single places is kept
-        self._key: tuple[tuple[int, bool], ...] = ()
+        self._settled = False  # whether a step was taken since the last choice
         self._saved = 0.0  # share of a step's time that probing may take, saved so far
 
     @property
@@ -145,22 +175,29 @@ class WindowChooser:
 
     def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
         """Widths for the next steps of a batch."""
-        if not slots:  # what was chosen may suit the next image
+        if not slots:
             return ()
-        key = tuple((len(slot.rows), slot.has_twin) for slot in slots)
-        if self._key == key and not self.due:
-            return self._choice.widths
-        if self._key != key:
-            self._patience = _KEPT_STEPS
-        self._key, self._choice = key, self._chosen(slots)
-        return self._choice.widths
+        kinds = [_Kind(len(slot.rows), slot.has_twin) for slot in slots]
+        order = sorted(range(len(slots)), key=kinds.__getitem__)
+        key = tuple(kinds[number] for number in order)
+        choice = self._choices.get(key)
+        if choice is None or choice.steps <= 0:
+            if len(self._choices) >= _MOST_CHOICES:
+                self._choices.clear()
+            patience = _KEPT_STEPS if choice is None else choice.patience
+            choice = self._choices[key] = self._chosen([slots[number] for number in order], patience)
+        self._choice, self._settled = choice, False
+        widths = dict(zip(order, choice.widths, strict=True))
+        return tuple(widths[number] for number in range(len(slots)))
 
     def note(self, step: Step) -> None:
         """Note a step, for the choices after it."""
         self._choice.steps -= 1
         self._saved += _PROBE_SHARE
-        if step.seconds is not None:
-            self.costs.add(step.fed, step.seconds)
+        # the first step after a choice is not typical: choosing belongs to it, and its batch prepares its memory
+        if self._settled and step.seconds is not None:
+            self.costs.add(step.fed, step.seconds, probed=self._choice.probes)
+        self._settled = True
         if max(step.windows) == 1:
             return
         for slot, window, added in zip(step.slots, step.windows, step.confirmed, strict=True):
@@ -170,15 +207,15 @@ class WindowChooser:
                 slot.added += added - 1
                 slot.reached += reached
 
-    def _chosen(self, slots: Sequence[Slot]) -> _Choice:
+    def _chosen(self, slots: Sequence[Slot], patience: int) -> _Choice:
         widths, rows = [1] * len(slots), [len(slot.rows) for slot in slots]
         plain = sum(rows)
         if plain + min(rows) > MOST_FED:
-            return _Choice(tuple(widths))
+            return _kept(tuple(widths), patience)
         if not self.costs.known(plain):
-            return _Choice(tuple(widths), _FIRST)
+            return _Choice(tuple(widths), _FIRST + 1)
         if len(slots) > 1 and self.costs.line([plain])[0] < _LEAST_SECONDS:
-            return self._kept(tuple(widths))
+            return _kept(tuple(widths), patience)
         gains = [self._gain(slot) for slot in slots]
         ways, sizes, codes = [tuple(widths)], [plain], [float(len(slots))]
         while True:
@@ -196,38 +233,20 @@ class WindowChooser:
         if len(slots) > 1:
             margin += _APART * len(slots) * self._ending() / (self._tokens * seconds[0])
         rank = sorted(range(len(ways)), key=lambda way: seconds[way] / codes[way] * (1 + margin * (way > 0)))
-        if probe := self._probe(rank, ways, sizes, seconds, codes):
-            return probe
-        return self._kept(ways[rank[0]])
-
-    def _kept(self, widths: tuple[int, ...]) -> _Choice:
-        """Choice of these widths; single places are kept longer each time."""
-        if max(widths) > 1:
-            self._patience = _KEPT_STEPS
-            return _Choice(widths)
-        kept = self._patience
-        self._patience = min(2 * kept, _MOST_KEPT_STEPS)
-        return _Choice(widths, kept)
-
-    def _probe(
-        self,
-        rank: Sequence[int],
-        ways: Sequence[tuple[int, ...]],
-        sizes: Sequence[int],
-        seconds: Sequence[float],
-        codes: Sequence[float],
-    ) -> _Choice | None:
-        """One step with other widths, if enough time is saved for what it loses: plain ones, or the best others."""
-        best = rank[0]
-        other = 0 if best else next((way for way in rank if way), 0)
-        if other == best:
-            return None
+        best, other = rank[0], rank[1] if rank[0] == 0 else 0  # windows, if single places are the best, and the reverse
         lost = seconds[other] / seconds[best] * codes[best] / codes[other] - 1
-        if self._saved < max(_MARGIN, lost):
-            return None
+        if self._saved < _PROBED * max(_MARGIN, lost):
+            return _kept(ways[best], patience)
         self._saved = 0.0
-        return _Choice(ways[other], 1)
+        return _Choice(ways[other], _PROBED, probes=True, patience=patience)
 
     def _gain(self, slot: Slot) -> float:
         """Gain that is expected of an image's windows."""
         return (_PRIOR * self._kinds[slot.has_twin].gain + slot.added) / (_PRIOR + slot.reached)
+
+
+def _kept(widths: tuple[int, ...], patience: int) -> _Choice:
+    """Choice of these widths; single places are kept longer each time."""
+    if max(widths) > 1:
+        return _Choice(widths)
+    return _Choice(widths, patience, patience=min(2 * patience, _MOST_KEPT_STEPS))
