@@ -50,6 +50,7 @@ ALLOWED = {
     "bench.benchmarks": {"pairs", "bench.pictures", "bench.detection", "bench.measurements"},
     "bench.judging": {"pairs", "serve.child_process", "bench.benchmarks", "bench.pictures", "bench.json_lines"},
     "bench.report": {"pairs", "bench.judging", "bench.benchmarks", "bench.pictures", "bench.measurements"},
+    "bench.speed.enlarging": {"model", "pairs", "serve.upscaling", "train", "bench.measurements", "bench.speed"},
     "bench": {"model", "pairs", "serve.engine", "train"},
 }
 PACKAGES = sorted({name.partition(".")[0] for name in ALLOWED})
