@@ -180,7 +180,7 @@ def test_choices_are_remembered_when_images_begin_and_end(monkeypatch: pytest.Mo
 
 
 def test_widths_go_with_the_kind_of_an_image_not_with_its_place() -> None:
-    """Of two images one has a finished twin; whichever comes first, it is given the wider window."""
+    """One of two images has a finished twin. That image gets the wider window, wherever it stands in the batch."""
     chooser = WindowChooser(64, lambda: 0.0)
     for fed in range(4, 65, 2):
         for _ in range(4):
