@@ -4,9 +4,9 @@ It computes the same as `model.generate`, with few large operations and a cache 
 its own position, so images may join and leave at any step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import CDLL
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from transformers.activations import GELUActivation
 from model.attention import Rows, attend
 from model.cpu.library import native_library
 from model.cpu.step import NativeStep
-from model.cuda.graphs import StepGraphs, batch_sizes
 from model.decoder_weights import (
     LayerWeights,
     check_has_matrices,
@@ -30,6 +29,9 @@ from model.decoder_weights import (
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
+
+if TYPE_CHECKING:
+    from model.cuda.step import KernelStep
 
 _PREFILL_TOKENS = 1024  # that C reads at once; its scratch memory grows with them
 
@@ -45,12 +47,21 @@ class Decoder:
         int8: keep matrices as 8-bit integers. Faster on a CPU with the C function; without it slower than
             floats, and refused unless `native` is False.
         release: free the model's own matrices when they are packed; nothing but this decoder can then compute.
+        kernels: use the Triton kernels of `model.cuda`, if not given on a CUDA device; elsewhere Triton's interpreter can run them.
 
     Raises:
         CheckpointError: the language model has a part that this decoder does not support, or `int8` is refused.
     """
 
-    def __init__(self, janus: Janus, *, native: bool = True, int8: bool = False, release: bool = False) -> None:
+    def __init__(
+        self,
+        janus: Janus,
+        *,
+        native: bool = True,
+        int8: bool = False,
+        release: bool = False,
+        kernels: bool | None = None,
+    ) -> None:
         config = janus.network.config.text_config
         _check_supported(config)
         self.device, self.dtype = janus.device, janus.dtype
@@ -71,9 +82,9 @@ class Decoder:
         )
         self._weights = decoder_weights(janus.network, matrices)
         self._rotations = self._rotation_table()
-        self._attend = _attention_for(self.device)
-        self._captured: tuple[KVCache, StepGraphs] | None = None
         self._native = self._native_step(library) if library else None
+        wanted = self.device.type == "cuda" if kernels is None else kernels
+        self.kernels = self._kernel_step() if wanted else None
 
     @property
     def is_native(self) -> bool:
@@ -160,24 +171,13 @@ class Decoder:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self._grouped)
             x = self._output_and_mlp(x, attended.transpose(1, 2).flatten(2), layer)
         lengths = torch.tensor([len(row) for row in prompts], device=self.device)
-        logits = self._head(x[torch.arange(len(prompts), device=self.device), lengths - 1])
+        last = x[torch.arange(len(prompts), device=self.device), lengths - 1]
+        logits = self._head(self._norm(last, self._weights.norm))
         all_keys, all_values = torch.stack(keys), torch.stack(values)
         return [
             Prefix(all_keys[:, i, :, : len(row)].clone(), all_values[:, i, :, : len(row)].clone(), logits[i].clone())
             for i, row in enumerate(prompts)
         ]
-
-    @torch.inference_mode()
-    def capture(self, cache: KVCache) -> None:
-        """On CUDA, capture graphs of steps over a cache for `step` to replay; the cache's last row becomes unusable."""
-        spare = cache.rows - 1
-        graphs = StepGraphs(
-            lambda codes, rows: self._step(codes, rows, cache),
-            sizes=batch_sizes(spare),
-            spare_row=spare,
-            device=self.device,
-        )
-        self._captured = cache, graphs
 
     def step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """Feed image codes to rows, one to each row or several, and advance the rows.
@@ -196,8 +196,9 @@ class Decoder:
         if self._native:
             return self._native(codes, rows, cache)
         with torch.inference_mode():
-            if self._captured and self._captured[0] is cache:
-                logits = self._captured[1](codes, rows)
+            if self.kernels:
+                count = rows.count
+                logits = self.kernels(codes[:count], rows.index[:count], rows.positions[:count], cache)
             else:
                 logits = self._step(codes, rows, cache)
             rows.advance()
@@ -212,8 +213,8 @@ class Decoder:
             keys, values = cache.keys[number], cache.values[number]
             keys[index, :, positions] = k
             values[index, :, positions] = v
-            x = self._output_and_mlp(x, self._attend(q, keys, values, rows), layer)
-        return self._head(x)
+            x = self._output_and_mlp(x, attend(q, keys, values, rows), layer)
+        return self._head(self._norm(x, self._weights.norm))
 
     def _native_library(self) -> CDLL | None:
         """The C functions; None without a compiler, or if they do not support the device, dtype or activation."""
@@ -226,6 +227,12 @@ class Decoder:
         return NativeStep(
             library, self._weights, self._rotations, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon
         )
+
+    def _kernel_step(self) -> "KernelStep":
+        from model.cuda.step import KernelStep  # Triton comes with PyTorch's CUDA builds only
+
+        epsilon = self._config.rms_norm_eps
+        return KernelStep(self._weights, self._rotations, self._head, heads=self._heads, epsilon=epsilon)
 
     @property
     def _grouped(self) -> bool:
@@ -246,9 +253,9 @@ class Decoder:
         return x + linear(F.silu(gate) * up, layer.down)
 
     def _head(self, x: Tensor) -> Tensor:
-        """Hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
+        """Normalised hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
         weights = self._weights
-        inner: Tensor = self._activation(linear(self._norm(x, weights.norm), weights.head_in) + weights.head_in_bias)
+        inner: Tensor = self._activation(linear(x, weights.head_in) + weights.head_in_bias)
         return (linear(inner, weights.head_out) + weights.head_out_bias).float()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -263,16 +270,6 @@ class Decoder:
         sign = torch.ones(self._head_dim, device=self.device)
         sign[: self._head_dim // 2] = -1
         return torch.stack([cos[0], sin[0] * sign]).float()
-
-
-def _attention_for(device: torch.device) -> Callable[[Tensor, Tensor, Tensor, Rows], Tensor]:
-    if device.type != "cuda":
-        return attend
-    from model.cuda.attention import attend_filled  # Triton comes with PyTorch's CUDA builds only
-
-    return lambda queries, keys, values, rows: attend_filled(
-        queries.contiguous(), keys, values, rows.index, rows.positions
-    )
 
 
 def rotate(heads: Tensor, rotations: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> 
 def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
     """500 images leave as many tensors, jobs, slots and pictures alive as 100 do, and at most 4 MiB more memory."""
     engine = Engine(deepseek, slots=16)
-    allocated = engine.cache.keys.data_ptr(), engine._sampler._state.codes.data_ptr()
+    allocated = engine.cache.keys.data_ptr(), engine._sampler.state.codes.data_ptr()
 
     def draw(count: int) -> None:
         for start in range(0, count, 4):
@@ -94,5 +94,5 @@ def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: l
         draw(100)
         held.append(resident())
     assert alive() == before
-    assert (engine.cache.keys.data_ptr(), engine._sampler._state.codes.data_ptr()) == allocated
+    assert (engine.cache.keys.data_ptr(), engine._sampler.state.codes.data_ptr()) == allocated
     assert held[-1] <= max(held[:-1]) + 4, held

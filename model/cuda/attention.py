@@ -1,56 +1,76 @@
-"""Triton kernels for attention of one new token per row over the filled part of the row.
+"""Triton kernels for attention of new tokens over the filled part of their rows.
 
 Row indices and lengths are read on the device, not on the host, so a captured CUDA graph stays valid while rows grow
-and change. Each row is split into parts that are attended to in parallel and then combined (Dao et al. 2023,
-"Flash-Decoding"), because one image alone has too few rows to fill a GPU.
+and change. Where there are few tokens, each row is split into parts that are attended to in parallel and then combined
+(Dao et al. 2023, "Flash-Decoding"), because they have too few heads to fill a GPU.
 """
+
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_PARTS = 4  # of each row, in parallel
-_BLOCK = 64  # tokens read at once
+_BLOCK = 32  # tokens read at once
+_STAGES = 3  # blocks of them that are on their way
+_WARPS = 4
+_MOST_PARTS = 16
+_PROGRAMS = 4  # of these kernels, that a multiprocessor has room for
 
 
 @triton.jit
 def _attend_to_part(
-    queries, keys, values, index, positions, sums, peaks, totals,
+    queries, keys, values, index, positions, output, sums, peaks, totals,
     row_stride, head_stride, token_stride, scale,
-    group: tl.constexpr, width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr, block: tl.constexpr,
+    group: tl.constexpr, width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr,
+    block: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
-    """Attend to one part of one row for one head; stores weighted sum of values, largest score, sum of weights."""
-    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    offset = (row * tl.num_programs(1) + head) * parts + part
-    filled = tl.load(positions + row) + 1
+    """Attend to one part of one row for one head; stores weighted sum of values, largest score, sum of weights.
+
+    Each place in a block has a softmax of its own over the blocks, so that the loop needs no exchange between warps; they
+    are combined at the end. The only part of a row is stored as the result.
+    """
+    token, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    heads = tl.num_programs(1)
+    filled = (tl.load(positions + token) + 1).to(tl.int32)
     share = tl.cdiv(tl.cdiv(filled, parts), block) * block
     start = part * share
     stop = tl.minimum(start + share, filled)
+    lane = tl.arange(0, block)
     column = tl.arange(0, padded_width)
     valid = column < width
-    query = tl.load(queries + (row * tl.num_programs(1) + head) * width + column, mask=valid, other=0.0).to(tl.float32)
-    base = tl.load(index + row).to(tl.int64) * row_stride + (head // group) * head_stride
-    peak = -float("inf")
-    total = 0.0
-    weighted = tl.zeros([padded_width], dtype=tl.float32)
-    for first in range(start, stop, block):
-        token = first + tl.arange(0, block)
-        inside = token < stop
-        where = base + token[:, None] * token_stride + column[None, :]
+    own = (token * heads + head) * width + column
+    query = tl.load(queries + own, mask=valid, other=0.0).to(tl.float32) * scale
+    base = tl.load(index + token) * row_stride + (head // group) * head_stride
+    peak = tl.full([block], -float("inf"), dtype=tl.float32)
+    total = tl.zeros([block], dtype=tl.float32)
+    weighted = tl.zeros([block, padded_width], dtype=tl.float32)
+    for first in tl.range(start, stop, block, num_stages=stages):
+        inside = first + lane < stop
+        where = base + (first + lane)[:, None] * token_stride + column[None, :]
         mask = inside[:, None] & valid[None, :]
         key = tl.load(keys + where, mask=mask, other=0.0).to(tl.float32)
-        scores = tl.where(inside, tl.sum(key * query[None, :], axis=1) * scale, -float("inf"))
-        higher = tl.maximum(peak, tl.max(scores, axis=0))
-        weights = tl.exp(scores - higher)
-        rescale = tl.exp(peak - higher)
         value = tl.load(values + where, mask=mask, other=0.0).to(tl.float32)
-        weighted = weighted * rescale + tl.sum(weights[:, None] * value, axis=0)
-        total = total * rescale + tl.sum(weights, axis=0)
+        score = tl.where(inside, tl.sum(key * query[None, :], axis=1), -float("inf"))
+        higher = tl.maximum(peak, score)
+        base_score = tl.where(higher == -float("inf"), 0.0, higher)
+        weight = tl.exp(score - base_score)
+        rescale = tl.exp(peak - base_score)
+        weighted = weighted * rescale[:, None] + weight[:, None] * value
+        total = total * rescale + weight
         peak = higher
-    tl.store(sums + offset * width + column, weighted, mask=valid)
-    tl.store(peaks + offset, peak)
-    tl.store(totals + offset, total)
+    highest = tl.max(peak, axis=0)
+    rescale = tl.exp(peak - tl.where(highest == -float("inf"), 0.0, highest))
+    all_weighted = tl.sum(weighted * rescale[:, None], axis=0)
+    all_weight = tl.sum(total * rescale, axis=0)
+    if parts == 1:
+        tl.store(output + own, (all_weighted / all_weight).to(output.dtype.element_ty), mask=valid)
+    else:
+        offset = (token * heads + head) * parts + part
+        tl.store(sums + offset * width + column, all_weighted, mask=valid)
+        tl.store(peaks + offset, highest)
+        tl.store(totals + offset, all_weight)
 
 
 @triton.jit
@@ -72,34 +92,53 @@ def _combine_parts(
     tl.store(output + offset * width + column, result.to(output.dtype.element_ty), mask=valid)
 
 
-def attend_filled(queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, positions: Tensor) -> Tensor:
-    """Attend from each row's new token to all tokens of its row.
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 4  # in Triton's interpreter: rows of few tokens have parts, rows of many have none
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def parts_for(tokens: int, heads: int, device: torch.device) -> int:
+    """Parts of a row that are attended to in parallel, when a step has so many tokens: all of them run at once."""
+    return max(1, min(_MOST_PARTS, _PROGRAMS * _multiprocessors(device) // (tokens * heads)))
+
+
+def attend_filled(
+    queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, positions: Tensor, *, parts: int | None = None
+) -> Tensor:
+    """Attend from each new token to all tokens of its row at its position and before.
 
     Args:
-        queries: [R, heads, head_dim], contiguous.
+        queries: [T, heads, head_dim], contiguous.
         keys: [cache rows, kv_heads, length, head_dim], the last dimension contiguous.
         values: same shape and strides as `keys`.
-        index: [R], cache row of each.
-        positions: [R], position of the new token, whose key and value are already in the cache.
+        index: int64 [T], cache row of each.
+        positions: int64 [T], position of the new token, whose key and value are already in the cache.
+        parts: of a row, in parallel; `parts_for` if not given.
 
     Returns:
-        [R, heads · head_dim].
+        [T, heads · head_dim].
     """
-    rows, heads, width = queries.shape
+    tokens, heads, width = queries.shape
     assert queries.is_contiguous()
     assert keys.stride() == values.stride()
     assert keys.stride(-1) == 1
-    sums = queries.new_empty(rows, heads, _PARTS, width, dtype=torch.float32)
-    peaks, totals = queries.new_empty(2, rows, heads, _PARTS, dtype=torch.float32)
+    parts = parts_for(tokens, heads, queries.device) if parts is None else parts
+    kept = parts if parts > 1 else 0  # of a row in one part nothing is to be combined
+    sums = queries.new_empty(tokens, heads, kept, width, dtype=torch.float32)
+    peaks, totals = queries.new_empty(2, tokens, heads, kept, dtype=torch.float32)
     output = torch.empty_like(queries)
     padded = triton.next_power_of_2(width)
-    _attend_to_part[rows, heads, _PARTS](
-        queries, keys, values, index, positions, sums, peaks, totals,
+    _attend_to_part[tokens, heads, parts](
+        queries, keys, values, index, positions, output, sums, peaks, totals,
         keys.stride(0), keys.stride(1), keys.stride(2), width**-0.5,
-        group=heads // keys.shape[1], width=width, padded_width=padded, parts=_PARTS, block=_BLOCK,
+        group=heads // keys.shape[1], width=width, padded_width=padded, parts=parts, block=_BLOCK, stages=_STAGES,
+        num_warps=_WARPS,
     )  # fmt: skip
-    _combine_parts[rows, heads](
-        sums, peaks, totals, output,
-        width=width, padded_width=padded, parts=_PARTS, padded_parts=triton.next_power_of_2(_PARTS),
-    )  # fmt: skip
-    return output.view(rows, -1)
+    if parts > 1:
+        _combine_parts[tokens, heads](
+            sums, peaks, totals, output,
+            width=width, padded_width=padded, parts=parts, padded_parts=triton.next_power_of_2(parts),
+        )  # fmt: skip
+    return output.view(tokens, -1)

@@ -1,69 +1,55 @@
-"""The decode step as CUDA graphs, one per batch size: one launch instead of hundreds."""
+"""Steps that decode and draw, as CUDA graphs: one launch instead of hundreds."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from model.attention import Rows
-
-
-@dataclass(frozen=True)
-class StepGraph:
-    """Captured step of one number of codes; replaying it reads `codes` and `rows` and overwrites `logits`, all in place."""
-
-    codes: Tensor
-    rows: Rows
-    logits: Tensor
-    graph: torch.cuda.CUDAGraph
+from model.cuda.batch import KernelBatch
+from model.cuda.inputs import StepInputs
+from model.cuda.sampling import draw
+from model.cuda.step import KernelStep
+from model.kv_cache import KVCache
+from model.sampler.sampler import Sampler
 
 
 class StepGraphs:
-    """Step that replays captured graphs; a batch is padded to the next captured size.
+    """One graph for each size of the sampler's inputs. Where there is no GPU, the same is done launch by launch.
 
     Args:
-        step: from codes [R] and rows to logits [R, V]; must not depend on values on the host.
-        sizes: batch sizes to capture.
-        spare_row: cache row that padding writes to.
-        device: a CUDA device.
+        step: of the decoder.
+        sampler: whose images are drawn.
+        cache: of the decoder; its last row is spare.
     """
 
-    def __init__(
-        self, step: Callable[[Tensor, Rows], Tensor], *, sizes: Sequence[int], spare_row: int, device: torch.device
-    ) -> None:
-        self._spare_row = spare_row
-        self._graphs: dict[int, StepGraph] = {}
-        pool = None
-        for size in sorted(sizes, reverse=True):  # the largest first: the others fit into its memory pool
-            codes = torch.zeros(size, dtype=torch.int64, device=device)
-            rows = Rows(torch.full_like(codes, spare_row), torch.zeros_like(codes), size)
-            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(side):  # kernels must be chosen and compiled before the capture
-                for _ in range(2):
-                    step(codes, rows)
-            torch.cuda.current_stream(device).wait_stream(side)
+    def __init__(self, step: KernelStep, sampler: Sampler, cache: KVCache) -> None:
+        self._step, self._cache, self._state = step, cache, sampler.state
+        device = cache.keys.device
+        self._replays: dict[int, Callable[[], None]] = {}
+        if device.type != "cuda":
+            self._replays = {inputs.size: partial(self._run, inputs) for inputs in sampler.inputs}
+            return
+        # A stream and a memory pool of their own, for as long as the graphs live: PyTorch frees the workspace of cuBLAS,
+        # which belongs to a stream, when any graph that was captured there is destroyed (its issue 193402).
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        pool = torch.cuda.graph_pool_handle()
+        for inputs in reversed(sampler.inputs):  # the largest first: the others fit into its memory
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(self._stream):
+                for _ in range(2):  # kernels must be chosen and compiled before the capture
+                    self._run(inputs)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                logits = step(codes, rows)
-            pool = graph.pool()
-            self._graphs[size] = StepGraph(codes, rows, logits, graph)
+            # another thread may call CUDA meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                self._run(inputs)
+            torch.cuda.current_stream(device).wait_stream(self._stream)
+            self._replays[inputs.size] = graph.replay
 
-    def __call__(self, codes: Tensor, rows: Rows) -> Tensor:
-        """Logits [T, V], valid until the next call."""
-        count = rows.count
-        captured = self._graphs[min(size for size in self._graphs if size >= count)]
-        captured.codes[:count] = codes
-        captured.rows.index[:count] = rows.index
-        captured.rows.index[count:] = self._spare_row
-        captured.rows.positions[:count] = rows.positions
-        captured.rows.positions[count:] = 0
-        captured.graph.replay()
-        return captured.logits[:count]
+    def __call__(self, batch: KernelBatch) -> list[int]:
+        """Decode and draw a step of a batch; returns how many codes each image gained, which is one."""
+        self._replays[batch.inputs.size]()
+        return [1] * batch.images
 
-
-def batch_sizes(rows: int) -> list[int]:
-    """Batch sizes to capture for at most `rows` rows, close enough together that padding wastes little."""
-    few = [size for size in (1, 2, 4, 8, 12, 16, 24, 32, 48) if size < rows]
-    return [*few, *range(64, rows, 32), rows]
+    def _run(self, inputs: StepInputs) -> None:
+        logits = self._step(inputs.codes, inputs.index, inputs.positions, self._cache)
+        draw(logits, inputs, self._state, advance=True)

@@ -6,7 +6,7 @@ all guesses before it have turned out right (Jacobi iteration). The codes are th
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from model.cpu.sampler import NativeBatch
 from model.device import upload
 from model.sampler.state import SampledImage, SamplerBatch, SamplerState
 from model.sampler.torch_batch import NoiseTable, TorchBatch
+
+if TYPE_CHECKING:
+    from model.cuda.inputs import StepInputs
 
 
 class Sampler:
@@ -28,7 +31,13 @@ class Sampler:
         grid: codes in a line of the picture.
         device: of all tensors.
         native: use the C function, if the device is a CPU and the machine has a compiler.
+        kernels: use the Triton kernels (`model.cuda`), in whose batches all windows have one place.
         logprobs: keep the log-probability of every code as well.
+
+    Attributes:
+        state: the codes of all rows.
+        inputs: of the kernels' steps, by size, ascending; a batch takes the smallest that it fits into, and the batch that had
+            it before is over. None without kernels.
     """
 
     def __init__(
@@ -40,49 +49,65 @@ class Sampler:
         grid: int,
         device: torch.device,
         native: bool = True,
+        kernels: bool = False,
         logprobs: bool = False,
     ) -> None:
         self._device = device
-        self._state = SamplerState.of(
+        self.state = SamplerState.of(
             rows=rows, tokens=tokens, vocabulary=vocabulary, grid=grid, device=device, logprobs=logprobs
         )
         self._library = native_library() if native and device.type == "cpu" else None
-        self._noise = None if self._library else NoiseTable(self._state)
+        self.inputs = self._step_inputs() if kernels else []
+        self._noise = None if self._library or kernels else NoiseTable(self.state)
 
     @property
     def tokens(self) -> int:
         """Codes of an image."""
-        return self._state.tokens
+        return self.state.tokens
 
     def begin(self, rows: Sequence[int]) -> None:
         """Start new images in these rows."""
-        self._state.sums[upload(rows, self._device)] = 0
-        self._state.guessed[list(rows)] = 0
+        self.state.sums[upload(rows, self._device)] = 0
+        self.state.guessed[list(rows)] = 0
 
     def guess(self, row: int, codes: Sequence[int]) -> None:
         """Take codes of a picture that is like the new one in this row as guesses, from the first place on."""
-        self._state.codes[row, : len(codes)] = upload(codes, self._device)
-        self._state.guessed[row] = len(codes)
+        self.state.codes[row, : len(codes)] = upload(codes, self._device)
+        self.state.guessed[row] = len(codes)
 
     def batch(self, images: Sequence[SampledImage], widths: Sequence[int] | None = None) -> SamplerBatch:
         """Prepare images to be sampled together; `widths` as in `SamplerBatch.widen`, all 1 if not given."""
+        if self.inputs:
+            return self._kernel_batch(images)
         chosen = [1] * len(images) if widths is None else widths
         if self._library is not None:
-            return NativeBatch(self._library, self._state, images, chosen)
+            return NativeBatch(self._library, self.state, images, chosen)
         assert self._noise is not None
-        return TorchBatch(self._state, images, chosen, self._noise)
+        return TorchBatch(self.state, images, chosen, self._noise)
+
+    def _step_inputs(self) -> "list[StepInputs]":
+        from model.cuda.inputs import StepInputs, step_sizes
+
+        rows = len(self.state.codes)
+        return [StepInputs(size, spare_row=rows, device=self._device) for size in step_sizes(rows)]
+
+    def _kernel_batch(self, images: Sequence[SampledImage]) -> SamplerBatch:
+        from model.cuda.batch import KernelBatch
+
+        rows = sum(len(image.rows) for image in images)
+        return KernelBatch(self.state, images, next(inputs for inputs in self.inputs if inputs.size >= rows))
 
     def codes(self, rows: Sequence[int]) -> Tensor:
         """All codes of the images in these rows, int64 [n, tokens]; codes not sampled yet are meaningless."""
-        return self._state.codes[upload(rows, self._device)]
+        return self.state.codes[upload(rows, self._device)]
 
     def logprobs(self, rows: Sequence[int]) -> Tensor:
         """Log-probabilities of `codes`, float32 [n, tokens]: of each code among those that the filters kept.
 
         0 for greedy images. The sampler must have been made with `logprobs`.
         """
-        return self._state.logprobs[upload(rows, self._device)]
+        return self.state.logprobs[upload(rows, self._device)]
 
     def finite(self, rows: Sequence[int]) -> list[bool]:
         """Whether all guided logits so far were finite, for the image of each of these rows."""
-        return cast(list[bool], self._state.sums[upload(rows, self._device)].isfinite().tolist())
+        return cast(list[bool], self.state.sums[upload(rows, self._device)].isfinite().tolist())

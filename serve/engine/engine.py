@@ -1,15 +1,14 @@
 """The engine: every step samples at least one code of every running image.
 
-drop overdue → admit → prefill ┐
-              decode ──────────┴→ guide, filter, sample → previews, finished pictures
+drop overdue → decode → guide, filter, sample → admit → prefill → sample first codes → previews, finished pictures
 """
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from model.decoder import Decoder
@@ -28,6 +27,10 @@ from serve.engine.step_times import StepTimes
 from serve.engine.twins import Twins
 from serve.engine.windows import Step, WindowChooser
 
+if TYPE_CHECKING:
+    from model.cuda.batch import KernelBatch
+    from model.cuda.graphs import StepGraphs
+
 
 class Engine:
     """One model on one device, and everything that is being drawn with it. Not thread-safe: one thread owns it.
@@ -42,6 +45,7 @@ class Engine:
             (`model.sampler.sampler`). Pictures are the same, sooner where it pays.
         release: whether the model's own matrices may be freed, so that only this engine can compute with it.
         logprobs: whether `Finished` carries the log-probabilities of the codes.
+        kernels: whether Triton kernels decode and draw (`model.decoder.Decoder`).
         clock: seconds; the deadlines of jobs are times of this clock.
     """
 
@@ -55,16 +59,15 @@ class Engine:
         jacobi: bool = True,
         release: bool = False,
         logprobs: bool = False,
+        kernels: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
         self._clock = clock
-        self.decoder = Decoder(janus, native=native, int8=int8, release=release)
+        self.decoder = Decoder(janus, native=native, int8=int8, release=release, kernels=kernels)
         self.image_tokenizer = ImageTokenizer(janus, native=native)
-        spare = janus.device.type == "cuda"  # a row that captured steps write to when their batch is not full
+        spare = self.decoder.kernels is not None  # a row that captured steps write to when their batch is not full
         self.cache = self.decoder.cache(2 * slots + spare, janus.max_prompt_tokens + janus.image_tokens)
-        if spare:
-            self.decoder.capture(self.cache)
         self.scheduler = Scheduler(rows=2 * slots, tokens=janus.image_tokens)
         self._sampler = Sampler(
             rows=2 * slots,
@@ -73,8 +76,10 @@ class Engine:
             grid=janus.grid,
             device=janus.device,
             native=native,
+            kernels=self.decoder.kernels is not None,
             logprobs=logprobs,
         )
+        self._graphs = self._capture()
         self._logprobs = logprobs
         self._prefixes = PrefixReader(self.decoder, janus.ids)
         self._deadlines = Deadlines()
@@ -142,16 +147,13 @@ class Engine:
             events = self._fail_overdue()
             if self._windows is not None and self._windows.due:
                 self._choose_widths()
-            logits = self._decode()
-            if entering := self.scheduler.admit():
-                logits = torch.cat([logits, self._prefill(entering)])
-                events += [(slot.state, Started(slot.index)) for slot in entering]
             slots, fed = self._batch.slots, self._batch.sampler.rows.count
-            if slots:
-                windows, confirmed = self._sample(logits)
+            windows, confirmed = self._advance()
+            if entering := self.scheduler.admit():
+                self._start(entering)
+                events += [(slot.state, Started(slot.index)) for slot in entering]
+            if self.scheduler.running:
                 events += self._previews() + self._collect()
-                if entering:
-                    self._choose_widths()
         if self._windows is not None and slots and not entering:
             seconds = None if events else self._times.latest
             self._windows.note(Step(slots, windows, confirmed, fed, seconds))
@@ -167,15 +169,26 @@ class Engine:
             self._rebuild_batch()
         return [(state, Ended("deadline", "the deadline passed")) for state in overdue]
 
-    def _decode(self) -> Tensor:
-        """Logits of all places of the running rows' windows: [T, V]."""
-        batch = self._batch
+    def _advance(self) -> tuple[list[int], Sequence[int]]:
+        """Decode and sample the running images. Returns their windows, and how many codes each gained."""
+        batch, tokens = self._batch, self.janus.image_tokens
         if not batch.slots:
-            return torch.zeros(0, self.janus.codebook_size, dtype=torch.float32, device=self.janus.device)
-        return self.decoder.step(batch.sampler.codes, batch.sampler.rows, self.cache)
+            return [], []
+        windows = [min(width, tokens - slot.sampled) for slot, width in zip(batch.slots, batch.widths, strict=True)]
+        confirmed = self._decode_and_sample(batch)
+        for slot, codes in zip(batch.slots, confirmed, strict=True):
+            slot.sampled += codes
+            slot.gained = codes
+        self._times.codes = sum(confirmed) / len(confirmed)
+        return windows, confirmed
 
-    def _prefill(self, entering: Sequence[Slot]) -> Tensor:
-        """Fill the rows of new slots; logits of their first codes: [rows, V]."""
+    def _decode_and_sample(self, batch: Batch) -> Sequence[int]:
+        if self._graphs is not None:
+            return self._graphs(cast("KernelBatch", batch.sampler))
+        return batch.sampler.sample(self.decoder.step(batch.sampler.codes, batch.sampler.rows, self.cache))
+
+    def _start(self, entering: Sequence[Slot]) -> None:
+        """Fill the rows of new slots, and sample their first codes."""
         with self._times.starting(len(entering)):
             self._prefixes.read({slot.state for slot in entering if slot.state.prefixes is None})
             logits = []
@@ -190,9 +203,10 @@ class Engine:
                     slot.state.prefixes = None
             self._sampler.begin(first_rows(entering))
             self._guess(entering)
-            widths = (*self._batch.widths, *[1] * len(entering))  # as the logits of this step are
-            self._batch = Batch.of(self.scheduler.running, widths, self._sampler)
-            return torch.stack(logits)
+            Batch.of(entering, [1] * len(entering), self._sampler).sampler.sample(torch.stack(logits))
+            for slot in entering:
+                slot.sampled = slot.gained = 1
+            self._rebuild_batch()
 
     def _guess(self, entering: Sequence[Slot]) -> None:
         """Let codes of finished pictures with the same seeds be guesses."""
@@ -202,17 +216,6 @@ class Engine:
             if codes := self._twins.codes(slot.seed):
                 self._sampler.guess(slot.rows[0], codes)
                 slot.has_twin = True
-
-    def _sample(self, logits: Tensor) -> tuple[list[int], Sequence[int]]:
-        """The next codes of every running image; logits [T, V]. Returns windows, and how many codes each gained."""
-        slots, tokens = self._batch.slots, self.janus.image_tokens
-        windows = [min(width, tokens - slot.sampled) for slot, width in zip(slots, self._batch.widths, strict=True)]
-        confirmed = self._batch.sampler.sample(logits)
-        for slot, codes in zip(slots, confirmed, strict=True):
-            slot.sampled += codes
-            slot.gained = codes
-        self._times.codes = sum(confirmed) / len(confirmed)
-        return windows, confirmed
 
     def _previews(self) -> list[tuple[JobState, Event]]:
         """Pictures of the rows sampled so far, where they were asked for and the budget allows."""
@@ -237,7 +240,7 @@ class Engine:
 
     def _collect(self) -> list[tuple[JobState, Event]]:
         """Pictures of the images that are complete; their slots are free from now on."""
-        complete = [slot for slot in self._batch.slots if slot.sampled == self.janus.image_tokens]
+        complete = [slot for slot in self.scheduler.running if slot.sampled == self.janus.image_tokens]
         if not complete:
             return []
         with self._times.ending(len(complete)):
@@ -268,9 +271,16 @@ class Engine:
         self.scheduler.drop(state)
 
     def _rebuild_batch(self) -> None:
-        slots = self.scheduler.running
+        slots = [slot for slot in self.scheduler.running if slot.sampled < self.janus.image_tokens]
         widths = [1] * len(slots) if self._windows is None else self._windows.choose(slots)
         self._batch = Batch.of(slots, widths, self._sampler)
+
+    def _capture(self) -> "StepGraphs | None":
+        if self.decoder.kernels is None:
+            return None
+        from model.cuda.graphs import StepGraphs
+
+        return StepGraphs(self.decoder.kernels, self._sampler, self.cache)
 
     def _choose_widths(self) -> None:
         if self._windows is None:

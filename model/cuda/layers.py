@@ -1,0 +1,126 @@
+"""Triton kernels between the matrix products of a decoder layer; each reads and writes its numbers once."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_HEADS = 4  # that one program rotates
+_GATED = 1024  # numbers that one program gates
+
+
+@triton.jit
+def _add_and_normalise(x, added, weight, normal, width, epsilon, padded: tl.constexpr, adds: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, padded)
+    inside = column < width
+    place = row * width + column
+    number = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if adds:
+        number += tl.load(added + place, mask=inside, other=0.0).to(tl.float32)
+        rounded = number.to(x.dtype.element_ty)
+        tl.store(x + place, rounded, mask=inside)
+        number = rounded.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(number * number, axis=0) / width + epsilon)
+    scaled = number * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normal + place, scaled.to(normal.dtype.element_ty), mask=inside)
+
+
+def add_and_normalise(x: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+    """Add to a residual stream [R, width], in place, and return its root-mean-square norm times a weight [width].
+
+    The sum is rounded to the stream's dtype before it is normalised, as PyTorch's operations do.
+    """
+    rows, width = x.shape
+    normal = torch.empty_like(x)
+    padded = triton.next_power_of_2(width)
+    _add_and_normalise[rows,](
+        x, x if added is None else added, weight, normal, width, epsilon,
+        padded=padded, adds=added is not None, num_warps=min(16, max(1, padded // 512)),
+    )  # fmt: skip
+    return normal
+
+
+@triton.jit
+def _rotate_and_write(
+    joined, rotations, index, positions, queries, keys, values,
+    row_stride, head_stride, token_stride, sine_offset,
+    heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, padded_half: tl.constexpr, at_once: tl.constexpr,
+):  # fmt: skip
+    """Rotate some heads of one token and put each where it belongs."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * at_once + tl.arange(0, at_once)
+    column = tl.arange(0, padded_half)
+    there = (head < heads + 2 * kv_heads)[:, None] & (column < half)[None, :]
+    source = (token * (heads + 2 * kv_heads) + head)[:, None] * (2 * half) + column[None, :]
+    first = tl.load(joined + source, mask=there, other=0.0)
+    second = tl.load(joined + source + half, mask=there, other=0.0)
+    position = tl.load(positions + token)
+    angle = position * (2 * half) + column
+    cosine = tl.load(rotations + angle, mask=column < half, other=0.0)[None, :]
+    sine = tl.load(rotations + sine_offset + half + angle, mask=column < half, other=0.0)[None, :]
+    low, high = first.to(tl.float32), second.to(tl.float32)
+    turned_first = (low * cosine - high * sine).to(first.dtype)
+    turned_second = (high * cosine + low * sine).to(first.dtype)
+
+    is_query, is_value = head < heads, head >= heads + kv_heads
+    own = (token * heads + head)[:, None] * (2 * half) + column[None, :]
+    tl.store(queries + own, turned_first, mask=there & is_query[:, None])
+    tl.store(queries + own + half, turned_second, mask=there & is_query[:, None])
+
+    row = tl.load(index + token) * row_stride + position * token_stride
+    kept = row + ((head - heads) * head_stride)[:, None] + column[None, :]
+    is_key = (head >= heads) & (head < heads + kv_heads)
+    tl.store(keys + kept, turned_first, mask=there & is_key[:, None])
+    tl.store(keys + kept + half, turned_second, mask=there & is_key[:, None])
+    kept = row + ((head - heads - kv_heads) * head_stride)[:, None] + column[None, :]
+    tl.store(values + kept, first, mask=there & is_value[:, None])
+    tl.store(values + kept + half, second, mask=there & is_value[:, None])
+
+
+def rotate_and_write(
+    joined: Tensor, rotations: Tensor, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor, *, heads: int
+) -> Tensor:
+    """Rotate queries and keys, and write keys and values into the cache.
+
+    Args:
+        joined: [T, (heads + 2 kv_heads) · head_dim], contiguous: queries, keys and values of T tokens.
+        rotations: cosines and sines [2, positions, head_dim], as of `model.decoder.rotate`.
+        index: int64 [T], cache row of each token.
+        positions: int64 [T], its position.
+        keys: of one layer, [cache rows, kv_heads, length, head_dim]; gains the keys, in place.
+        values: same shape and strides as `keys`; gains the values.
+        heads: number of query heads.
+
+    Returns:
+        Rotated queries, [T, heads, head_dim].
+    """
+    tokens, kv_heads, width = len(joined), keys.shape[1], keys.shape[3]
+    queries = joined.new_empty(tokens, heads, width)
+    half = width // 2
+    _rotate_and_write[tokens, triton.cdiv(heads + 2 * kv_heads, _HEADS)](
+        joined, rotations, index, positions, queries, keys, values,
+        keys.stride(0), keys.stride(1), keys.stride(2), rotations.stride(0),
+        heads=heads, kv_heads=kv_heads, half=half, padded_half=triton.next_power_of_2(half), at_once=_HEADS,
+        num_warps=1,
+    )  # fmt: skip
+    return queries
+
+
+@triton.jit
+def _gate(gates, gated, inner, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    inside = column < inner
+    gate = tl.load(gates + row * 2 * inner + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gates + (row * 2 + 1) * inner + column, mask=inside, other=0.0).to(tl.float32)
+    numbers = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(gated + row * inner + column, numbers.to(gated.dtype.element_ty), mask=inside)
+
+
+def gate(gates: Tensor) -> Tensor:
+    """silu(first half) · second half of each row [R, 2 · inner], contiguous: [R, inner]."""
+    rows, inner = gates.shape[0], gates.shape[1] // 2
+    gated = gates.new_empty(rows, inner)
+    _gate[rows, triton.cdiv(inner, _GATED)](gates, gated, inner, block=_GATED)
+    return gated

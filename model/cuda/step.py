@@ -1,0 +1,57 @@
+"""One decode step in matrix products and Triton kernels: ten launches a layer, whose inputs all lie on the device."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.cuda.attention import attend_filled
+from model.cuda.layers import add_and_normalise, gate, rotate_and_write
+from model.decoder_weights import DecoderWeights, linear
+from model.kv_cache import KVCache
+
+
+class KernelStep:
+    """Step of one model.
+
+    Args:
+        weights: of the model.
+        rotations: float32 [2, positions, head_dim], as of `model.decoder.rotate`.
+        head: from normalised hidden states [T, hidden] to logits [T, V].
+        heads: number of query heads.
+        epsilon: of the norms.
+    """
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        rotations: Tensor,
+        head: Callable[[Tensor], Tensor],
+        *,
+        heads: int,
+        epsilon: float,
+    ) -> None:
+        self._weights, self._rotations, self._head = weights, rotations, head
+        self._heads, self._epsilon = heads, epsilon
+
+    def __call__(self, codes: Tensor, index: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """Feed codes to rows of the cache.
+
+        Args:
+            codes: int64 [T].
+            index: int64 [T], row of each.
+            positions: int64 [T], its position there.
+            cache: gains the codes, in place.
+
+        Returns:
+            Logits of the next codes, float32 [T, V].
+        """
+        weights, added = self._weights, None
+        x = F.embedding(codes, weights.code_embedding)
+        for keys, values, layer in zip(cache.keys, cache.values, weights.layers, strict=True):
+            joined = linear(add_and_normalise(x, added, layer.attention_norm, self._epsilon), layer.qkv)
+            queries = rotate_and_write(joined, self._rotations, index, positions, keys, values, heads=self._heads)
+            added = linear(attend_filled(queries, keys, values, index, positions), layer.out)
+            gates = linear(add_and_normalise(x, added, layer.mlp_norm, self._epsilon), layer.gate_up)
+            added = linear(gate(gates), layer.down)
+        return self._head(add_and_normalise(x, added, weights.norm, self._epsilon))
