@@ -14,11 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read by Triton when anything imports it, as the imports below do
+
 import httpx
 import hypothesis
 import numpy as np
 import pytest
-import torch
 import uvicorn
 from fastapi import FastAPI
 from safetensors.torch import load_file
@@ -52,8 +56,6 @@ from train.tiny.network import build_network
 from train.tiny.recipe import TinyRecipe, load_recipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as every command does
 # of a file, httpx reads every certificate for each new client, which takes 30 ms; of a folder, those that it needs
 os.environ.pop("SSL_CERT_FILE", None)

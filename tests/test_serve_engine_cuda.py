@@ -50,6 +50,7 @@ def check_engine(janus: Janus, prompts: list[list[int]], jobs: int, every: int) 
         assert [list(codes[i]) for i in range(2)] == expected.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same on a GPU is tested with the golden model")
 def test_each_image_equals_the_reference_loop_in_the_interpreter() -> None:
     check_engine(micro_janus(), [[1, 5, 6], [1, 9, 10, 11, 12], [1, 13]], jobs=4, every=3)
