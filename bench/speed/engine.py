@@ -204,7 +204,7 @@ def profile(work: Workload, images: int) -> dict[str, float]:
     with stopwatch.timing(
         prefill=(engine.decoder, "prefill"),
         step=(engine.decoder, "step"),
-        sample=(engine, "_sample"),
+        sample=(engine, "_decode_and_sample"),
         pixels=(engine.image_tokenizer, "images"),
     ):
         drawn = list(draw(engine, [work.job(seeds_of(1, images))]))

@@ -127,7 +127,7 @@ def _profile_line(images: int, parts: Mapping[str, float]) -> str:
 def _share_outside(parts: Mapping[str, float]) -> float:
     """Share of the engine's time that is spent outside the decoder's step and the image tokenizer."""
     whole = sum(parts.values()) - parts["png"]
-    return 1 - (parts["step"] + parts["pixels"]) / whole
+    return 1 - (parts.get("step", 0.0) + parts["pixels"]) / whole
 
 
 def _preview_line(images: int, cost: PreviewCost) -> str:
