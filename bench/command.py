@@ -1,6 +1,7 @@
 """`focusdiff-bench`: benchmarks of a model, how reliable the judges are, and speed."""
 
 from bench.commands.benchmarks import add_benchmarks
+from bench.commands.cuda import add_cuda
 from bench.commands.reports import add_reports
 from bench.commands.speed import add_speed
 from bench.commands.world import add_world
@@ -15,6 +16,7 @@ def main() -> None:
     add_reports(benches)
     add_world(benches)
     add_speed(benches)
+    add_cuda(benches)
     arguments = parser.parse_args()
     run_command(lambda: arguments.run(arguments))
 

@@ -49,6 +49,10 @@ class Decoder:
         release: free the model's own matrices when they are packed; nothing but this decoder can then compute.
         kernels: use the Triton kernels of `model.cuda`, if not given on a CUDA device; elsewhere Triton's interpreter can run them.
 
+    Attributes:
+        weights: what a step reads.
+        kernels: the step of Triton kernels, if it is used.
+
     Raises:
         CheckpointError: the language model has a part that this decoder does not support, or `int8` is refused.
     """
@@ -80,8 +84,8 @@ class Decoder:
             if library or int8
             else fuse_matrices(janus.network)
         )
-        self._weights = decoder_weights(janus.network, matrices)
-        self._rotations = self._rotation_table()
+        self.weights = decoder_weights(janus.network, matrices)
+        self.rotations = self._rotation_table()
         self._native = self._native_step(library) if library else None
         wanted = self.device.type == "cuda" if kernels is None else kernels
         self.kernels = self._kernel_step() if wanted else None
@@ -101,10 +105,10 @@ class Decoder:
         """Bytes of the network's weights (shared storage counts once), the tables made from them, and packed matrices."""
         kept: dict[int, int] = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in (*self._network.state_dict().values(), self._weights.code_embedding, self._rotations)
+            for tensor in (*self._network.state_dict().values(), self.weights.code_embedding, self.rotations)
             if tensor.device.type != "meta"
         }
-        return sum(kept.values()) + sum(matrix.nbytes for matrix in self._weights.packed)
+        return sum(kept.values()) + sum(matrix.nbytes for matrix in self.weights.packed)
 
     @torch.no_grad()
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
@@ -121,15 +125,15 @@ class Decoder:
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)
-        if self._weights.packed:
-            for matrix, other in zip(self._weights.packed, pack_matrices(network, int8=self._int8), strict=True):
+        if self.weights.packed:
+            for matrix, other in zip(self.weights.packed, pack_matrices(network, int8=self._int8), strict=True):
                 matrix.copy_(other)
-        self._weights.code_embedding.copy_(code_embeddings(self._network))
+        self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
         """Allocate a KV cache of `rows` × `length` tokens."""
         return KVCache(
-            layers=len(self._weights.layers),
+            layers=len(self.weights.layers),
             rows=rows,
             kv_heads=self._kv_heads,
             length=length,
@@ -161,10 +165,10 @@ class Decoder:
         """Prefill in PyTorch, padded at the end, where causal attention hides the padding from real tokens."""
         longest = max(map(len, prompts))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
-        rotations = self._rotations[:, :longest, None]
-        x = F.embedding(ids, self._weights.text_embedding)
+        rotations = self.rotations[:, :longest, None]
+        x = F.embedding(ids, self.weights.text_embedding)
         keys, values = [], []
-        for layer in self._weights.layers:
+        for layer in self.weights.layers:
             q, k, v = (part.transpose(1, 2) for part in self._project(x, layer, rotations))
             keys.append(k)
             values.append(v)
@@ -172,7 +176,7 @@ class Decoder:
             x = self._output_and_mlp(x, attended.transpose(1, 2).flatten(2), layer)
         lengths = torch.tensor([len(row) for row in prompts], device=self.device)
         last = x[torch.arange(len(prompts), device=self.device), lengths - 1]
-        logits = self._head(self._norm(last, self._weights.norm))
+        logits = self._head(self._norm(last, self.weights.norm))
         all_keys, all_values = torch.stack(keys), torch.stack(values)
         return [
             Prefix(all_keys[:, i, :, : len(row)].clone(), all_values[:, i, :, : len(row)].clone(), logits[i].clone())
@@ -206,15 +210,15 @@ class Decoder:
 
     def _step(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         index, positions = rows.index[: rows.count], rows.positions[: rows.count]
-        x = F.embedding(codes[: rows.count], self._weights.code_embedding)
-        rotations = self._rotations[:, positions, None]
-        for number, layer in enumerate(self._weights.layers):
+        x = F.embedding(codes[: rows.count], self.weights.code_embedding)
+        rotations = self.rotations[:, positions, None]
+        for number, layer in enumerate(self.weights.layers):
             q, k, v = self._project(x, layer, rotations)
             keys, values = cache.keys[number], cache.values[number]
             keys[index, :, positions] = k
             values[index, :, positions] = v
             x = self._output_and_mlp(x, attend(q, keys, values, rows), layer)
-        return self._head(self._norm(x, self._weights.norm))
+        return self._head(self._norm(x, self.weights.norm))
 
     def _native_library(self) -> CDLL | None:
         """The C functions; None without a compiler, or if they do not support the device, dtype or activation."""
@@ -225,14 +229,14 @@ class Decoder:
     def _native_step(self, library: CDLL) -> NativeStep:
         epsilon = self._config.rms_norm_eps
         return NativeStep(
-            library, self._weights, self._rotations, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon
+            library, self.weights, self.rotations, heads=self._heads, kv_heads=self._kv_heads, epsilon=epsilon
         )
 
     def _kernel_step(self) -> "KernelStep":
         from model.cuda.step import KernelStep  # Triton comes with PyTorch's CUDA builds only
 
         epsilon = self._config.rms_norm_eps
-        return KernelStep(self._weights, self._rotations, self._head, heads=self._heads, epsilon=epsilon)
+        return KernelStep(self.weights, self.rotations, self._head, heads=self._heads, epsilon=epsilon)
 
     @property
     def _grouped(self) -> bool:
@@ -254,7 +258,7 @@ class Decoder:
 
     def _head(self, x: Tensor) -> Tensor:
         """Normalised hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
-        weights = self._weights
+        weights = self.weights
         inner: Tensor = self._activation(linear(x, weights.head_in) + weights.head_in_bias)
         return (linear(inner, weights.head_out) + weights.head_out_bias).float()
 

@@ -106,10 +106,15 @@ class DecoderWeights:
     head_out_bias: Tensor
 
     @property
+    def matrices(self) -> list[Matrix]:
+        """All matrices that a step reads, in the order of `pack_matrices`."""
+        parts = [part for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        return [*parts, self.head_in, self.head_out]
+
+    @property
     def packed(self) -> list[PackedMatrix]:
-        """All packed matrices, in the order of `pack_matrices`."""
-        parts = [part for layer in self.layers for part in vars(layer).values()] + [self.head_in, self.head_out]
-        return [part for part in parts if isinstance(part, PackedMatrix)]
+        """Those of `matrices` that are packed."""
+        return [matrix for matrix in self.matrices if isinstance(matrix, PackedMatrix)]
 
 
 def _fused(network: JanusForConditionalGeneration) -> Iterator[tuple[nn.Linear, ...]]:

@@ -252,7 +252,7 @@ def test_released_matrices_are_held_once(small_folder: Path, int8: bool, size: i
         if p.device.type != "meta"
     )
     assert left == sum(p.nbytes for p in held if p.ndim == 1)
-    packed = decoder._weights.packed
+    packed = decoder.weights.packed
     assert sum(matrix.values.nbytes for matrix in packed) == size * matrices
     scales = [matrix.scales.nbytes for matrix in packed if matrix.scales is not None]
     assert sum(scales) == (4 * sum(p.shape[0] for p in held if p.ndim == 2) if int8 else 0)

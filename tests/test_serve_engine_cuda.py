@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.cuda.micro import CODES, micro_janus
 from model.attention import Rows
 from model.checkpoints.load import load
 from model.decoder import Decoder
@@ -18,7 +19,6 @@ from model.sampler.state import SampledImage
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job, JobState
-from tests.micro_janus import CODES, micro_janus
 from tests.tools import needs_kernels
 
 pytestmark = needs_kernels

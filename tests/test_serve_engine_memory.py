@@ -40,7 +40,7 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
     assert held(janus.network) == before
     second = Engine(janus, slots=1, native=False).decoder
     fused = [
-        [layer.qkv.data_ptr() for layer in decoder._weights.layers if isinstance(layer.qkv, Tensor)]
+        [layer.qkv.data_ptr() for layer in decoder.weights.layers if isinstance(layer.qkv, Tensor)]
         for decoder in (first, second)
     ]
     assert fused[0] == fused[1]

@@ -174,7 +174,7 @@ def test_memory_is_estimated_exactly_and_checked_before_loading(small_folder: Pa
     backend = ThreadBackend(janus, slots=3)
     decoder = backend.engine.decoder
     image_tokenizer = backend.engine.image_tokenizer
-    tables = decoder._weights.code_embedding.nbytes + decoder._rotations.nbytes + image_tokenizer.table_bytes
+    tables = decoder.weights.code_embedding.nbytes + decoder.rotations.nbytes + image_tokenizer.table_bytes
     assert needs.weights == tables + sum(parameter.nbytes for parameter in janus.network.state_dict().values())
     cache = backend.engine.cache
     assert 3 * needs.per_image == cache.nbytes

@@ -178,7 +178,9 @@ def _draw(engine: Engine, load: Load, numbers: Sequence[int], taken: list[Drawn]
         jobs = load.jobs(number)
         begun = time.perf_counter()
         with stopwatch.timing(
-            pixels=(engine.image_tokenizer, "images"), step=(engine.decoder, "step"), sample=(engine, "_decode_and_sample")
+            pixels=(engine.image_tokenizer, "images"),
+            step=(engine.decoder, "step"),
+            sample=(engine, "_decode_and_sample"),
         ):
             found = list(draw(engine, jobs, on_step=count))
         whole += time.perf_counter() - begun

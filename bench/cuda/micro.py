@@ -8,6 +8,7 @@ from model.janus import Janus
 from model.prompt import SpecialIds
 
 CODES = 70  # of the codebook: no power of two
+TOKENS = 9  # codes of a picture
 
 
 def micro_janus(*, seed: int = 0) -> Janus:
@@ -32,7 +33,7 @@ def micro_janus(*, seed: int = 0) -> Janus:
         base_channels=32,
         channel_multiplier=[1, 1],
         num_res_blocks=1,
-        num_patches=3,
+        num_patches=int(TOKENS**0.5),
         projection_dim=32,
         image_token_embed_dim=32,
     )
@@ -43,4 +44,5 @@ def micro_janus(*, seed: int = 0) -> Janus:
         if parameter.ndim == 2:
             parameter.normal_(std=parameter.shape[1] ** -0.5)
     network.model.generation_head.vision_head.weight.mul_(3)
+    network.generation_config.generation_kwargs = {"boi_token_id": 2}
     return Janus("micro", network, None, SpecialIds(bos=1, pad=0, begin_of_image=2))

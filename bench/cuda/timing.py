@@ -1,0 +1,50 @@
+"""Seconds of the device and of the host."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+
+class Seconds(NamedTuple):
+    """Of one call, on average: of the device, and of the host until it could go on."""
+
+    device: float
+    host: float
+
+
+def time_calls(call: Callable[[], object], *, device: torch.device, times: int) -> Seconds:
+    """Time calls that follow each other, after one that does not count. Without a GPU both times are the same."""
+    call()
+    if device.type != "cuda":
+        started = time.perf_counter()
+        for _ in range(times):
+            call()
+        each = (time.perf_counter() - started) / times
+        return Seconds(each, each)
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    begun.record()
+    started = time.perf_counter()
+    for _ in range(times):
+        call()
+    host = (time.perf_counter() - started) / times
+    ended.record()
+    torch.cuda.synchronize()
+    return Seconds(begun.elapsed_time(ended) / 1000 / times, host)
+
+
+def captured(call: Callable[[], object], *, device: torch.device) -> Callable[[], object]:
+    """The same as a CUDA graph, so that launches cost nothing; the call itself without a GPU."""
+    if device.type != "cuda":
+        return call
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # kernels must be chosen and compiled before the capture
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        call()
+    return graph.replay
