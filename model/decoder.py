@@ -167,19 +167,18 @@ class Decoder:
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
         rotations = self.rotations[:, :longest, None]
         x = F.embedding(ids, self.weights.text_embedding)
-        keys, values = [], []
-        for layer in self.weights.layers:
+        shape = (len(self.weights.layers), len(prompts), self._kv_heads, longest, self._head_dim)
+        keys, values = x.new_empty(shape), x.new_empty(shape)
+        for number, layer in enumerate(self.weights.layers):
             q, k, v = (part.transpose(1, 2) for part in self._project(x, layer, rotations))
-            keys.append(k)
-            values.append(v)
+            keys[number], values[number] = k, v
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self._grouped)
             x = self._output_and_mlp(x, attended.transpose(1, 2).flatten(2), layer)
         lengths = torch.tensor([len(row) for row in prompts], device=self.device)
         last = x[torch.arange(len(prompts), device=self.device), lengths - 1]
         logits = self._head(self._norm(last, self.weights.norm))
-        all_keys, all_values = torch.stack(keys), torch.stack(values)
         return [
-            Prefix(all_keys[:, i, :, : len(row)].clone(), all_values[:, i, :, : len(row)].clone(), logits[i].clone())
+            Prefix(keys[:, i, :, : len(row)].clone(), values[:, i, :, : len(row)].clone(), logits[i].clone())
             for i, row in enumerate(prompts)
         ]
 

@@ -22,6 +22,10 @@ class Prefix:
         """T, the number of tokens of the prompt."""
         return self.keys.shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes + self.logits.nbytes
+
 
 class KVCache:
     """Keys and values of all rows, allocated once: each [layers, rows, kv_heads, length, head_dim].

@@ -9,16 +9,24 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from bench.speed.geometry import geometry_config
 from model.checkpoints.load import load
+from model.decoder import Decoder
 from model.janus import Janus
+from model.params import SamplingParams
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job, JobState
+from serve.engine.prefixes import PrefixReader
 from serve.engine.slot import Slot
 from tests.drawing import SETTINGS
+from train.memory.ledger import Ledger
+from train.memory.weightless import WeightlessJanus, without_processes
+from train.ranks import ALONE
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +104,42 @@ def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: l
     assert alive() == before
     assert (engine.cache.keys.data_ptr(), engine._sampler.state.codes.data_ptr()) == allocated
     assert held[-1] <= max(held[:-1]) + 4, held
+
+
+def test_reading_prompts_takes_twice_their_keys_and_values(tmp_path: Path) -> None:
+    """Of a 7B, counted on tensors without memory: 34 prompts of 30 tokens take a gibibyte at most, and so do 340."""
+    geometry_config("janus-pro-7b").save_pretrained(tmp_path)
+    janus = WeightlessJanus.of("7b", tmp_path, torch.bfloat16)
+    with without_processes(ALONE), janus.mode:
+        reader = PrefixReader(Decoder(janus, native=False), janus.ids)
+        peaks = []
+        for count in (34, 340):
+            jobs = [Job([1, *[5 + number] * 28, 2], None, (0,), SamplingParams(1)) for number in range(count)]
+            states = [JobState(job) for job in jobs]
+            with Ledger(lambda _: "all") as ledger:
+                reader.read(states)
+            kept = sum(prefix.nbytes for state in states for prefix in state.prefixes or ())
+            peaks.append((ledger.peak["all"] - kept) / 2**30)
+    assert kept / 2**30 == pytest.approx(340 * 30 * 30 * 2 * 4096 * 2 / 2**30, rel=0.01)
+    assert max(peaks) < 1.1  # beyond what is kept: keys and values of 1024 tokens once more, and one layer's numbers
+
+
+def test_unconditional_prefixes_are_bounded_in_bytes(deepseek: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest used ones are kept."""
+    reader = PrefixReader(Decoder(deepseek), deepseek.ids)
+
+    def read(length: int) -> JobState:
+        state = JobState(Job([1, *[5] * (length - 2), 2], None, (0,), SamplingParams(3)))
+        reader.read([state])
+        assert state.prefixes is not None
+        return state
+
+    kept = {length: prefix.nbytes for length in (4, 5, 6) for prefix in (read(length).prefixes or ())[1:]}
+    reader.clear()
+    monkeypatch.setattr("serve.engine.prefixes._UNCONDITIONAL_BYTES", kept[4] + kept[6])
+    for length in (4, 5, 4, 6):
+        read(length)
+    assert [len(row) for row in reader._unconditional] == [4, 6]
+    monkeypatch.setattr("serve.engine.prefixes._UNCONDITIONAL_BYTES", 1)
+    read(5)
+    assert [len(row) for row in reader._unconditional] == [5]  # of the job that is drawn now

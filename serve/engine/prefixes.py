@@ -8,12 +8,12 @@ from model.kv_cache import Prefix
 from model.prompt import SpecialIds, unconditional_row
 from serve.engine.job import Job, JobState
 
-_UNCONDITIONAL_KEPT = 64  # one for each prompt length
-_PREFILL_TOKENS = 4096  # of one call: many new jobs must not need much memory at once
+_UNCONDITIONAL_BYTES = 2**29  # of prefixes, one for each prompt length: of a 7B, 36 with 30 tokens
+_PREFILL_TOKENS = 1024  # of one call: many new jobs must not need much memory at once
 
 
 class PrefixReader:
-    """Reads the prompts of jobs. Prefixes of unconditional rows are kept by length, the latest used ones.
+    """Reads the prompts of jobs. Prefixes of unconditional rows are kept by length, the latest used ones, up to 512 MiB.
 
     Args:
         decoder: reads them.
@@ -57,5 +57,9 @@ class PrefixReader:
     def _keep(self, row: tuple[int, ...], prefix: Prefix) -> None:
         self._unconditional[row] = prefix
         self._unconditional.move_to_end(row)
-        if len(self._unconditional) > _UNCONDITIONAL_KEPT:
+        while len(self._unconditional) > 1 and self._bytes > _UNCONDITIONAL_BYTES:
             self._unconditional.popitem(last=False)
+
+    @property
+    def _bytes(self) -> int:
+        return sum(prefix.nbytes for prefix in self._unconditional.values())
