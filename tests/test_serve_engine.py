@@ -2,6 +2,7 @@
 
 import random
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -114,12 +115,40 @@ def test_prompts_that_arrive_together_share_a_prefill(
     lengths = sorted(2 * [len(prompt) for prompt in prompts])
     assert read == [lengths]
     read.clear()
-    monkeypatch.setattr("serve.engine.prefixes._PREFILL_TOKENS", 12)
+    monkeypatch.setattr("serve.engine.prefixes.PREFILL_TOKENS", 12)
     engine._prefixes.clear()
     assert list(map(codes_of, run(engine, [(0, one) for one in jobs]))) == list(map(codes_of, together))
-    assert [length for part in read for length in part] == lengths
+    assert {length for part in read for length in part} == set(lengths)
     assert all(len(part) * max(part) <= 12 or len(part) == 1 for part in read)
     assert any(len(part) > 1 for part in read)
+
+
+def test_few_prefixes_are_held_at_once(
+    deepseek: Janus, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that arrive together are read in parts, and each part's prefixes go into the cache before the next is read."""
+    engine = Engine(deepseek, slots=8)
+    jobs = [job([1, *range(20 + i, 28 + i), 2], GREEDY, i, i + 9) for i in range(8)]
+    together = list(map(codes_of, run(engine, [(0, one) for one in jobs])))
+    limit = sum(len(one.prompt) for one in jobs) // 3
+    monkeypatch.setattr("serve.engine.prefixes.PREFILL_TOKENS", limit)
+    held: list[int] = []
+    made: list[weakref.ref[Prefix]] = []
+    prefill = engine.decoder.prefill
+
+    def watched(rows: list[list[int]]) -> list[Prefix]:
+        found = prefill(rows)
+        made.extend(map(weakref.ref, found))
+        held.append(sum(prefix.length for one in made if (prefix := one()) is not None))
+        return found
+
+    monkeypatch.setattr(engine.decoder, "prefill", watched)
+    monkeypatch.setattr("serve.engine.prefixes._UNCONDITIONAL_BYTES", 0)
+    engine._prefixes.clear()
+    assert list(map(codes_of, run(engine, [(0, one) for one in jobs]))) == together
+    assert len(held) > 3
+    longest = max(len(one.prompt) for one in jobs)
+    assert max(held) <= limit + 3 * longest  # of a job that is not complete, and the unconditional one that is kept
 
 
 def test_images_start_in_order_of_arrival(deepseek: Janus, prompts: list[list[int]]) -> None:

@@ -31,10 +31,10 @@ SETTINGS = [
 ]
 
 
-def check_engine(janus: Janus, prompts: list[list[int]], jobs: int, every: int) -> None:
-    """Jobs of two images arrive every few steps, so that steps of several sizes are run, and images join and leave."""
-    jobs_to_come = [Job(prompts[i % 3], None, (i, i + 50), SETTINGS[i % 4]) for i in range(jobs)]
-    engine = Engine(janus, slots=5, native=False, kernels=True)
+def check_engine(janus: Janus, prompts: list[list[int]], *, jobs: int, images: int, every: int) -> None:
+    """Jobs arrive every few steps, so that steps of several sizes are run, and images join and leave."""
+    jobs_to_come = [Job(prompts[i % 3], None, tuple(range(i, i + images)), SETTINGS[i % 4]) for i in range(jobs)]
+    engine = Engine(janus, slots=3, native=False, kernels=True)
     drawn: dict[JobState, dict[int, tuple[int, ...]]] = {}
     waiting, steps = list(jobs_to_come), 0
     while waiting or not engine.idle:
@@ -46,14 +46,14 @@ def check_engine(janus: Janus, prompts: list[list[int]], jobs: int, every: int) 
         steps += 1
     for request, codes in drawn.items():
         job = request.job
-        expected = generate(janus, [job.prompt] * 2, seeds=job.seeds, **job.params.as_dict())  # type: ignore[arg-type]
-        assert [list(codes[i]) for i in range(2)] == expected.tolist()
+        expected = generate(janus, [job.prompt] * images, seeds=job.seeds, **job.params.as_dict())  # type: ignore[arg-type]
+        assert [list(codes[i]) for i in range(images)] == expected.tolist()
 
 
 @pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same on a GPU is tested with the golden model")
 def test_each_image_equals_the_reference_loop_in_the_interpreter() -> None:
-    check_engine(micro_janus(), [[1, 5, 6], [1, 9, 10, 11, 12], [1, 13]], jobs=4, every=3)
+    check_engine(micro_janus(), [[1, 5, 6], [1, 9, 10, 11, 12], [1, 13]], jobs=5, images=1, every=2)
 
 
 @needs_gpu
@@ -62,7 +62,7 @@ def test_each_image_equals_the_reference_loop(deepseek_folder: Path, golden: Map
     """float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     janus = load(deepseek_folder, device="cuda", dtype="float32")
-    check_engine(janus, [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)], jobs=9, every=5)
+    check_engine(janus, [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)], jobs=9, images=2, every=5)
 
 
 def test_a_step_of_kernels_gives_the_logits_of_pytorch() -> None:

@@ -5,10 +5,12 @@ drop overdue → decode → guide, filter, sample → admit → prefill → samp
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from model.decoder import Decoder
@@ -190,23 +192,27 @@ class Engine:
     def _start(self, entering: Sequence[Slot]) -> None:
         """Fill the rows of new slots, and sample their first codes."""
         with self._times.starting(len(entering)):
-            self._prefixes.read({slot.state for slot in entering if slot.state.prefixes is None})
-            logits = []
-            for slot in entering:
-                prefixes = slot.state.prefixes
-                assert prefixes is not None
-                slot.prompt_lengths = tuple(prefix.length for prefix in prefixes)
-                for row, prefix in zip(slot.rows, prefixes, strict=True):
-                    self.cache.begin(row, prefix)
-                    logits.append(prefix.logits)
-                if slot.index + 1 == slot.state.job.images:
-                    slot.state.prefixes = None
+            logits: list[Tensor] = []
+            for part in self._prefixes.parts(entering):
+                self._prefixes.read({slot.state for slot in part if slot.state.prefixes is None})
+                logits += chain.from_iterable(map(self._fill, part))
             self._sampler.begin(first_rows(entering))
             self._guess(entering)
             Batch.of(entering, [1] * len(entering), self._sampler).sampler.sample(torch.stack(logits))
             for slot in entering:
                 slot.sampled = slot.gained = 1
             self._rebuild_batch()
+
+    def _fill(self, slot: Slot) -> list[Tensor]:
+        """Copy a slot's prefixes into its rows; returns the logits of the first codes."""
+        prefixes = slot.state.prefixes
+        assert prefixes is not None
+        slot.prompt_lengths = tuple(prefix.length for prefix in prefixes)
+        for row, prefix in zip(slot.rows, prefixes, strict=True):
+            self.cache.begin(row, prefix)
+        if slot.index + 1 == slot.state.job.images:
+            slot.state.prefixes = None
+        return [prefix.logits for prefix in prefixes]
 
     def _guess(self, entering: Sequence[Slot]) -> None:
         """Let codes of finished pictures with the same seeds be guesses."""

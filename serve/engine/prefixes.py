@@ -1,15 +1,16 @@
 """Prefill: prompts become keys and values, each text once."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 
 from model.decoder import Decoder
 from model.kv_cache import Prefix
 from model.prompt import SpecialIds, unconditional_row
 from serve.engine.job import Job, JobState
+from serve.engine.slot import Slot
 
 _UNCONDITIONAL_BYTES = 2**29  # of prefixes, one for each prompt length: of a 7B, 36 with 30 tokens
-_PREFILL_TOKENS = 1024  # of one call: many new jobs must not need much memory at once
+PREFILL_TOKENS = 1024  # of one call, and of new prefixes that are held at once: those of a 7B take half a GiB
 
 
 class PrefixReader:
@@ -29,6 +30,22 @@ class PrefixReader:
         """Forget what was read with other weights."""
         self._unconditional.clear()
 
+    def parts(self, slots: Sequence[Slot]) -> Iterator[list[Slot]]:
+        """Slots in parts to be filled one after the other, so that few prefixes are held at once."""
+        part: list[Slot] = []
+        tokens, states = 0, set[JobState]()
+        for slot in slots:
+            known = slot.state.prefixes is not None or slot.state in states
+            new = 0 if known else sum(map(len, self._prompts(slot.state.job)))
+            if part and tokens + new > PREFILL_TOKENS:
+                yield part
+                part, tokens, states = [], 0, set()
+            part.append(slot)
+            tokens += new
+            states.add(slot.state)
+        if part:
+            yield part
+
     def read(self, states: Collection[JobState]) -> None:
         """Set the prefixes of jobs; a text that several of them share is read once."""
         wanted = {state: self._prompts(state.job) for state in states}
@@ -38,7 +55,7 @@ class PrefixReader:
         unread = sorted({row for rows in wanted.values() for row in rows} - set(known), key=len)
         while unread:
             # a call pads its prompts to the longest of them, which is the last
-            take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= _PREFILL_TOKENS)
+            take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= PREFILL_TOKENS)
             part, unread = unread[:take], unread[take:]
             known.update(zip(part, self._decoder.prefill(part), strict=True))
         for state, rows in wanted.items():

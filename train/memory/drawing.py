@@ -8,7 +8,8 @@ from model.decoder import Decoder
 from model.image_tokenizer import ImageTokenizer, pictures_at_once
 from model.params import SamplingParams
 from serve.engine.job import Job, JobState
-from serve.engine.prefixes import PrefixReader
+from serve.engine.prefixes import PREFILL_TOKENS, PrefixReader
+from serve.engine.slot import Slot
 from train.memory.ledger import Ledger
 from train.memory.plan import Part
 from train.memory.weightless import WeightlessJanus
@@ -31,21 +32,21 @@ def drawing_parts(
         reader = PrefixReader(decoder, janus.ids)
         # of different lengths, so that each has an unconditional row of its own
         lengths = [max(2, janus.prompt_tokens - number) for number in range(prompts)]
-        states = [JobState(Job([janus.ids.bos] * length, None, (0,), params)) for length in lengths]
+        slots = [Slot(JobState(Job([janus.ids.bos] * length, None, (0,), params)), 0, (0, 1)) for length in lengths]
         doing = "reading prompts"
         with Ledger(lambda _: doing) as ledger:
             for start in range(0, prompts, at_once):
-                entering = states[start : start + at_once]
-                reader.read(entering)
-                for state in entering:
-                    state.prefixes = None
+                for part in reader.parts(slots[start : start + at_once]):
+                    reader.read([slot.state for slot in part])
+                    for slot in part:
+                        slot.state.prefixes = None
             kept = ledger.held["reading prompts"]
             doing, count = "decoding pictures", pictures_at_once(janus.image_size, device)
             with torch.no_grad():
                 janus.network.model.vqmodel.decode(torch.zeros(count, janus.image_tokens, dtype=torch.int64))
     how = f"up to {prompts} × {janus.prompt_tokens} tokens, until the weights change"
     yield Part("held", "unconditional prefixes", kept, how)
-    how = f"{at_once} × {janus.prompt_tokens} tokens are read at once, with and without prompt"
+    how = f"{at_once} × {janus.prompt_tokens} tokens with and without prompt, read up to {PREFILL_TOKENS} at a time"
     yield Part("drawing", "prompts", ledger.peak["reading prompts"] - kept, how)
     yield Part("drawing", "pictures", ledger.peak["decoding pictures"], f"{count} are decoded at once")
 
