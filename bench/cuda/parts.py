@@ -17,7 +17,8 @@ from model.errors import first_line
 if TYPE_CHECKING:
     from bench.cuda.result import Result
 
-_PROCESSES = multiprocessing.get_context("spawn")
+_PROCESSES = multiprocessing.get_context("forkserver")  # which imports everything once, and touches no GPU
+_PROCESSES.set_forkserver_preload(["bench.cuda.workbench"])
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def run_parts(
         dry: do everything small, in Triton's interpreter.
         out: file that gains the lines (JSON).
     """
+    if dry:
+        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     with open(out, "a", encoding="utf-8") as file:
         for name in names:
             for one in _run_part(name, geometry, sorted(set(images)), dry):
@@ -117,8 +120,6 @@ def _measure(
     dry: bool,
 ) -> None:
     """In the part's process."""
-    if dry:
-        os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     try:
         from bench.cuda.workbench import Workbench
 
