@@ -26,7 +26,7 @@ ROWS = 128
 
 
 class Used(NamedTuple):
-    """What a compiled kernel uses: registers of a thread, bytes of its stack (spills), bytes of shared memory, and how often
+    """Resources of a compiled kernel: registers of a thread, bytes of its stack (spills), bytes of shared memory, and how often
     each instruction occurs in it."""
 
     kernel: str

@@ -55,7 +55,7 @@ def test_sums_are_stored_and_normalised(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_gates(dtype: torch.dtype) -> None:
-    """Of more numbers than a program takes, and the last program not full."""
+    """More numbers than one program takes, so that there are several, and the last is not full."""
     from model.cuda.layers import gate
 
     gates = numbers(2, 2 * 1500, dtype=dtype) * 4
@@ -136,7 +136,7 @@ def images_of(params: Sequence[SamplingParams]) -> list[SampledImage]:
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("vocabulary", [70, 4099])
 def test_codes_are_those_of_the_reference(vocabulary: int, ties: bool) -> None:
-    """Of more codes than are drawn from at once, too. Ties: logits that are whole numbers, so that many are equal.
+    """The larger vocabulary is drawn from in several blocks. Ties: logits that are whole numbers, so that many are equal.
 
     Also the log-probabilities, the sums, what the next step is fed, and that the places and positions are counted on.
     """

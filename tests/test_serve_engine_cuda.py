@@ -66,7 +66,7 @@ def test_each_image_equals_the_reference_loop(deepseek_folder: Path, golden: Map
 
 
 def test_a_step_of_kernels_gives_the_logits_of_pytorch() -> None:
-    """Of several rows of different lengths, and several places of one; what the row held there before is not seen."""
+    """Several rows of different lengths, and several places of one row; what the row held there before is not seen."""
     janus = micro_janus()
     plain, kernels = (Decoder(janus, native=False, kernels=chosen) for chosen in (False, True))
     prefixes = plain.prefill([[1, 5, 6], [1, 7, 8, 9, 10]])

@@ -107,7 +107,7 @@ def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: l
 
 
 def test_reading_prompts_takes_twice_their_keys_and_values(tmp_path: Path) -> None:
-    """Of a 7B, counted on tensors without memory: 34 prompts of 30 tokens take a gibibyte at most, and so do 340."""
+    """Counted for a 7B on tensors without memory: 34 prompts of 30 tokens take a gibibyte at most, and so do 340."""
     geometry_config("janus-pro-7b").save_pretrained(tmp_path)
     janus = WeightlessJanus.of("7b", tmp_path, torch.bfloat16)
     with without_processes(ALONE), janus.mode:

@@ -1,4 +1,4 @@
-"""What the card can do: bytes read and written in a second, and operations of matrix products."""
+"""Rates of the card: bytes read and written in a second, and operations of matrix products."""
 
 from collections.abc import Iterator
 

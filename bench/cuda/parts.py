@@ -119,7 +119,7 @@ def _measure(
     images: Sequence[int],
     dry: bool,
 ) -> None:
-    """In the part's process."""
+    """Run a part, in its own process, and send its results."""
     try:
         from bench.cuda.workbench import Workbench
 

@@ -8,7 +8,7 @@ import torch
 
 
 class Seconds(NamedTuple):
-    """Of one call, on average: of the device, and of the host until it could go on."""
+    """Seconds of one call on average: until the device has done it, and until the host could go on."""
 
     device: float
     host: float

@@ -23,7 +23,7 @@ _MICRO_PROMPT_TOKENS = 4
 
 @dataclass(frozen=True)
 class Workbench:
-    """What is measured, on which device.
+    """Model, device and numbers of images that the parts measure.
 
     geometry: name of a geometry (`bench.speed.geometry`).
     images: numbers of guided images, ascending.
@@ -54,7 +54,7 @@ class Workbench:
 
     @property
     def params(self) -> SamplingParams:
-        """FocusDiff's."""
+        """Sampling settings that FocusDiff has published, or small ones for a dry run."""
         return SamplingParams() if not self.dry else SamplingParams(5.0, 1.0, 40, 1.0)
 
     @property
@@ -67,11 +67,11 @@ class Workbench:
 
     @property
     def times(self) -> int:
-        """How often something is done to be timed."""
+        """Number of repetitions that are timed."""
         return 2 if self.dry else 50
 
     def sampler(self, images: int) -> Sampler:
-        """With room for so many guided images."""
+        """Sampler with room for so many guided images."""
         janus = self.janus
         return Sampler(
             rows=2 * images,
@@ -84,7 +84,7 @@ class Workbench:
         )
 
     def cache(self, images: int) -> KVCache:
-        """With room for so many guided images, and the spare row."""
+        """Cache with room for so many guided images, and the spare row."""
         return self.decoder.cache(2 * images + 1, self.janus.max_prompt_tokens + self.janus.image_tokens)
 
     def half_drawn(self, sampler: Sampler, images: int) -> KernelBatch:
@@ -112,12 +112,12 @@ class Workbench:
 
     @property
     def weight_bytes(self) -> int:
-        """Of the matrices that a step reads."""
+        """Bytes of the matrices that a step reads."""
         return sum(matrix.nbytes for matrix in self.decoder.weights.matrices)
 
     @property
     def weight_numbers(self) -> int:
-        """Of the matrices that a step reads."""
+        """Number of weights in the matrices that a step reads."""
         return sum(matrix.shape.numel() for matrix in self.decoder.weights.matrices)
 
     def row_bytes(self, rows: int) -> int:

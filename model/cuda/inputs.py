@@ -1,4 +1,4 @@
-"""What a step reads: the codes that it is fed, and the images that it draws for."""
+"""Inputs of a step: the codes that it is fed, and the images that it draws for."""
 
 from collections.abc import Sequence
 

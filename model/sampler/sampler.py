@@ -37,7 +37,7 @@ class Sampler:
     Attributes:
         state: the codes of all rows.
         inputs: of the kernels' steps, by size, ascending; a batch takes the smallest that it fits into, and the batch that had
-            it before is over. None without kernels.
+            it before is over. Empty without kernels.
     """
 
     def __init__(
