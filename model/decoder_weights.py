@@ -113,7 +113,7 @@ class DecoderWeights:
 
     @property
     def packed(self) -> list[PackedMatrix]:
-        """Those of `matrices` that are packed."""
+        """All packed matrices, in the order of `matrices`."""
         return [matrix for matrix in self.matrices if isinstance(matrix, PackedMatrix)]
 
 

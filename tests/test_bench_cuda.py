@@ -6,13 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from bench.command import main
 from bench.cuda.parts import PARTS, Failure, Part, run_parts
 from bench.cuda.result import Result
 from bench.cuda.table import Table, ratios
+from tests.ended import Ended
 from tests.tools import needs_kernels
 
 ROOT = Path(__file__).parent.parent
@@ -100,3 +104,24 @@ def test_floors_and_ratios() -> None:
     engine = Result("engine", "1 images together", 2.0, images=1, whole=True)
     other = Result("baselines", "a loop, 1 images", 9.0, images=1, whole=True)
     assert list(ratios([engine, other, Failure("x", "y")])) == ["  a loop, 1 images ÷ engine: 4.50×"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dry", "--images", "0"], "error: --images must be at least 1, not 0\n"),
+        (["--dry", "--geometry", "8b"], "error: no geometry '8b'; known: janus-pro-7b, janus-pro-1b, 12x768\n"),
+        pytest.param(
+            [],
+            "error: no device 'cuda' here: give auto, or one of cpu, cuda and mps\n",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_bad_settings_are_told_in_a_line(
+    arguments: list[str], said: str, tmp_path: Path, command: Callable[..., Ended]
+) -> None:
+    ended = command(main, "cuda", "--out", tmp_path / "found.jsonl", *arguments)
+    assert ended.code == 2
+    assert ended.err.endswith(said)
+    assert not (tmp_path / "found.jsonl").exists()

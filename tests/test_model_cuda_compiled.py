@@ -24,8 +24,8 @@ SPILLED = {"_find_thresholds": 16}  # bytes of the stack, at most: four register
 
 @pytest.mark.parametrize("target", SHARED)
 def test_kernels_fit_and_load_in_whole_lines(target: str) -> None:
-    """As launched for a 7B in bfloat16. Attention's loads of keys and values are asynchronous, of 16 bytes a thread, three
-    blocks at a time; the other large loads and stores have 16 bytes a thread, too."""
+    """The launches are those of a 7B in bfloat16. Attention loads keys and values asynchronously, 16 bytes a thread, three
+    blocks at a time. The other large loads and stores also have 16 bytes a thread."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.compiled_kernels", target]
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

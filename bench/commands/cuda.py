@@ -37,13 +37,17 @@ def measure_cuda(arguments: argparse.Namespace) -> None:
     from bench.cuda.parts import Failure, run_parts
     from bench.cuda.result import Result
     from bench.cuda.table import Table, ratios
+    from bench.speed.geometry import geometry_config
+    from model.device import choose_device
     from train.provenance import provenance
 
     if min(arguments.images) < 1:
         raise ValueError(f"--images must be at least 1, not {min(arguments.images)}")
+    geometry_config(arguments.geometry)  # a misspelt name is told before any part is begun
+    device, dtype = ("cpu", "float32") if arguments.dry else ("cuda", "bfloat16")
+    where = provenance(device=choose_device(device), dtype=dtype)
     images = sorted(set(arguments.images))[: 1 if arguments.dry else None]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    where = provenance(device="cpu" if arguments.dry else "cuda", dtype="float32" if arguments.dry else "bfloat16")
     _show(", ".join(f"{name} {value}" for name, value in where.items()))
     with open(arguments.out, "a", encoding="utf-8") as file:
         print(json.dumps({"provenance": where, "geometry": arguments.geometry, "dry": arguments.dry}), file=file)

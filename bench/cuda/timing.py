@@ -36,7 +36,7 @@ def time_calls(call: Callable[[], object], *, device: torch.device, times: int) 
 
 
 def captured(call: Callable[[], object], *, device: torch.device) -> Callable[[], object]:
-    """The same as a CUDA graph, so that launches cost nothing; the call itself without a GPU."""
+    """Capture a call in a CUDA graph, so that its launches cost nothing; without a GPU, return the call."""
     if device.type != "cuda":
         return call
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
