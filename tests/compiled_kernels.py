@@ -117,7 +117,7 @@ def launches() -> list[Callable[[], object]]:
         state = SamplerState.of(
             rows=ROWS, tokens=TOKENS, vocabulary=VOCABULARY, grid=24, device=meta, logprobs=logprobs
         )
-        draw(numbers(ROWS, VOCABULARY, dtype=torch.float32), inputs, state, advance=True)
+        draw(numbers(ROWS, VOCABULARY, dtype=torch.float32), inputs, state)
 
     keys, values = numbers(2, ROWS + 1, HEADS, 832, WIDTH)
     rotations = numbers(2, 16384, WIDTH, dtype=torch.float32)

@@ -14,7 +14,7 @@ pytestmark = needs_kernels
 ROOT = Path(__file__).parent.parent
 LAUNCHED = [
     "_attend_to_part", "_combine_parts", "_attend_to_part", "_add_and_normalise", "_rotate_and_write", "_gate",
-    "_find_thresholds", "_draw", "_find_thresholds", "_draw",
+    "_find_thresholds", "_draw", "_feed", "_find_thresholds", "_draw", "_feed",
 ]  # fmt: skip
 REGISTERS, SHARED = 65536, {"sm_80": 163, "sm_89": 99, "sm_90": 227}  # of a multiprocessor; KiB
 THREADS = {"_attend_to_part": 4 * 128, "_find_thresholds": 512}  # that have registers on a multiprocessor, at least
@@ -37,7 +37,7 @@ def test_kernels_fit_and_load_in_whole_lines(target: str) -> None:
         assert one["stack"] <= SPILLED.get(name, 0), one
         assert one["registers"] * THREADS.get(name, 1024) <= REGISTERS, one
         wide = sum(count for opcode, count in used.items() if opcode.startswith(("LDG", "LDGSTS")) and "128" in opcode)
-        assert wide >= 2, one
+        assert wide >= 2 or name == "_feed", one  # which loads a few numbers
         if name == "_attend_to_part":
             # 32 tokens of 128 numbers of 2 bytes are 4 loads of keys and 4 of values for each of 128 threads
             assert used["LDGSTS.E.BYPASS.128"] == 3 * 8, one

@@ -20,11 +20,13 @@ from model.sampler.sampler import Sampler
 from model.sampler.state import SampledImage
 from model.sampling import filtered, guide, sample
 from tests.drawing import SETTINGS
-from tests.tools import needs_compiler
+from tests.tools import needs_compiler, needs_kernels
 
 CPU = torch.device("cpu")
 TOKENS, GRID, VOCABULARY = 12, 4, 23
-ways = pytest.mark.parametrize("native", [pytest.param(True, marks=needs_compiler), False])
+ways = pytest.mark.parametrize(
+    "way", [pytest.param("C", marks=needs_compiler), "PyTorch", pytest.param("kernels", marks=needs_kernels)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +94,18 @@ def reference(image: SampledImage, *, surprise: float) -> tuple[list[int], list[
 class Drawing:
     """Images drawn by a sampler with windows; the logits come from `logits_after` of what the windows were fed."""
 
-    def __init__(self, images: Sequence[SampledImage], *, native: bool, surprise: float) -> None:
+    def __init__(self, images: Sequence[SampledImage], *, way: str, surprise: float) -> None:
         self.images, self.surprise = images, surprise
         self.sampled = [0] * len(images)
         self.sampler = Sampler(
-            rows=10, tokens=TOKENS, vocabulary=VOCABULARY, grid=GRID, device=CPU, native=native, logprobs=True
+            rows=10,
+            tokens=TOKENS,
+            vocabulary=VOCABULARY,
+            grid=GRID,
+            device=CPU,
+            native=way == "C",
+            kernels=way == "kernels",
+            logprobs=True,
         )
         self.sampler.begin([image.rows[0] for image in images])
         self.batch = self.sampler.batch(images)
@@ -130,22 +139,12 @@ def images_of(params: Sequence[SamplingParams]) -> list[SampledImage]:
     ]
 
 
-@ways
-@settings(max_examples=60, deadline=None)
-@given(
-    params=st.sampled_from(SETTINGS),
-    surprise=st.sampled_from([0.0, 0.3, 1.0, 3.0]),
-    seed=st.integers(0, 1000),
-    twin=st.booleans(),
-)
-def test_windows_of_any_width_draw_the_codes_of_the_reference(
-    native: bool, params: SamplingParams, surprise: float, seed: int, twin: bool
-) -> None:
-    """Also log-probabilities. Guesses given at the start may be right or wrong."""
+def check_window_codes(way: str, params: SamplingParams, surprise: float, seed: int, twin: bool) -> None:
+    """Draw an image with random windows; guesses given at the start may be right or wrong."""
     rng = random.Random(seed)
     (image,) = images_of([params])
     codes, logprobs = reference(image, surprise=surprise)
-    drawing = Drawing([image], native=native, surprise=surprise)
+    drawing = Drawing([image], way=way, surprise=surprise)
     if twin:
         drawing.sampler.guess(0, [code if rng.random() < 0.8 else rng.randrange(VOCABULARY) for code in codes])
     steps = 0
@@ -158,21 +157,43 @@ def test_windows_of_any_width_draw_the_codes_of_the_reference(
     assert drawing.sampler.finite([0]) == [True]
 
 
+@pytest.mark.parametrize("way", [pytest.param("C", marks=needs_compiler), "PyTorch"])
+@settings(max_examples=60, deadline=None)
+@given(
+    params=st.sampled_from(SETTINGS),
+    surprise=st.sampled_from([0.0, 0.3, 1.0, 3.0]),
+    seed=st.integers(0, 1000),
+    twin=st.booleans(),
+)
+def test_windows_of_any_width_draw_the_codes_of_the_reference(
+    way: str, params: SamplingParams, surprise: float, seed: int, twin: bool
+) -> None:
+    """Also log-probabilities."""
+    check_window_codes(way, params, surprise, seed, twin)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("setting", "surprise", "twin"), [(2, 1.0, False), (3, 0.3, True), (0, 0.3, False)])
+def test_windows_of_kernels_draw_the_codes_of_the_reference(setting: int, surprise: float, twin: bool) -> None:
+    """Fewer examples: the interpreter is slow."""
+    check_window_codes("kernels", SETTINGS[setting], surprise, setting, twin)
+
+
 @ways
-def test_guesses_that_are_right_are_all_confirmed_and_none_behind_a_wrong_one(native: bool) -> None:
+def test_guesses_that_are_right_are_all_confirmed_and_none_behind_a_wrong_one(way: str) -> None:
     """All twelve codes guessed, the sixth one wrongly: steps of 5 places add 1, 5, then 1 of 5, then 5 again."""
     (image,) = images_of([SETTINGS[2]])
     codes, _ = reference(image, surprise=0)
-    drawing = Drawing([image], native=native, surprise=0)
+    drawing = Drawing([image], way=way, surprise=0)
     drawing.sampler.guess(0, [*codes[:6], (codes[6] + 1) % VOCABULARY, *codes[7:]])
     assert [drawing.step([5])[0] for _ in range(4)] == [1, 5, 1, 5]
     assert drawing.sampler.codes([0])[0].tolist() == codes
 
 
 @ways
-def test_the_code_above_is_the_first_guess(native: bool) -> None:
+def test_the_code_above_is_the_first_guess(way: str) -> None:
     (image,) = images_of([SETTINGS[1]])
-    drawing = Drawing([image], native=native, surprise=3)
+    drawing = Drawing([image], way=way, surprise=3)
     for _ in range(5):
         drawing.step([1])
     drawing.batch.widen([5])
@@ -182,9 +203,9 @@ def test_the_code_above_is_the_first_guess(native: bool) -> None:
 
 
 @ways
-def test_what_was_drawn_behind_a_wrong_guess_is_the_next_guess(native: bool) -> None:
+def test_what_was_drawn_behind_a_wrong_guess_is_the_next_guess(way: str) -> None:
     (image,) = images_of([SETTINGS[1]])
-    drawing = Drawing([image], native=native, surprise=0)
+    drawing = Drawing([image], way=way, surprise=0)
     drawing.sampler.guess(0, [VOCABULARY - 1] * 3)  # the others are unknown
     drawing.step([1])
     assert drawing.step([6]) == [1]
@@ -195,11 +216,11 @@ def test_what_was_drawn_behind_a_wrong_guess_is_the_next_guess(native: bool) -> 
 
 @ways
 @pytest.mark.parametrize(("spoilt", "finite"), [(2, False), (5, True)])
-def test_logits_behind_a_wrong_guess_may_be_anything(native: bool, spoilt: int, finite: bool) -> None:
+def test_logits_behind_a_wrong_guess_may_be_anything(way: str, spoilt: int, finite: bool) -> None:
     """The third guess is wrong: NaN for the place before it is the image's, one behind it was never asked for."""
     (image,) = images_of([SETTINGS[2]])
     codes, _ = reference(image, surprise=0)
-    drawing = Drawing([image], native=native, surprise=0)
+    drawing = Drawing([image], way=way, surprise=0)
     drawing.sampler.guess(0, [*codes[:3], (codes[3] + 1) % VOCABULARY, *codes[4:]])
     drawing.step([1])
 
@@ -213,10 +234,10 @@ def test_logits_behind_a_wrong_guess_may_be_anything(native: bool, spoilt: int, 
 
 
 @ways
-def test_images_with_windows_of_their_own_do_not_disturb_each_other(native: bool) -> None:
+def test_images_with_windows_of_their_own_do_not_disturb_each_other(way: str) -> None:
     rng = random.Random(0)
     images = images_of([SETTINGS[0], SETTINGS[4], SETTINGS[3], SETTINGS[2]])
-    drawing = Drawing(images, native=native, surprise=0.3)
+    drawing = Drawing(images, way=way, surprise=0.3)
     ended: dict[int, list[int]] = {}
     while len(ended) < len(images):
         drawing.step([rng.randint(1, 6) for _ in drawing.images])

@@ -19,6 +19,8 @@ from model.sampler.state import SampledImage
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job, JobState
+from serve.engine.windows import WindowChooser
+from tests.random_windows import RandomWindows
 from tests.tools import needs_kernels
 
 pytestmark = needs_kernels
@@ -31,10 +33,14 @@ SETTINGS = [
 ]
 
 
-def check_engine(janus: Janus, prompts: list[list[int]], *, jobs: int, images: int, every: int) -> None:
+def check_engine(
+    janus: Janus, prompts: list[list[int]], *, jobs: int, images: int, every: int, windows: WindowChooser | None
+) -> None:
     """Jobs arrive every few steps, so that steps of several sizes are run, and images join and leave."""
     jobs_to_come = [Job(prompts[i % 3], None, tuple(range(i, i + images)), SETTINGS[i % 4]) for i in range(jobs)]
     engine = Engine(janus, slots=3, native=False, kernels=True)
+    if windows is not None:
+        engine._windows = windows
     drawn: dict[JobState, dict[int, tuple[int, ...]]] = {}
     waiting, steps = list(jobs_to_come), 0
     while waiting or not engine.idle:
@@ -53,7 +59,14 @@ def check_engine(janus: Janus, prompts: list[list[int]], *, jobs: int, images: i
 @pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same on a GPU is tested with the golden model")
 def test_each_image_equals_the_reference_loop_in_the_interpreter() -> None:
-    check_engine(micro_janus(), [[1, 5, 6], [1, 9, 10, 11, 12], [1, 13]], jobs=5, images=1, every=2)
+    check_engine(
+        micro_janus(),
+        [[1, 5, 6], [1, 9, 10, 11, 12], [1, 13]],
+        jobs=5,
+        images=1,
+        every=2,
+        windows=RandomWindows(0, widest=4),
+    )
 
 
 @needs_gpu
@@ -62,7 +75,9 @@ def test_each_image_equals_the_reference_loop(deepseek_folder: Path, golden: Map
     """float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     janus = load(deepseek_folder, device="cuda", dtype="float32")
-    check_engine(janus, [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)], jobs=9, images=2, every=5)
+    prompts = [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
+    check_engine(janus, prompts, jobs=9, images=2, every=5, windows=None)
+    check_engine(janus, prompts, jobs=9, images=2, every=5, windows=RandomWindows(0))
 
 
 def test_a_step_of_kernels_gives_the_logits_of_pytorch() -> None:
@@ -107,7 +122,7 @@ def test_rows_that_no_image_needs_write_to_the_spare_row_only() -> None:
 def test_no_step_waits_for_the_device(deepseek_folder: Path, golden: Mapping[str, Tensor]) -> None:
     """PyTorch's sync debug mode finds no synchronisation in steps without arrivals or finished images."""
     janus = load(deepseek_folder, device="cuda")
-    engine = Engine(janus, slots=4)
+    engine = Engine(janus, slots=4, jacobi=False)
     engine.submit(Job(golden["prompt0.input_ids"].tolist(), None, (1, 2, 3), SETTINGS[2]))
     engine.step()
     torch.cuda.set_sync_debug_mode("error")

@@ -72,7 +72,7 @@ def measure_kernels(bench: Workbench) -> Iterator[Result]:
             ),
             ("norms", partial(normalise, hidden), len(layers) * 2 * 4 * hidden.nbytes, 0),
             ("gates", partial(gate_all, gates), len(layers) * 3 * wide.nbytes, 0),
-            ("draw", partial(draw, logits, batch.inputs, sampler.state, advance=False), logits.nbytes, 0),
+            ("draw", partial(draw, logits, batch.inputs, sampler.state), logits.nbytes, 0),
         ]
         for name, call, moved, flops in timed:
             seconds = time_calls(captured(call, device=bench.device), device=bench.device, times=bench.times)

@@ -46,10 +46,13 @@ class StepGraphs:
             self._replays[inputs.size] = graph.replay
 
     def __call__(self, batch: KernelBatch) -> list[int]:
-        """Decode and draw a step of a batch; returns how many codes each image gained, which is one."""
+        """Decode and draw a step of a batch; returns how many codes each image gained.
+
+        The device is waited for if a window has several places.
+        """
         self._replays[batch.inputs.size]()
-        return [1] * batch.images
+        return batch.drawn()
 
     def _run(self, inputs: StepInputs) -> None:
         logits = self._step(inputs.codes, inputs.index, inputs.positions, self._cache)
-        draw(logits, inputs, self._state, advance=True)
+        draw(logits, inputs, self._state)

@@ -1,4 +1,4 @@
-"""Triton kernels that draw the next code of each image, with the codes of `model.sampling.sample`.
+"""Triton kernels that draw the next codes of each image, with the codes of `model.sampling.sample`.
 
 Everything that they read, place and seed included, lies on the device, so that a captured step can be replayed.
 """
@@ -13,6 +13,7 @@ from model.sampler.state import SamplerState
 _EXACT = {"enable_fp_fusion": False}  # a product and a sum are rounded one after the other, as on other devices
 _WARPS = 16  # whose registers hold 16,384 logits and their probabilities
 _BLOCK = 2048  # codes that are drawn from at once
+_WIDEST = 64  # places of a window; a step of windows is not fed more codes
 
 
 @triton.jit
@@ -119,13 +120,12 @@ def gumbel_noise(seed, place, start, vocabulary, block: tl.constexpr):
 @triton.jit
 def _draw(
     logits, conditional, unconditional, rows, seeds, places, guidance, temperature, thresholds, last_kept,
-    codes, sums, logprobs, fed, positions, tokens, vocabulary,
-    keep_logprobs: tl.constexpr, advance: tl.constexpr, block: tl.constexpr,
+    codes, totals, logprobs, tokens, vocabulary,
+    keep_logprobs: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Draw the next code of one image, store it, and make it the input of the next step."""
+    """Draw the code of one place of an image, and store it."""
     image = tl.program_id(0)
-    c, u = tl.load(conditional + image), tl.load(unconditional + image)
-    if c < 0:
+    if tl.load(conditional + image) < 0:
         return
     seed, place, row = tl.load(seeds + image), tl.load(places + image), tl.load(rows + image)
     warm = tl.load(temperature + image) > 0
@@ -160,7 +160,7 @@ def _draw(
     highest = tl.max(best, axis=0)
     drawn = tl.min(tl.where(best == highest, best_code, vocabulary - 1), axis=0)  # the lowest code wins a tie
     tl.store(codes + row * tokens + place, drawn.to(tl.int64))
-    tl.store(sums + row, tl.load(sums + row) + tl.sum(total, axis=0))
+    tl.store(totals + image, tl.sum(total, axis=0))
     if keep_logprobs:
         chosen = 0.0
         if warm:
@@ -170,34 +170,85 @@ def _draw(
             )[1]
             chosen = own - top - tl.log(tl.sum(mass * tl.exp(peak - top), axis=0))
         tl.store(logprobs + row * tokens + place, chosen)
-    tl.store(places + image, place + 1)
-    tl.store(fed + c, drawn.to(tl.int64))
-    tl.store(fed + u, drawn.to(tl.int64))
-    if advance:
-        tl.store(positions + c, tl.load(positions + c) + 1)
-        if u != c:
-            tl.store(positions + u, tl.load(positions + u) + 1)
 
 
-def draw(logits: Tensor, inputs: StepInputs, state: SamplerState, *, advance: bool) -> None:
-    """Draw the next code of each image of a step.
+@triton.jit
+def _feed(
+    codes, positions, places, windows, first_draws, first_fed, other_fed, lengths, other_lengths, sampled, confirmed,
+    rows, totals, drawn, guessed, sums, tokens, grid,
+    confirms: tl.constexpr, widest: tl.constexpr,
+):  # fmt: skip
+    """Confirm what was drawn of one image, if so wanted, and make the inputs of its next window."""
+    image = tl.program_id(0)
+    window = tl.load(windows + image)
+    if window == 0:
+        return
+    lane = tl.arange(0, widest)
+    first, fed, other = tl.load(first_draws + image), tl.load(first_fed + image), tl.load(other_fed + image)
+    row, have = tl.load(rows + first), tl.load(sampled + image)
+    known = tl.maximum(tl.load(guessed + row), have)
+    if confirms:
+        drawn_code = tl.load(drawn + row * tokens + have + lane, mask=lane < window, other=0)
+        guess = tl.load(codes + fed + 1 + lane, mask=lane + 1 < window, other=0)
+        wrong = (lane + 1 < window) & (drawn_code != guess)
+        gained = tl.min(tl.where(wrong, lane, window - 1), axis=0) + 1
+        # logits behind a wrong guess are not the image's
+        total = tl.sum(tl.load(totals + first + lane, mask=lane < gained, other=0.0), axis=0)
+        tl.store(sums + row, tl.load(sums + row) + total)
+        tl.store(confirmed + image, gained)
+        known = tl.maximum(known, have + window)
+        tl.store(guessed + row, known)
+        have += gained
+        tl.store(sampled + image, have)
+    place = have + lane
+    # where nothing was drawn yet, the code above is the guess, or in the first line the one to the left
+    source = place - 1
+    up = tl.where(source >= known, tl.cdiv(source - known + 1, grid), 0)
+    source = tl.where(source - up * grid < 0, known - 1, source - up * grid)
+    inside = lane < window
+    code = tl.load(drawn + row * tokens + source, mask=inside & (source >= 0) & (source < tokens), other=0)
+    tl.store(codes + fed + lane, code, mask=inside)
+    tl.store(codes + other + lane, code, mask=inside)
+    tl.store(positions + fed + lane, tl.load(lengths + image) + place - 1, mask=inside)
+    tl.store(positions + other + lane, tl.load(other_lengths + image) + place - 1, mask=inside)
+    tl.store(places + first + lane, place, mask=inside)
+
+
+def feed(inputs: StepInputs, state: SamplerState, *, confirms: bool = False) -> None:
+    """Make the codes, positions and places of the next step.
+
+    Args:
+        inputs: of the step.
+        state: has the codes, and guesses of those behind.
+        confirms: whether a step was drawn, whose codes are confirmed first; `state` gains their sums of logits.
+    """
+    _feed[inputs.size,](
+        inputs.codes, inputs.positions, inputs.places, inputs.windows, inputs.first_draws, inputs.first_fed,
+        inputs.other_fed, inputs.lengths, inputs.other_lengths, inputs.sampled, inputs.confirmed, inputs.rows,
+        inputs.totals, state.codes, state.guessed, state.sums, state.tokens, state.grid,
+        confirms=confirms, widest=_WIDEST, num_warps=1,
+    )  # fmt: skip
+
+
+def draw(logits: Tensor, inputs: StepInputs, state: SamplerState) -> None:
+    """Draw every place of the windows of a step, confirm codes, and make the inputs of the next step.
 
     Args:
         logits: float32 [T, V], contiguous.
-        inputs: of the step; its `codes` become those of the next step, its `places` are counted on.
-        state: gains the codes, their log-probabilities if it keeps them, and the sums of all guided logits.
-        advance: whether positions in the cache are counted on, too.
+        inputs: of the step.
+        state: gains the codes, their log-probabilities if it keeps them, and the sums of the guided logits.
     """
-    vocabulary, images = logits.shape[1], inputs.images
+    vocabulary = logits.shape[1]
     padded = triton.next_power_of_2(vocabulary)
-    _find_thresholds[images,](
+    _find_thresholds[inputs.size,](
         logits, inputs.conditional, inputs.unconditional, inputs.guidance, inputs.temperature, inputs.top_k,
         inputs.top_p, inputs.thresholds, inputs.last_kept, vocabulary,
         padded=padded, num_warps=_WARPS, **_EXACT,
     )  # fmt: skip
-    _draw[images,](
+    _draw[inputs.size,](
         logits, inputs.conditional, inputs.unconditional, inputs.rows, inputs.seeds, inputs.places, inputs.guidance,
-        inputs.temperature, inputs.thresholds, inputs.last_kept, state.codes, state.sums, state.logprobs,
-        inputs.codes, inputs.positions, state.tokens, vocabulary,
-        keep_logprobs=len(state.logprobs) > 0, advance=advance, block=min(_BLOCK, padded), num_warps=_WARPS, **_EXACT,
+        inputs.temperature, inputs.thresholds, inputs.last_kept, state.codes, inputs.totals, state.logprobs,
+        state.tokens, vocabulary,
+        keep_logprobs=len(state.logprobs) > 0, block=min(_BLOCK, padded), num_warps=_WARPS, **_EXACT,
     )  # fmt: skip
+    feed(inputs, state, confirms=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.cpu.library import native_library
 from model.cpu.sampler import NativeBatch
 from model.device import upload
-from model.sampler.state import SampledImage, SamplerBatch, SamplerState
+from model.sampler.state import MOST_FED, SampledImage, SamplerBatch, SamplerState
 from model.sampler.torch_batch import NoiseTable, TorchBatch
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Sampler:
         grid: codes in a line of the picture.
         device: of all tensors.
         native: use the C function, if the device is a CPU and the machine has a compiler.
-        kernels: use the Triton kernels (`model.cuda`), in whose batches all windows have one place.
+        kernels: use the Triton kernels (`model.cuda`).
         logprobs: keep the log-probability of every code as well.
 
     Attributes:
@@ -68,7 +68,7 @@ class Sampler:
     def begin(self, rows: Sequence[int]) -> None:
         """Start new images in these rows."""
         self.state.sums[upload(rows, self._device)] = 0
-        self.state.guessed[list(rows)] = 0
+        self.state.guessed[upload(rows, self._device)] = 0
 
     def guess(self, row: int, codes: Sequence[int]) -> None:
         """Take codes of a picture that is like the new one in this row as guesses, from the first place on."""
@@ -77,9 +77,11 @@ class Sampler:
 
     def batch(self, images: Sequence[SampledImage], widths: Sequence[int] | None = None) -> SamplerBatch:
         """Prepare images to be sampled together; `widths` as in `SamplerBatch.widen`, all 1 if not given."""
-        if self.inputs:
-            return self._kernel_batch(images)
         chosen = [1] * len(images) if widths is None else widths
+        if self.inputs:
+            from model.cuda.batch import KernelBatch
+
+            return KernelBatch(self.state, images, self.inputs, chosen)
         if self._library is not None:
             return NativeBatch(self._library, self.state, images, chosen)
         assert self._noise is not None
@@ -89,13 +91,7 @@ class Sampler:
         from model.cuda.inputs import StepInputs, step_sizes
 
         rows = len(self.state.codes)
-        return [StepInputs(size, spare_row=rows, device=self._device) for size in step_sizes(rows)]
-
-    def _kernel_batch(self, images: Sequence[SampledImage]) -> SamplerBatch:
-        from model.cuda.batch import KernelBatch
-
-        rows = sum(len(image.rows) for image in images)
-        return KernelBatch(self.state, images, next(inputs for inputs in self.inputs if inputs.size >= rows))
+        return [StepInputs(size, spare_row=rows, device=self._device) for size in step_sizes(max(rows, MOST_FED))]
 
     def codes(self, rows: Sequence[int]) -> Tensor:
         """All codes of the images in these rows, int64 [n, tokens]; codes not sampled yet are meaningless."""

@@ -34,7 +34,7 @@ class SamplerState:
     """Codes of every row, whether an image is in it or not. All on one device, in memory that is kept.
 
     codes: int64 [rows, tokens]; from the image's number of codes on, guesses.
-    guessed: int64 [rows] on the CPU, how many places have a code or a guess that was drawn.
+    guessed: int64 [rows], how many places have a code or a guess that was drawn.
     sums: float32 [rows], sums of an image's guided logits: finite as long as all of them are.
     logprobs: float32 [rows, tokens], log-probabilities of the codes; [0, tokens] if they are not wanted.
     vocabulary: V, the number of codes to choose from.
@@ -55,7 +55,7 @@ class SamplerState:
         """Allocate `rows` rows of `tokens` codes each."""
         return cls(
             torch.zeros(rows, tokens, dtype=torch.int64, device=device),
-            torch.zeros(rows, dtype=torch.int64),
+            torch.zeros(rows, dtype=torch.int64, device=device),
             torch.zeros(rows, dtype=torch.float32, device=device),
             torch.zeros(rows if logprobs else 0, tokens, dtype=torch.float32, device=device),
             vocabulary,

@@ -90,7 +90,7 @@ class Engine:
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
         self._windows = (
             WindowChooser(janus.image_tokens, lambda: self._times.ending_seconds)
-            if jacobi and self.decoder.is_native
+            if jacobi and (self.decoder.is_native or self.decoder.kernels)
             else None
         )
         self._twins = Twins()
