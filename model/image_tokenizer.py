@@ -10,6 +10,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from model.cpu.library import native_library
 from model.cpu.pixels import NativePixelDecoder, planned_bytes
+from model.device import upload
 from model.janus import Janus
 
 # Pixels decoded at once. On a GPU this bounds memory when many images end together: seven pictures of 384 × 384.
@@ -62,11 +63,11 @@ class ImageTokenizer:
         return torch.cat([decode(part).float() for part in parts])
 
     def images(self, codes: Tensor) -> Tensor:
-        """Decode codes [N, tokens] to pictures: uint8 [N, H, W, 3] on the CPU."""
-        return to_uint8(self.decode(codes)).cpu()
+        """Decode codes [N, tokens] to pictures: uint8 [N, H, W, 3] on the model's device."""
+        return to_uint8(self.decode(codes))
 
     def previews(self, codes: Tensor, rows: Sequence[int]) -> Tensor:
-        """Decode unfinished pictures, of which only the first rows of codes are drawn: uint8 [N, H, W, 3] on the CPU.
+        """Decode unfinished pictures, of which only the first rows of codes are drawn: uint8 [N, H, W, 3] on the model's device.
 
         The decoder normalises over the whole picture, so its input repeats the last drawn row down to the
         bottom. The undrawn part of its output is replaced by a pale tone of the picture's mean colour. With a
@@ -77,7 +78,7 @@ class ImageTokenizer:
             rows: number of rows of codes drawn for each picture, at least 1.
         """
         grid = self._janus.grid
-        drawn = torch.tensor(rows, device=codes.device)
+        drawn = upload(rows, codes.device)
         source = torch.arange(grid, device=codes.device).minimum(drawn[:, None] - 1)  # [N, grid]
         filled = codes.view(-1, grid, grid).gather(1, source[..., None].expand(-1, -1, grid))
         pixels = self.decode(filled.flatten(1))
@@ -85,7 +86,7 @@ class ImageTokenizer:
         line = torch.arange(height, device=pixels.device)
         undrawn = (line >= drawn[:, None].to(pixels.device) * (height // grid))[:, None, :, None]
         pale = 0.75 + 0.15 * pixels.mean((2, 3), keepdim=True)
-        return to_uint8(torch.where(undrawn, pale, pixels)).cpu()
+        return to_uint8(torch.where(undrawn, pale, pixels))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def check_window_codes(way: str, params: SamplingParams, surprise: float, seed: 
         steps += 1
     assert drawing.sampler.codes([0])[0].tolist() == codes
     assert drawing.sampler.logprobs([0])[0].tolist() == pytest.approx(logprobs, abs=2e-5)
-    assert drawing.sampler.finite([0]) == [True]
+    assert drawing.sampler.finite([0]).tolist() == [True]
 
 
 @pytest.mark.parametrize("way", [pytest.param("C", marks=needs_compiler), "PyTorch"])
@@ -230,7 +230,7 @@ def test_logits_behind_a_wrong_guess_may_be_anything(way: str, spoilt: int, fini
 
     drawing.spoil = spoil
     drawing.step([6])
-    assert drawing.sampler.finite([0]) == [finite]
+    assert drawing.sampler.finite([0]).tolist() == [finite]
 
 
 @ways

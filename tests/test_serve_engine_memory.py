@@ -5,6 +5,7 @@ import random
 import resource
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -57,7 +58,9 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
 
 
 def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """300 more images with mixed settings and previews grow the process by less than 4 MiB."""
+    """Of four times 100 more images with mixed settings and previews, one at least grows the process by less than 512 KiB.
+
+    Allocators may take more now and then, but what is lost with each image is lost each time."""
     engine = Engine(deepseek, slots=16)
     source = random.Random(0)
 
@@ -69,8 +72,8 @@ def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> 
             engine.step()
         return psutil.Process().memory_info().rss
 
-    before = draw(100)  # fills allocators and caches
-    assert draw(300) - before < 4 * 2**20
+    held = [draw(100) for _ in range(5)]  # the first fills allocators and caches
+    assert min(after - before for before, after in pairwise(held)) < 2**19
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished, Preview
 from serve.engine.job import Job, JobState
 from serve.engine.slot import Slot
-from serve.engine.windows import Step, StepCosts, WindowChooser, reach
+from serve.engine.windows import Step, StepCosts, StepSize, WindowChooser, reach
 from tests.drawing import GREEDY, SETTINGS, codes_of, job, run
 from tests.random_windows import RandomWindows
 from tests.tools import needs_compiler
@@ -27,6 +27,12 @@ def slots(count: int, *, guided: bool = True) -> list[Slot]:
     return [Slot(JobState(job([1], params, 0)), 0, (2 * n, 2 * n + 1)[: 1 + guided]) for n in range(count)]
 
 
+def tell(chooser: WindowChooser, step: Step, seconds: float) -> None:
+    """Tell a chooser of a step, and what it took."""
+    if size := chooser.note(step):
+        chooser.costs.add(size, seconds)
+
+
 def widths(
     images: list[Slot], *, seconds: Mapping[int, float], gain: float | None = None, ending: float = 0.0
 ) -> tuple[int, ...]:
@@ -34,7 +40,7 @@ def widths(
     chooser = WindowChooser(64, lambda: ending)
     for fed, one in seconds.items():
         for _ in range(4):
-            chooser.costs.add(fed, one)
+            chooser.costs.add(StepSize(fed, False), one)
     if gain is not None:
         for slot in images:
             slot.added, slot.reached = int(1000 * gain), 1000.0
@@ -71,7 +77,7 @@ def test_places_go_to_the_image_whose_guesses_are_right() -> None:
     chooser = WindowChooser(64, lambda: 0.0)
     for fed in (4, 64):
         for _ in range(4):
-            chooser.costs.add(fed, 1 + fed / 20)
+            chooser.costs.add(StepSize(fed, False), 1 + fed / 20)
     images[1].added, images[1].reached = 50, 1000.0
     first, second = chooser.choose(images)
     assert first > 3 * second
@@ -103,9 +109,9 @@ def test_a_batch_that_fills_a_step_is_plain() -> None:
 def test_a_step_that_stood_still_counts_twice_at_most() -> None:
     costs = StepCosts()
     for seconds in (5.0, 1.0, 1.0, 1.0, 1.0, 1000.0):
-        costs.add(4, seconds)
+        costs.add(StepSize(4, False), seconds)
     assert costs.line([4]) == [pytest.approx(1.1)]
-    costs.add(8, 3.1)
+    costs.add(StepSize(8, False), 3.1)
     assert costs.line([4, 6, 8, 10]) == pytest.approx([1.1, 2.1, 3.1, 4.1])
 
 
@@ -114,7 +120,7 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
     chooser, images = WindowChooser(64, lambda: 0.0), slots(1)
     for fed, seconds in ((2, 1.0), (4, 1.9), (24, 10.0)):
         for _ in range(4):
-            chooser.costs.add(fed, seconds)
+            chooser.costs.add(StepSize(fed, False), seconds)
     taken = 0.0
     wide = 0
     window = chooser.choose(images)[0]
@@ -125,7 +131,7 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
         taken += seconds if step <= 500 else 0
         wide += window > 1 and step <= 500
         gained = 1 if step <= 500 else min(window, 3)
-        chooser.note(Step(images, [window], [gained], 2 * window, seconds))
+        tell(chooser, Step(images, [window], [gained], 2 * window, plain=True), seconds)
     assert wide > 0
     assert taken < 501 * 1.011
     assert chooser.choose(images)[0] > 1
@@ -136,12 +142,12 @@ def test_single_places_are_chosen_ever_more_rarely() -> None:
     chooser = WindowChooser(64, lambda: 0.0)
     for fed, seconds in ((2, 1.0), (24, 30.0)):
         for _ in range(4):
-            chooser.costs.add(fed, seconds)
+            chooser.costs.add(StepSize(fed, False), seconds)
     kept, last = [], 0
     for step in range(1, 500):
         image = slots(1)
         chooser.choose([])
-        chooser.note(Step(image, chooser.choose(image), [1], 2, 1.0))
+        tell(chooser, Step(image, chooser.choose(image), [1], 2, plain=True), 1.0)
         if chooser.due:
             kept.append(step - last)
             last = step
@@ -155,7 +161,7 @@ def test_the_first_step_after_a_choice_does_not_count() -> None:
         for step in range(3):
             if not step:
                 chooser.choose(images)
-            chooser.note(Step(images, [1], [1], 2, 1.0 if step else seconds))
+            tell(chooser, Step(images, [1], [1], 2, plain=True), 1.0 if step else seconds)
     assert chooser.costs.line([2]) == [1.0]
 
 
@@ -172,10 +178,14 @@ def test_choices_are_remembered_when_images_begin_and_end(monkeypatch: pytest.Mo
     chooser = WindowChooser(64, lambda: 0.0)
     for fed, seconds in ((30, 3.0), (32, 3.2), (64, 30.0)):
         for _ in range(4):
-            chooser.costs.add(fed, seconds)
+            chooser.costs.add(StepSize(fed, False), seconds)
     for step in range(96):
         images = slots(16 - step % 2)
-        chooser.note(Step(images, chooser.choose(images), [1] * len(images), 2 * len(images), 0.1 * len(images)))
+        tell(
+            chooser,
+            Step(images, chooser.choose(images), [1] * len(images), 2 * len(images), plain=True),
+            0.1 * len(images),
+        )
     assert sorted(made) == [15] * 2 + [16] * 2  # kept for 16 and 32 of their 48 steps
 
 
@@ -184,7 +194,7 @@ def test_widths_go_with_the_kind_of_an_image_not_with_its_place() -> None:
     chooser = WindowChooser(64, lambda: 0.0)
     for fed in range(4, 65, 2):
         for _ in range(4):
-            chooser.costs.add(fed, 1 + fed / 12)
+            chooser.costs.add(StepSize(fed, False), 1 + fed / 12)
     without, with_twin = slots(2)
     with_twin.has_twin = True
     for _ in range(2):  # chosen, then remembered

@@ -1,12 +1,9 @@
 """Whole steps, replayed: of several numbers of images, and of several places of one."""
 
 from collections.abc import Iterator
-from itertools import chain
-
-import torch
 
 from bench.cuda.result import Result, peak_of
-from bench.cuda.timing import captured, time_calls
+from bench.cuda.timing import time_calls
 from bench.cuda.workbench import Workbench
 from model.cuda.graphs import StepGraphs
 
@@ -35,23 +32,18 @@ def measure_steps(bench: Workbench) -> Iterator[Result]:
 
 
 def measure_windows(bench: Workbench) -> Iterator[Result]:
-    """Time a step that decodes several places of one guided image, as Jacobi decoding does; nothing is drawn."""
-    cache = bench.cache(1)
+    """Time a step that computes several places of one guided image; after it the host must know how many were confirmed."""
+    sampler = bench.sampler(1)
+    graphs = StepGraphs(bench.step, sampler, bench.cache(1))
     for width in _WINDOWS[:2] if bench.dry else _WINDOWS:
-        codes = torch.zeros(2 * width, dtype=torch.int64, device=bench.device)
-        index = torch.tensor([0, 1], device=bench.device).repeat_interleave(width)
-        places = range(bench.filled - width, bench.filled)
-        positions = torch.tensor(list(chain(places, places)), device=bench.device)
-
-        @torch.inference_mode()
-        def step(codes=codes, index=index, positions=positions) -> None:  # type: ignore[no-untyped-def]
-            bench.step(codes, index, positions, cache)
-
-        seconds = time_calls(captured(step, device=bench.device), device=bench.device, times=bench.times)
+        batch = bench.half_drawn(sampler, 1)
+        batch.widen([width])
+        seconds = time_calls(lambda batch=batch: graphs(batch), device=bench.device, times=bench.times)  # type: ignore[misc]
         yield Result(
             "windows",
             f"{width} places",
             seconds.device,
+            host=seconds.host,
             bytes=bench.weight_bytes + bench.row_bytes(2),
             flops=2 * 2 * width * bench.weight_numbers,
         )

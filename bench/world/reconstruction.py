@@ -19,7 +19,7 @@ def reconstruct(janus: Janus, pictures: NDArray[np.uint8], *, batch: int = 64) -
     images, image_tokenizer = [], ImageTokenizer(janus)
     for part in torch.split(torch.from_numpy(pictures), batch):
         codes = image_tokenizer.encode(part.permute(0, 3, 1, 2).float() / 127.5 - 1)
-        images += [Image.fromarray(image) for image in image_tokenizer.images(codes).numpy()]
+        images += [Image.fromarray(image) for image in image_tokenizer.images(codes).cpu().numpy()]
     return images
 
 

@@ -31,7 +31,8 @@ class StepGraphs:
             return
         # A stream and a memory pool of their own, for as long as the graphs live: PyTorch frees the workspace of cuBLAS,
         # which belongs to a stream, when any graph that was captured there is destroyed (its issue 193402).
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Of high priority, which its kernels keep: pictures are drawn beside them (`serve.engine.side_work`).
+        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()
         for inputs in reversed(sampler.inputs):  # the largest first: the others fit into its memory
             self._stream.wait_stream(torch.cuda.current_stream(device))

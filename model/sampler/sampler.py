@@ -6,7 +6,7 @@ all guesses before it have turned out right (Jacobi iteration). The codes are th
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -104,6 +104,6 @@ class Sampler:
         """
         return self.state.logprobs[upload(rows, self._device)]
 
-    def finite(self, rows: Sequence[int]) -> list[bool]:
-        """Whether all guided logits so far were finite, for the image of each of these rows."""
-        return cast(list[bool], self.state.sums[upload(rows, self._device)].isfinite().tolist())
+    def finite(self, rows: Sequence[int]) -> Tensor:
+        """Whether all guided logits so far were finite, for the image of each of these rows: bool [n]."""
+        return self.state.sums[upload(rows, self._device)].isfinite()

@@ -21,17 +21,22 @@ from serve.engine.batch import Batch, first_rows
 from serve.engine.deadlines import Deadlines
 from serve.engine.events import Ended, Event, Failed, Finished, Preview, Started
 from serve.engine.job import Job, JobState, Status
+from serve.engine.pace import Pace, StreamPace
 from serve.engine.prefixes import PrefixReader
 from serve.engine.previews import PreviewBudget
 from serve.engine.scheduler import Scheduler
+from serve.engine.side_work import Events, SideWork, StreamWork
 from serve.engine.slot import Slot
 from serve.engine.step_times import StepTimes
 from serve.engine.twins import Twins
-from serve.engine.windows import Step, WindowChooser
+from serve.engine.windows import Step, StepSize, WindowChooser
 
 if TYPE_CHECKING:
     from model.cuda.batch import KernelBatch
     from model.cuda.graphs import StepGraphs
+
+# Of prompts that are read together: a GPU multiplies about as many by a matrix in the time in which it reads the matrix.
+_AHEAD_TOKENS = 256
 
 
 class Engine:
@@ -83,10 +88,13 @@ class Engine:
         )
         self._graphs = self._capture()
         self._logprobs = logprobs
-        self._prefixes = PrefixReader(self.decoder, janus.ids)
+        self._prefixes = PrefixReader(self.decoder, janus.ids, ahead=_AHEAD_TOKENS if self.decoder.kernels else 0)
         self._deadlines = Deadlines()
         self._times = StepTimes(clock)
         self._preview_budget = PreviewBudget(janus.image_tokens)
+        on_gpu = janus.device.type == "cuda"
+        self._pace = StreamPace() if on_gpu else Pace()
+        self._side_work = StreamWork(janus.device) if on_gpu else SideWork(clock)
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
         self._windows = (
             WindowChooser(janus.image_tokens, lambda: self._times.ending_seconds)
@@ -109,6 +117,10 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether a step would do nothing."""
+        return self._draws_nothing and self._side_work.idle
+
+    @property
+    def _draws_nothing(self) -> bool:
         return not self.scheduler.waiting and not self.scheduler.running
 
     @property
@@ -145,7 +157,9 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[JobState, Event]]:
         """Sample the next codes of every running image; start waiting images while there is room."""
+        size: StepSize | None = None
         with self._times.step():
+            self._pace.begin()
             events = self._fail_overdue()
             if self._windows is not None and self._windows.due:
                 self._choose_widths()
@@ -155,10 +169,15 @@ class Engine:
                 self._start(entering)
                 events += [(slot.state, Started(slot.index)) for slot in entering]
             if self.scheduler.running:
-                events += self._previews() + self._collect()
-        if self._windows is not None and slots and not entering:
-            seconds = None if events else self._times.latest
-            self._windows.note(Step(slots, windows, confirmed, fed, seconds))
+                self._make_previews()
+                self._collect()
+            plain = not events and self._side_work.idle
+            events += self._side_work.collect(wait=self._draws_nothing)
+        if self._windows is not None:
+            if slots and not entering:
+                size = self._windows.note(Step(slots, windows, confirmed, fed, plain))
+            for one, seconds in self._pace.end(size, self._times.latest):
+                self._windows.costs.add(one, seconds)
         self._preview_budget.earn(self._times.latest, self._times.decoding)
         return events
 
@@ -194,7 +213,9 @@ class Engine:
         with self._times.starting(len(entering)):
             logits: list[Tensor] = []
             for part in self._prefixes.parts(entering):
-                self._prefixes.read({slot.state for slot in part if slot.state.prefixes is None})
+                self._prefixes.read(
+                    {slot.state for slot in part if slot.state.prefixes is None}, self.scheduler.waiting
+                )
                 logits += chain.from_iterable(map(self._fill, part))
             self._sampler.begin(first_rows(entering))
             self._guess(entering)
@@ -223,53 +244,67 @@ class Engine:
                 self._sampler.guess(slot.rows[0], codes)
                 slot.has_twin = True
 
-    def _previews(self) -> list[tuple[JobState, Event]]:
-        """Pictures of the rows sampled so far, where they were asked for and the budget allows."""
+    def _make_previews(self) -> None:
+        """Draw pictures of the rows sampled so far, where they were asked for and the budget allows."""
         asked = [(slot, slot.preview_row(self.janus.grid)) for slot in self._batch.previewed]
         due = {slot: row for slot, row in asked if row is not None}
         if not due:
-            return []
+            return
         alone = len({slot.state for slot in self._batch.slots}.union(self.scheduler.waiting)) == 1
         chosen = self._preview_budget.choose(list(due), alone=alone)
         if not chosen:
-            return []
-        begun = self._clock()
+            return
         rows = [due[slot] for slot in chosen]
-        pictures = self.image_tokenizer.previews(self._sampler.codes(first_rows(chosen)), rows).numpy()
-        self._preview_budget.spend(self._clock() - begun, len(chosen), alone=alone)
+        codes = self._sampler.codes(first_rows(chosen))
         for slot in chosen:
             slot.previews += 1
-        return [
-            (slot.state, Preview(slot.index, count, Image.fromarray(picture)))
-            for slot, count, picture in zip(chosen, rows, pictures, strict=True)
-        ]
 
-    def _collect(self) -> list[tuple[JobState, Event]]:
-        """Pictures of the images that are complete; their slots are free from now on."""
+        def previews(tensors: Sequence[Tensor], seconds: float) -> Events:
+            self._preview_budget.spend(seconds, len(chosen), alone=alone)
+            return [
+                (slot.state, Preview(slot.index, count, Image.fromarray(picture)))
+                for slot, count, picture in zip(chosen, rows, tensors[0].numpy(), strict=True)
+                if slot.state.live
+            ]
+
+        self._side_work.add(lambda: [self.image_tokenizer.previews(codes, rows)], previews)
+
+    def _collect(self) -> None:
+        """Draw pictures of the images that are complete; their slots are free from now on."""
         complete = [slot for slot in self.scheduler.running if slot.sampled == self.janus.image_tokens]
         if not complete:
-            return []
+            return
         with self._times.ending(len(complete)):
             rows = first_rows(complete)
+            # a new image may overwrite them while the picture is drawn
             codes, finite = self._sampler.codes(rows), self._sampler.finite(rows)
-            pictures = self.image_tokenizer.images(codes).numpy()
-            logprobs = self._sampler.logprobs(rows).tolist() if self._logprobs else [()] * len(rows)
-            events: list[tuple[JobState, Event]] = []
-            for slot, own, picture, sound, likely in zip(
-                complete, codes.tolist(), pictures, finite, logprobs, strict=True
-            ):
-                if sound:
-                    image = Image.fromarray(picture)
-                    self._twins.add(slot.seed, tuple(own))
-                    events.append((slot.state, Finished(slot.index, image, tuple(own), tuple(likely))))
-                else:
-                    reason = "the model gave a logit that is not a finite number"
-                    events.append((slot.state, Failed(slot.index, reason)))
+            logprobs = self._sampler.logprobs(rows) if self._logprobs else codes.new_empty(len(rows), 0)
+            self._side_work.add(
+                lambda: [self.image_tokenizer.images(codes), codes, finite, logprobs],
+                lambda tensors, seconds: self._end(complete, *tensors),
+            )
+            for slot in complete:
                 self.scheduler.release(slot)
-                if slot.state.end_image():
-                    events.append((slot.state, Ended()))
             self._rebuild_batch()
-            return events
+
+    def _end(
+        self, complete: Sequence[Slot], pictures: Tensor, codes: Tensor, finite: Tensor, logprobs: Tensor
+    ) -> Events:
+        """Events of images that are complete."""
+        events: Events = []
+        for slot, picture, own, sound, likely in zip(
+            complete, pictures.numpy(), codes.tolist(), finite.tolist(), logprobs.tolist(), strict=True
+        ):
+            if not slot.state.live:
+                continue
+            if sound:
+                self._twins.add(slot.seed, tuple(own))
+                events.append((slot.state, Finished(slot.index, Image.fromarray(picture), tuple(own), tuple(likely))))
+            else:
+                events.append((slot.state, Failed(slot.index, "the model gave a logit that is not a finite number")))
+            if slot.state.end_image():
+                events.append((slot.state, Ended()))
+        return events
 
     def _drop(self, state: JobState, status: Status) -> None:
         state.status = status

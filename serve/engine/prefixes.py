@@ -1,7 +1,7 @@
 """Prefill: prompts become keys and values, each text once."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from model.decoder import Decoder
 from model.kv_cache import Prefix
@@ -10,6 +10,9 @@ from serve.engine.job import Job, JobState
 from serve.engine.slot import Slot
 
 _UNCONDITIONAL_BYTES = 2**29  # of prefixes, one for each prompt length: of a 7B, 36 with 30 tokens
+Prompts = tuple[
+    tuple[int, ...], ...
+]  # token ids of a job's prompt and, when guided, of the one that it is led away from
 PREFILL_TOKENS = 1024  # of one call, and of new prefixes that are held at once: those of a 7B take half a GiB
 
 
@@ -19,9 +22,12 @@ class PrefixReader:
     Args:
         decoder: reads them.
         ids: special tokens, of which unconditional rows are made.
+        ahead: tokens of a call that has less to read are filled up with prompts of waiting jobs. Where a call takes the time
+            in which the weights are read, so many cost next to nothing.
     """
 
-    def __init__(self, decoder: Decoder, ids: SpecialIds) -> None:
+    def __init__(self, decoder: Decoder, ids: SpecialIds, *, ahead: int = 0) -> None:
+        self._ahead = ahead
         self._decoder = decoder
         self._ids = ids
         self._unconditional: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
@@ -46,13 +52,20 @@ class PrefixReader:
         if part:
             yield part
 
-    def read(self, states: Collection[JobState]) -> None:
-        """Set the prefixes of jobs; a text that several of them share is read once."""
+    def read(self, states: Collection[JobState], waiting: Iterable[JobState] = ()) -> None:
+        """Set the prefixes of jobs; a text that several of them share is read once.
+
+        Args:
+            states: the jobs.
+            waiting: those that come next, whose prefixes may be set, too.
+        """
         wanted = {state: self._prompts(state.job) for state in states}
+        unread = self._unread(wanted)
+        if unread:
+            unread = self._read_ahead(wanted, unread, waiting)
         known = {
             row: self._unconditional[row] for rows in wanted.values() for row in rows if row in self._unconditional
         }
-        unread = sorted({row for rows in wanted.values() for row in rows} - set(known), key=len)
         while unread:
             # a call pads its prompts to the longest of them, which is the last
             take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= PREFILL_TOKENS)
@@ -63,7 +76,24 @@ class PrefixReader:
             if state.job.params.guided and state.job.negative_prompt is None:
                 self._keep(rows[1], known[rows[1]])
 
-    def _prompts(self, job: Job) -> tuple[tuple[int, ...], ...]:
+    def _unread(self, wanted: Mapping[JobState, Prompts]) -> list[tuple[int, ...]]:
+        """Prompts that are not known, the shortest first."""
+        return sorted({row for rows in wanted.values() for row in rows} - self._unconditional.keys(), key=len)
+
+    def _read_ahead(
+        self, wanted: dict[JobState, Prompts], unread: list[tuple[int, ...]], waiting: Iterable[JobState]
+    ) -> list[tuple[int, ...]]:
+        """Add waiting jobs to those that are wanted, as long as there is room; returns all that is unread."""
+        for state in waiting:
+            if state.prefixes is not None or state in wanted:
+                continue
+            more = self._unread({**wanted, state: self._prompts(state.job)})
+            if len(more) * len(more[-1]) > self._ahead:
+                break
+            wanted[state], unread = self._prompts(state.job), more
+        return unread
+
+    def _prompts(self, job: Job) -> Prompts:
         """Token ids of the job's prompt and, when guided, of its negative prompt or unconditional row."""
         prompt = tuple(job.prompt)
         if not job.params.guided:

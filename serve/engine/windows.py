@@ -29,51 +29,6 @@ _MOST_CHOICES = 256  # that are remembered
 _PRIOR = 10  # reach of an image's kind that counts beside the image's own
 
 
-class StepCosts:
-    """Seconds of a step by the number of codes that it is fed, as measured of late."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-        self._counts: dict[int, int] = {}
-
-    def add(self, fed: int, seconds: float, *, probed: bool = False) -> None:
-        """Note a step. One in which the machine stood still counts as one that took twice as long as usual.
-
-        Args:
-            fed: codes.
-            seconds: of the step.
-            probed: whether it is one of few of its size, and so counts more.
-        """
-        if seconds <= 0:  # by a clock that stands still
-            return
-        usual = self._seconds.get(fed, seconds)
-        count = self._counts[fed] = self._counts.get(fed, 0) + 1
-        self._seconds[fed] = (
-            min(usual, seconds)
-            if count <= _FIRST
-            else usual + (_PROBE_WEIGHT if probed else _WEIGHT) * (min(seconds, 2 * usual) - usual)
-        )
-
-    def known(self, fed: int) -> bool:
-        """Whether enough steps of this size were measured."""
-        return self._counts.get(fed, 0) >= _FIRST
-
-    def line(self, sizes: Sequence[int]) -> list[float]:
-        """Seconds of steps of ascending sizes: measured, or on the line through the two nearest that were.
-
-        With one measured size, others are taken to cost the same: they are tried then, and known.
-        """
-        known = sorted(self._seconds)
-        found = []
-        for size in sizes:
-            above = next((number for number, one in enumerate(known) if one >= size), len(known) - 1)
-            low, high = known[max(0, above - 1)], known[above]
-            at_low, at_high = self._seconds[low], self._seconds[high]
-            slope = (at_high - at_low) / (high - low) if high > low else 0.0
-            found.append(at_high + max(0.0, slope) * (size - high))
-        return found
-
-
 def reach(width: int) -> float:
     """Codes that a window is expected to add beyond the first, up to a factor, by its width in places.
 
@@ -110,14 +65,68 @@ class Step(NamedTuple):
     windows: places of each that were computed.
     confirmed: codes that each gained.
     fed: codes fed to the decoder.
-    seconds: of the whole step, the engine's own time included; None if it drew previews or ended images, too.
+    plain: whether it only drew codes: no preview was made, and no image ended.
     """
 
     slots: Sequence[Slot]
     windows: Sequence[int]
     confirmed: Sequence[int]
     fed: int
-    seconds: float | None
+    plain: bool
+
+
+class StepSize(NamedTuple):
+    """Size of a step whose time is wanted.
+
+    fed: codes fed to the decoder.
+    probed: whether the step is one of few of its size, and so counts more.
+    """
+
+    fed: int
+    probed: bool
+
+
+class StepCosts:
+    """Seconds of a step by the number of codes that it is fed, as measured of late."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, size: StepSize, seconds: float) -> None:
+        """Note what a step took, the engine's own time included.
+
+        One in which the machine stood still counts as one that took twice as long as usual.
+        """
+        fed, probed = size
+        if seconds <= 0:  # by a clock that stands still
+            return
+        usual = self._seconds.get(fed, seconds)
+        count = self._counts[fed] = self._counts.get(fed, 0) + 1
+        self._seconds[fed] = (
+            min(usual, seconds)
+            if count <= _FIRST
+            else usual + (_PROBE_WEIGHT if probed else _WEIGHT) * (min(seconds, 2 * usual) - usual)
+        )
+
+    def known(self, fed: int) -> bool:
+        """Whether enough steps of this size were measured."""
+        return self._counts.get(fed, 0) >= _FIRST
+
+    def line(self, sizes: Sequence[int]) -> list[float]:
+        """Seconds of steps of ascending sizes: measured, or on the line through the two nearest that were.
+
+        With one measured size, others are taken to cost the same: they are tried then, and known.
+        """
+        known = sorted(self._seconds)
+        found = []
+        for size in sizes:
+            above = next((number for number, one in enumerate(known) if one >= size), len(known) - 1)
+            low, high = known[max(0, above - 1)], known[above]
+            at_low, at_high = self._seconds[low], self._seconds[high]
+            slope = (at_high - at_low) / (high - low) if high > low else 0.0
+            found.append(at_high + max(0.0, slope) * (size - high))
+        return found
 
 
 class _Kind(NamedTuple):
@@ -190,22 +199,22 @@ class WindowChooser:
         widths = dict(zip(order, choice.widths, strict=True))
         return tuple(widths[number] for number in range(len(slots)))
 
-    def note(self, step: Step) -> None:
-        """Note a step, for the choices after it."""
+    def note(self, step: Step) -> StepSize | None:
+        """Note a step, for the choices after it. Returns its size if `costs` should be told what it took."""
         self._choice.steps -= 1
         self._saved += _PROBE_SHARE
         # the first step after a choice is not typical: choosing belongs to it, and its batch prepares its memory
-        if self._settled and step.seconds is not None:
-            self.costs.add(step.fed, step.seconds, probed=self._choice.probes)
+        timed = StepSize(step.fed, self._choice.probes) if self._settled and step.plain else None
         self._settled = True
         if max(step.windows) == 1:
-            return
+            return timed
         for slot, window, added in zip(step.slots, step.windows, step.confirmed, strict=True):
             if window > 1:
                 reached = reach(window)
                 self._kinds[slot.has_twin].add(added - 1, reached)
                 slot.added += added - 1
                 slot.reached += reached
+        return timed
 
     def _chosen(self, slots: Sequence[Slot], patience: int) -> _Choice:
         widths, rows = [1] * len(slots), [len(slot.rows) for slot in slots]

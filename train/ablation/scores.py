@@ -88,4 +88,4 @@ def score_cases(
 def pictures_of(engine: Engine, scores: CaseScores, number: int) -> list[Image.Image]:
     """The pictures of a case, those of its first prompt first."""
     flat = torch.from_numpy(scores.codes[number].reshape(-1, scores.codes.shape[-1]))
-    return [Image.fromarray(pixels) for pixels in engine.image_tokenizer.images(flat).numpy()]
+    return [Image.fromarray(pixels) for pixels in engine.image_tokenizer.images(flat).cpu().numpy()]

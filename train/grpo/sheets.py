@@ -53,7 +53,7 @@ def credit_sheet(engine: Engine, samples: Samples, advantages: Tensor, credit: M
     chosen = sorted(credit, key=lambda number: -abs(float(advantages[number])))[:_CREDIT_ROWS]
     prompts, grid = samples.prompts(), engine.janus.grid
     rows, captions = [], []
-    for number, pixels in zip(chosen, engine.image_tokenizer.images(samples.codes[chosen]).numpy(), strict=True):
+    for number, pixels in zip(chosen, engine.image_tokenizer.images(samples.codes[chosen]).cpu().numpy(), strict=True):
         picture = Image.fromarray(pixels)
         rows.append([picture, credit_overlay(picture, credit[number].reshape(grid, grid))])
         captions.append([f"{float(advantages[number]):+.2f}  {prompts[number]}", ""])

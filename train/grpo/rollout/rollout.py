@@ -97,7 +97,7 @@ class Rollout:
             for place in (~places.is_rollout).nonzero()[:, 0].tolist():
                 pair = plans[int(places.pair[place])]
                 codes[place] = self._codes.codes(self._source.pictures(pair.index)[int(places.picture[place])])
-                (pixels,) = self._engine.image_tokenizer.images(codes[place : place + 1]).numpy()
+                (pixels,) = self._engine.image_tokenizer.images(codes[place : place + 1]).cpu().numpy()
                 judging.submit(place, Image.fromarray(pixels), prompts[place])
             jobs: dict[Job, list[int]] = {}  # places of each job's pictures
             groups, rollouts = places.groups("prompt").tolist(), places.is_rollout.nonzero()[:, 0].tolist()
