@@ -85,6 +85,8 @@ class Decoder:
             else fuse_matrices(janus.network)
         )
         self.weights = decoder_weights(janus.network, matrices)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # of what the matrices were fused from
         self.rotations = self._rotation_table()
         self._native = self._native_step(library) if library else None
         wanted = self.device.type == "cuda" if kernels is None else kernels

@@ -21,8 +21,8 @@ _PIXELS_AT_ONCE_IN_C = 2**15
 
 
 def use_fast_memory_format(vq: nn.Module, device: torch.device) -> None:
-    """Use the memory format of weights that is fastest on the device: channels last on a CPU."""
-    if device.type == "cpu":
+    """Use the memory format of weights that is fastest on the device: channels last on a CPU and on NVIDIA's tensor cores."""
+    if device.type in ("cpu", "cuda"):
         vq.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -15,13 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.speed.geometry import geometry_config
+from model.checkpoints.footprint import footprint
 from model.checkpoints.load import load
 from model.decoder import Decoder
+from model.image_tokenizer import pictures_at_once
 from model.janus import Janus
 from model.params import SamplingParams
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job, JobState
+from serve.engine.memory import working_memory
 from serve.engine.prefixes import PrefixReader
 from serve.engine.slot import Slot
 from tests.drawing import SETTINGS
@@ -139,10 +142,40 @@ def test_unconditional_prefixes_are_bounded_in_bytes(deepseek: Janus, monkeypatc
 
     kept = {length: prefix.nbytes for length in (4, 5, 6) for prefix in (read(length).prefixes or ())[1:]}
     reader.clear()
-    monkeypatch.setattr("serve.engine.prefixes._UNCONDITIONAL_BYTES", kept[4] + kept[6])
+    monkeypatch.setattr("serve.engine.prefixes.UNCONDITIONAL_BYTES", kept[4] + kept[6])
     for length in (4, 5, 4, 6):
         read(length)
     assert [len(row) for row in reader._unconditional] == [4, 6]
-    monkeypatch.setattr("serve.engine.prefixes._UNCONDITIONAL_BYTES", 1)
+    monkeypatch.setattr("serve.engine.prefixes.UNCONDITIONAL_BYTES", 1)
     read(5)
     assert [len(row) for row in reader._unconditional] == [5]  # of the job that is drawn now
+
+
+@pytest.mark.parametrize(("geometry", "dtype"), [("janus-pro-7b", torch.bfloat16), ("janus-pro-1b", torch.float32)])
+def test_working_memory_of_a_gpu_is_foretold(geometry: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Counted on tensors without memory, within a tenth: reading as many tokens as are read at once, and decoding pictures."""
+    config = geometry_config(geometry)
+    config.save_pretrained(tmp_path)
+    gpu = torch.device("cuda")
+    foretold = working_memory(config, dtype, gpu)
+    janus = WeightlessJanus.of("model", tmp_path, dtype)
+    codes = torch.zeros(pictures_at_once(janus.image_size, gpu), janus.image_tokens, dtype=torch.int64)
+    with without_processes(ALONE), janus.mode:
+        decoder = Decoder(janus, native=False)
+        with Ledger(lambda _: "all") as reading:
+            prefixes = decoder.prefill([[1] * 256, [1] * 255, [1] * 254, [1] * 253])
+        with Ledger(lambda _: "all") as decoding, torch.no_grad():
+            janus.network.model.vqmodel.decode(codes)
+    assert foretold.prompts == pytest.approx(reading.peak["all"], rel=0.1)
+    assert foretold.pictures == pytest.approx(decoding.peak["all"], rel=0.1)
+    token = prefixes[0].keys.nbytes * 2 // 256
+    assert foretold.prefixes == 2**29 + 256 * token
+    assert foretold.spare == token * (janus.max_prompt_tokens + janus.image_tokens)
+
+
+@pytest.mark.parametrize(("images", "card"), [(64, 80), (16, 40), (4, 24)])
+def test_a_7b_fits(images: int, card: int) -> None:
+    """In so many GB, with half a GB that the driver keeps for itself."""
+    config, gpu = geometry_config("janus-pro-7b"), torch.device("cuda")
+    needs = footprint(config, torch.bfloat16, gpu).total(images) + working_memory(config, torch.bfloat16, gpu).total
+    assert 0.7 * card < needs / 1e9 < card - 0.5

@@ -6,15 +6,20 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from model.checkpoints.footprint import available_bytes, measure
+import torch
+
+from model.checkpoints.config import read_config
+from model.checkpoints.footprint import available_bytes, footprint
+from model.checkpoints.hub import find_folder
 from model.checkpoints.load import load
-from model.device import choose_device
+from model.device import choose_device, choose_dtype
 from model.errors import CheckpointError, NoRoom
 from serve.backends.loop import EngineLoop
 from serve.backends.messages import Command, Died, Loaded, LoadModel, Report
 from serve.backends.model_info import ModelInfo
 from serve.child_process import listen
 from serve.engine.engine import Engine
+from serve.engine.memory import working_memory
 from serve.logs import set_up_logging
 
 _GIB = 2**30
@@ -92,14 +97,18 @@ def describe(engine: Engine, *, int8: bool) -> Loaded:
 def _check_room(order: LoadModel) -> None:
     """Refuse a model that would not fit beside those already loaded."""
     device = choose_device(order.device)
-    needs = measure(order.source.source, dtype=order.dtype, device=device, revision=order.source.revision)
+    config = read_config(find_folder(order.source.source, order.source.revision)[1])
+    dtype = choose_dtype(order.dtype, device, torch.bfloat16)
+    needs = footprint(config, dtype, device)
+    working = working_memory(config, dtype, device).total if device.type == "cuda" else 0
     room = available_bytes(device)
     if order.room is not None:
         room = min(room, order.room)
-    wanted = needs.total(order.slots)
+    wanted = needs.total(order.slots) + working
     if wanted > room:
         raise NoRoom(
             f"{order.source.name} needs {wanted / _GIB:.2f} GiB ({needs.weights / _GIB:.2f} of weights and "
-            f"{needs.per_image / _GIB:.3f} for each of {order.slots} images), and there are "
+            f"{needs.per_image / _GIB:.3f} for each of {order.slots} images"
+            f"{f', {working / _GIB:.2f} to work with' if working else ''}), and there are "
             f"{max(0, room) / _GIB:.2f} left: give fewer --slots or unload another model"
         )

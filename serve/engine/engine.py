@@ -22,7 +22,7 @@ from serve.engine.deadlines import Deadlines
 from serve.engine.events import Ended, Event, Failed, Finished, Preview, Started
 from serve.engine.job import Job, JobState, Status
 from serve.engine.pace import Pace, StreamPace
-from serve.engine.prefixes import PrefixReader
+from serve.engine.prefixes import AHEAD_TOKENS, PrefixReader
 from serve.engine.previews import PreviewBudget
 from serve.engine.scheduler import Scheduler
 from serve.engine.side_work import Events, SideWork, StreamWork
@@ -34,9 +34,6 @@ from serve.engine.windows import Step, StepSize, WindowChooser
 if TYPE_CHECKING:
     from model.cuda.batch import KernelBatch
     from model.cuda.graphs import StepGraphs
-
-# Of prompts that are read together: a GPU multiplies about as many by a matrix in the time in which it reads the matrix.
-_AHEAD_TOKENS = 256
 
 
 class Engine:
@@ -88,7 +85,7 @@ class Engine:
         )
         self._graphs = self._capture()
         self._logprobs = logprobs
-        self._prefixes = PrefixReader(self.decoder, janus.ids, ahead=_AHEAD_TOKENS if self.decoder.kernels else 0)
+        self._prefixes = PrefixReader(self.decoder, janus.ids, ahead=AHEAD_TOKENS if self.decoder.kernels else 0)
         self._deadlines = Deadlines()
         self._times = StepTimes(clock)
         self._preview_budget = PreviewBudget(janus.image_tokens)

@@ -9,10 +9,11 @@ from model.prompt import SpecialIds, unconditional_row
 from serve.engine.job import Job, JobState
 from serve.engine.slot import Slot
 
-_UNCONDITIONAL_BYTES = 2**29  # of prefixes, one for each prompt length: of a 7B, 36 with 30 tokens
+UNCONDITIONAL_BYTES = 2**29  # of prefixes, one for each prompt length: of a 7B, 36 with 30 tokens
 Prompts = tuple[
     tuple[int, ...], ...
 ]  # token ids of a job's prompt and, when guided, of the one that it is led away from
+AHEAD_TOKENS = 256  # of a call on a GPU, which multiplies about as many by a matrix while it reads the matrix
 PREFILL_TOKENS = 1024  # of one call, and of new prefixes that are held at once: those of a 7B take half a GiB
 
 
@@ -22,8 +23,7 @@ class PrefixReader:
     Args:
         decoder: reads them.
         ids: special tokens, of which unconditional rows are made.
-        ahead: tokens of a call that has less to read are filled up with prompts of waiting jobs. Where a call takes the time
-            in which the weights are read, so many cost next to nothing.
+        ahead: a call that has fewer tokens to read takes along prompts of waiting jobs.
     """
 
     def __init__(self, decoder: Decoder, ids: SpecialIds, *, ahead: int = 0) -> None:
@@ -104,7 +104,7 @@ class PrefixReader:
     def _keep(self, row: tuple[int, ...], prefix: Prefix) -> None:
         self._unconditional[row] = prefix
         self._unconditional.move_to_end(row)
-        while len(self._unconditional) > 1 and self._bytes > _UNCONDITIONAL_BYTES:
+        while len(self._unconditional) > 1 and self._bytes > UNCONDITIONAL_BYTES:
             self._unconditional.popitem(last=False)
 
     @property

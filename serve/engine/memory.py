@@ -1,0 +1,56 @@
+"""Memory that an engine on a GPU takes beside weights and cache, computed before it is made."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import JanusConfig
+
+from model.image_tokenizer import pictures_at_once
+from model.prompt import MAX_PROMPT_TOKENS
+from serve.engine.prefixes import AHEAD_TOKENS, PREFILL_TOKENS, UNCONDITIONAL_BYTES
+
+# What CUDA and its libraries load, their workspaces, and captured graphs: a guess, which nothing computes
+_LIBRARIES = 2**30
+
+
+@dataclass(frozen=True)
+class WorkingMemory:
+    """Bytes, at most.
+
+    prefixes: of unconditional rows, which are kept, and of prompts that were read ahead.
+    prompts: while 1024 tokens are read.
+    pictures: while the pixels of some pictures are computed; these may be decoded while prompts are read.
+    spare: the cache's row that captured steps write to when their batch is not full.
+    libraries: an allowance for what CUDA's libraries take.
+    """
+
+    prefixes: int
+    prompts: int
+    pictures: int
+    spare: int
+    libraries: int = _LIBRARIES
+
+    @property
+    def total(self) -> int:
+        return self.prefixes + self.prompts + self.pictures + self.spare + self.libraries
+
+
+def working_memory(config: JanusConfig, dtype: torch.dtype, device: torch.device) -> WorkingMemory:
+    """Compute what an engine takes on a CUDA device, which need not be there."""
+    text, vq, size = config.text_config, config.vq_config, dtype.itemsize
+    heads, kv_heads, hidden = text.num_attention_heads, text.num_key_value_heads, text.hidden_size
+    head = text.head_dim or hidden // heads
+    token = 2 * text.num_hidden_layers * kv_heads * head * size  # keys and values
+    lengths = sum(range(2, MAX_PROMPT_TOKENS + 1))  # of unconditional rows: one prefix for each length of a prompt
+    # a layer's queries, keys and values before and after rotation, what is attended to, and the residual stream
+    layer = ((2 * heads + 3 * kv_heads) * head + 2 * hidden) * size
+    image_size = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
+    # three tensors of the last level: a residual block's input, and the input and output of its convolution
+    pixel = 3 * vq.base_channels * vq.channel_multiplier[0] * size
+    row = token * min(MAX_PROMPT_TOKENS + vq.num_patches**2, text.max_position_embeddings)
+    return WorkingMemory(
+        prefixes=min(UNCONDITIONAL_BYTES, lengths * token) + AHEAD_TOKENS * token,
+        prompts=PREFILL_TOKENS * (2 * token + layer),
+        pictures=pictures_at_once(image_size, device) * image_size**2 * pixel,
+        spare=row,
+    )
