@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from model.quantization import QUANTIZATIONS
+
 
 class CommandParser(argparse.ArgumentParser):
     """Parser of a command and its subcommands, whose options cannot be abbreviated.
@@ -31,6 +33,15 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, device: str = "auto"
         "--dtype",
         default=dtype,
         help="auto, source (the files' own), float32, bfloat16 or float16 (default: %(default)s)",
+    )
+
+
+def add_quantization_argument(parser: argparse.ArgumentParser) -> None:
+    """Add how the decoder's weights are rounded."""
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="round the decoder's weights, as focusdiff-serve --quantization: int8 on a CPU; any on an NVIDIA GPU",
     )
 
 

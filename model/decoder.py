@@ -4,7 +4,7 @@ It computes the same as `model.generate`, with few large operations and a cache 
 its own position, so images may join and leave at any step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import CDLL
 from typing import TYPE_CHECKING, cast
 
@@ -19,16 +19,22 @@ from model.cpu.library import native_library
 from model.cpu.step import NativeStep
 from model.decoder_weights import (
     LayerWeights,
+    Matrix,
+    PackedMatrix,
     check_has_matrices,
     code_embeddings,
     decoder_weights,
     fuse_matrices,
     linear,
+    move,
     pack_matrices,
+    quantize_matrices,
 )
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import KVCache, Prefix
+from model.quantization import Quantization
+from model.quantized_matrix import QuantizedMatrix
 
 if TYPE_CHECKING:
     from model.cuda.step import KernelStep
@@ -44,17 +50,20 @@ class Decoder:
             training and this decoder share memory.
         native: use the C function of `model.cpu.step`, if the machine has a compiler and the model is on a CPU in
             float32. It reads packed copies of the matrices.
-        int8: keep matrices as 8-bit integers. Faster on a CPU with the C function; without it slower than
-            floats, and refused unless `native` is False.
-        release: free the model's own matrices when they are packed; nothing but this decoder can then compute.
+        quantization: keep matrices as integers or 8-bit floats. The C function takes int8, the kernels take all; without
+            either it is slower than floats, and refused unless `native` is False.
+        release: free the model's own matrices when they are packed or rounded; nothing but this decoder can then compute.
         kernels: use the Triton kernels of `model.cuda`, if not given on a CUDA device; elsewhere Triton's interpreter can run them.
+
+        device: to which the model is moved, if that is another one. Only what is left of it when its matrices were rounded and
+            freed, so that a small GPU never holds them all.
 
     Attributes:
         weights: what a step reads.
         kernels: the step of Triton kernels, if it is used.
 
     Raises:
-        CheckpointError: the language model has a part that this decoder does not support, or `int8` is refused.
+        CheckpointError: the language model has a part that this decoder does not support, or `quantization` is refused.
     """
 
     def __init__(
@@ -62,13 +71,14 @@ class Decoder:
         janus: Janus,
         *,
         native: bool = True,
-        int8: bool = False,
+        quantization: Quantization | None = None,
         release: bool = False,
         kernels: bool | None = None,
+        device: torch.device | None = None,
     ) -> None:
         config = janus.network.config.text_config
         _check_supported(config)
-        self.device, self.dtype = janus.device, janus.dtype
+        self.device, self.dtype = device or janus.device, janus.dtype
         self.image_tokens = janus.image_tokens
         self._config = config
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -76,20 +86,17 @@ class Decoder:
         self._network = janus.network
         self._activation = janus.network.model.generation_head.activation_fn
         library = self._native_library() if native else None
-        if int8 and native and library is None:
-            raise CheckpointError("int8 weights need a CPU, float32 and a C compiler (cc)")
-        self._int8 = int8
-        matrices = (
-            pack_matrices(janus.network, int8=int8, release=release)
-            if library or int8
-            else fuse_matrices(janus.network)
-        )
-        self.weights = decoder_weights(janus.network, matrices)
+        wanted = self.device.type == "cuda" if kernels is None else kernels
+        if quantization is not None:
+            _check_quantization(quantization, self.device, has_library=library is not None, fast=native and not wanted)
+        self._packs, self._quantization = library is not None, quantization
+        matrices: list[Matrix] = list(self._copies(janus.network, release=release) or fuse_matrices(janus.network))
+        move(janus.network, self.device)
+        self.weights = decoder_weights(janus.network, iter(matrices))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # of what the matrices were fused from
         self.rotations = self._rotation_table()
         self._native = self._native_step(library) if library else None
-        wanted = self.device.type == "cuda" if kernels is None else kernels
         self.kernels = self._kernel_step() if wanted else None
 
     @property
@@ -110,7 +117,7 @@ class Decoder:
             for tensor in (*self._network.state_dict().values(), self.weights.code_embedding, self.rotations)
             if tensor.device.type != "meta"
         }
-        return sum(kept.values()) + sum(matrix.nbytes for matrix in self.weights.packed)
+        return sum(kept.values()) + sum(matrix.nbytes for matrix in self.weights.copies)
 
     @torch.no_grad()
     def load_weights(self, network: JanusForConditionalGeneration) -> None:
@@ -127,9 +134,9 @@ class Decoder:
         if network is not self._network:
             for mine, other in zip(self._network.parameters(), network.parameters(), strict=True):
                 mine.copy_(other)
-        if self.weights.packed:
-            for matrix, other in zip(self.weights.packed, pack_matrices(network, int8=self._int8), strict=True):
-                matrix.copy_(other)
+        if copies := self._copies(network, release=False):
+            for matrix, other in zip(self.weights.copies, copies, strict=True):
+                matrix.copy_(other)  # type: ignore[arg-type]  # of the same class
         self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
@@ -221,6 +228,16 @@ class Decoder:
             x = self._output_and_mlp(x, attend(q, keys, values, rows), layer)
         return self._head(self._norm(x, self.weights.norm))
 
+    def _copies(
+        self, network: JanusForConditionalGeneration, *, release: bool
+    ) -> Iterator[PackedMatrix] | Iterator[QuantizedMatrix] | None:
+        """Copies of the network's matrices; None where its own are used."""
+        if self._packs:
+            return pack_matrices(network, int8=self._quantization == "int8", release=release)
+        if self._quantization:
+            return quantize_matrices(network, self._quantization, self.device, release=release)
+        return None
+
     def _native_library(self) -> CDLL | None:
         """The C functions; None without a compiler, or if they do not support the device, dtype or activation."""
         known = isinstance(self._activation, GELUActivation)
@@ -257,11 +274,11 @@ class Decoder:
         gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
         return x + linear(F.silu(gate) * up, layer.down)
 
-    def _head(self, x: Tensor) -> Tensor:
+    def _head(self, x: Tensor, product: Callable[[Tensor, Matrix], Tensor] = linear) -> Tensor:
         """Normalised hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
         weights = self.weights
-        inner: Tensor = self._activation(linear(x, weights.head_in) + weights.head_in_bias)
-        return (linear(inner, weights.head_out) + weights.head_out_bias).float()
+        inner: Tensor = self._activation(product(x, weights.head_in) + weights.head_in_bias)
+        return (product(inner, weights.head_out) + weights.head_out_bias).float()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
@@ -287,6 +304,16 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
     numbers = heads.float()
     turned = torch.addcmul(numbers * rotations[0], numbers.roll(numbers.shape[-1] // 2, -1), rotations[1])
     return turned.to(heads.dtype)
+
+
+def _check_quantization(quantization: Quantization, device: torch.device, *, has_library: bool, fast: bool) -> None:
+    """Raise CheckpointError where a quantization cannot be computed, or, if it should be `fast`, only slowly."""
+    if device.type == "cuda" and quantization == "fp8" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise CheckpointError("fp8 weights need an NVIDIA GPU of compute capability 8.9 or more: give int8")
+    if fast and quantization != "int8":
+        raise CheckpointError(f"{quantization} weights need an NVIDIA GPU: give int8")
+    if fast and not has_library:
+        raise CheckpointError("int8 weights need an NVIDIA GPU, or a CPU, float32 and a C compiler (cc)")
 
 
 def _check_supported(config: LlamaConfig) -> None:

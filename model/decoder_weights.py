@@ -1,6 +1,6 @@
 """The decoder's weights for serving: matrices with the same input are fused, and packed for the C functions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from transformers import JanusForConditionalGeneration
 
 from model.errors import CheckpointError
+from model.quantization import Quantization
+from model.quantized_matrix import QuantizedMatrix
 
 PANEL = 16  # outputs
 
@@ -72,11 +74,13 @@ class PackedMatrix:
             self.scales.copy_(other.scales)
 
 
-Matrix = Tensor | PackedMatrix
+Matrix = Tensor | PackedMatrix | QuantizedMatrix
 
 
 def linear(x: Tensor, matrix: Matrix) -> Tensor:
     """Multiply x [..., inputs] by the transposed matrix: [..., outputs]."""
+    if isinstance(matrix, QuantizedMatrix):
+        return F.linear(x, matrix.floats(x.dtype))
     return F.linear(x, matrix.floats() if isinstance(matrix, PackedMatrix) else matrix)
 
 
@@ -107,14 +111,14 @@ class DecoderWeights:
 
     @property
     def matrices(self) -> list[Matrix]:
-        """All matrices that a step reads, in the order of `pack_matrices`."""
+        """All matrices that a step reads, in the order of `fuse_matrices`."""
         parts = [part for layer in self.layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
         return [*parts, self.head_in, self.head_out]
 
     @property
-    def packed(self) -> list[PackedMatrix]:
-        """All packed matrices, in the order of `matrices`."""
-        return [matrix for matrix in self.matrices if isinstance(matrix, PackedMatrix)]
+    def copies(self) -> list[PackedMatrix | QuantizedMatrix]:
+        """All matrices that are copies of the network's, in the order of `matrices`."""
+        return [matrix for matrix in self.matrices if not isinstance(matrix, Tensor)]
 
 
 def _fused(network: JanusForConditionalGeneration) -> Iterator[tuple[nn.Linear, ...]]:
@@ -143,9 +147,46 @@ def pack_matrices(
         parts = 2 if len(modules) == 2 else 1
         packed = PackedMatrix.of(torch.cat([module.weight.detach() for module in modules]), parts=parts, int8=int8)
         if release:
-            for module in modules:
-                module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+            _release(modules)
         yield packed
+
+
+@torch.no_grad()
+def quantize_matrices(
+    network: JanusForConditionalGeneration, quantization: Quantization, device: torch.device, *, release: bool = False
+) -> Iterator[QuantizedMatrix]:
+    """Round the matrices of a network, one after the other on a device; `release` as for `pack_matrices`."""
+    for modules in _fused(network):
+        joined = torch.cat([module.weight.detach().to(device) for module in modules])
+        if release:
+            _release(modules)
+        yield QuantizedMatrix.of(joined, quantization)
+
+
+@torch.no_grad()
+def round_matrices(network: JanusForConditionalGeneration, quantization: Quantization) -> None:
+    """Give the matrices of a network the values that a decoder with this quantization computes with, as floats."""
+    for modules in _fused(network):
+        for module in modules:
+            module.weight.copy_(QuantizedMatrix.of(module.weight, quantization).floats())
+
+
+def matrix_shapes(network: JanusForConditionalGeneration) -> list[tuple[int, int]]:
+    """Outputs and inputs of all matrices that a decoder may round."""
+    return [(sum(module.out_features for module in modules), modules[0].in_features) for modules in _fused(network)]
+
+
+def _release(modules: Iterable[nn.Linear]) -> None:
+    for module in modules:
+        module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+
+
+@torch.no_grad()
+def move(network: nn.Module, device: torch.device) -> None:
+    """Move a network to a device, without its matrices that were freed."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.device.type != "meta":
+            tensor.data = tensor.data.to(device)
 
 
 @torch.no_grad()

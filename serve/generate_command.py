@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.cli import CommandParser, add_model_arguments, add_sampling_arguments, run_command
+from model.cli import CommandParser, add_model_arguments, add_quantization_argument, add_sampling_arguments, run_command
+from model.quantization import Quantization
 from serve.prompts_file import Entry, read_prompts
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=16, help="pictures drawn at once (default: 16)")
     parser.add_argument("--json", action="store_true", help="print one JSON line per picture")
-    parser.add_argument(
-        "--int8", action="store_true", help="8-bit integer weights: faster on a CPU, slightly less exact"
-    )
+    add_quantization_argument(parser)
     add_model_arguments(parser)
     add_sampling_arguments(parser)
     arguments = parser.parse_args()
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = plan(entries, arguments, janus)
     arguments.out.mkdir(parents=True, exist_ok=True)
     missing = [one for one in wanted if not _exists(one)]
-    draw_missing(janus, missing, slots=arguments.batch, int8=arguments.int8)
+    draw_missing(janus, missing, slots=arguments.batch, quantization=arguments.quantization)
     if arguments.json:
         for one in wanted:
             print(json.dumps({"file": str(one.path), **one.metadata}, ensure_ascii=False))
@@ -115,15 +114,17 @@ def plan(entries: Sequence[Entry], arguments: argparse.Namespace, janus: "Janus"
             raise ValueError(f"{entry.place}{error}") from None
         for seed in seeds:
             metadata = {"model": janus.name, "prompt": entry.prompt, "seed": seed, **params.as_dict()}
-            if arguments.int8:
-                metadata["weights"] = "int8"
+            if arguments.quantization:
+                metadata["weights"] = arguments.quantization
             if arguments.negative_prompt is not None:
                 metadata["negative_prompt"] = arguments.negative_prompt
             wanted.append(Wanted(arguments.out / f"{stem}-{seed}.png", metadata))
     return wanted
 
 
-def draw_missing(janus: "Janus", missing: Sequence[Wanted], *, slots: int, int8: bool = False) -> None:
+def draw_missing(
+    janus: "Janus", missing: Sequence[Wanted], *, slots: int, quantization: Quantization | None = None
+) -> None:
     """Draw and write pictures; the progress bar counts rows of codes.
 
     Raises:
@@ -137,7 +138,7 @@ def draw_missing(janus: "Janus", missing: Sequence[Wanted], *, slots: int, int8:
     from serve.engine.events import Failed, Finished
 
     failures = []
-    engine = Engine(janus, slots=max(1, min(slots, len(missing))), int8=int8, release=True)
+    engine = Engine(janus, slots=max(1, min(slots, len(missing))), quantization=quantization, release=True)
     wanted = {job_of(one, janus): one for one in missing}
     with tqdm(total=len(missing) * janus.grid, desc="drawing", unit="row", disable=None) as bar:
         for job, event in draw(engine, wanted, on_step=lambda codes: bar.update(codes // janus.grid - bar.n)):

@@ -21,6 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from model.quantization import Quantization
+
 HEADS, WIDTH, HIDDEN, INNER, VOCABULARY, TOKENS = 32, 128, 4096, 11008, 16384, 576
 ROWS = 128
 
@@ -94,12 +96,18 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def launches() -> list[Callable[[], object]]:
-    """Every launch of a step of a 7B, with few rows and with many."""
+def launches(*, fp8: bool) -> list[Callable[[], object]]:
+    """Every launch of a step of a 7B, with few rows and with many.
+
+    Args:
+        fp8: whether the GPU has 8-bit floats.
+    """
     from model.cuda.attention import attend_filled
     from model.cuda.inputs import StepInputs
     from model.cuda.layers import add_and_normalise, gate, rotate_and_write
+    from model.cuda.product import blocks_for, multiply
     from model.cuda.sampling import draw
+    from model.quantized_matrix import GROUP, QuantizedMatrix
     from model.sampler.state import SamplerState
 
     def numbers(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -119,6 +127,14 @@ def launches() -> list[Callable[[], object]]:
         )
         draw(numbers(ROWS, VOCABULARY, dtype=torch.float32), inputs, state)
 
+    def multiplying(rows: int, quantization: Quantization) -> object:
+        values = {"int8": torch.int8, "int4": torch.uint8, "fp8": torch.float8_e4m3fn}[quantization]
+        packed = HIDDEN // 2 if quantization == "int4" else HIDDEN
+        groups = HIDDEN // GROUP if quantization == "int4" else 1
+        scales = numbers(3 * HIDDEN, groups, dtype=torch.float32)
+        matrix = QuantizedMatrix(numbers(3 * HIDDEN, packed, dtype=values), scales, HIDDEN)
+        return multiply(numbers(rows, HIDDEN), matrix, blocks_for(rows, 3 * HIDDEN, HIDDEN, 132))
+
     keys, values = numbers(2, ROWS + 1, HEADS, 832, WIDTH)
     rotations = numbers(2, 16384, WIDTH, dtype=torch.float32)
     return [
@@ -131,12 +147,17 @@ def launches() -> list[Callable[[], object]]:
         lambda: gate(numbers(ROWS, 2 * INNER)),
         lambda: drawing(logprobs=False),
         lambda: drawing(logprobs=True),
+        lambda: multiplying(2, "int8"),
+        lambda: multiplying(2, "int4"),
+        lambda: multiplying(ROWS, "int4"),
+        *([lambda: multiplying(2, "fp8")] if fp8 else []),
     ]
 
 
 if __name__ == "__main__":
-    with compiling(int(sys.argv[1].removeprefix("sm_"))) as used:
-        for launch in launches():
+    capability = int(sys.argv[1].removeprefix("sm_"))
+    with compiling(capability) as used:
+        for launch in launches(fp8=capability >= 89):
             launch()
     for one in used:
         print(json.dumps(one._asdict()))

@@ -21,7 +21,7 @@ from tests.ended import Ended
         (("--steps", "3"), "--steps needs --diffusers"),
         (("--server-key", "x"), "--server-key needs --server"),
         (("--name", "x"), "--name needs --pictures"),
-        (("--int8", "--server", "http://x/v1"), "--int8 needs --model"),
+        (("--quantization", "int8", "--server", "http://x/v1"), "--quantization needs --model"),
         (("--dtype", "float32", "--server", "http://x/v1"), "--dtype needs --model or --diffusers"),
         (("--top-k", "3", "--diffusers", "x"), "--top-k needs --model or --server"),
         (("--tokenizer", "x", "--diffusers", "x"), "--tokenizer needs --model"),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from bench.pictures.generator import Generator
 from bench.report.numbers import write_scorer
 from bench.report.table import as_csv, as_html, as_markdown, tables
 from model.checkpoints.load import load
+from model.quantization import Quantization
 from tests.coloured_generator import ColouredGenerator
 from tests.ended import Ended
 from tests.locked_runs import draw_run
@@ -63,26 +65,29 @@ def test_runs_of_the_same_prompts_share_a_table(tmp_path: Path) -> None:
     assert "<td>&lt;c&gt;" in as_html([two])
 
 
+ROUNDED: tuple[Quantization | None, ...] = (None, "int8")
+
+
 def test_rows_tell_8_bit_weights_and_seeds(small_folder: Path, tmp_path: Path) -> None:
     """Runs of one model that differ in them only."""
     janus = load(small_folder, device="cpu")
     runs = [
         made(
             tmp_path,
-            f"{int8} {seed}",
+            f"{quantization} {seed}",
             "a cup",
-            generator=EngineGenerator(janus, slots=1, int8=int8),
+            generator=EngineGenerator(janus, slots=1, quantization=quantization),
             seed=seed,
             overall=0.5,
         )
-        for int8, seed in ((False, 0), (True, 0), (False, 3), (True, 3))
+        for quantization, seed in product(ROUNDED, (0, 3))
     ]
     (found,) = tables(runs)
     sampling = ", ".join(f"{name} {value}" for name, value in janus.sampling.as_dict().items())
     assert [row.settings for row in found.rows] == [
         sampling,
-        f"{sampling}, int8",
         f"{sampling}, seed 3",
+        f"{sampling}, int8",
         f"{sampling}, int8, seed 3",
     ]
 

@@ -21,6 +21,7 @@ from model.decoder_weights import PackedMatrix
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.params import SamplingParams
+from model.quantization import Quantization
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
@@ -57,11 +58,14 @@ def codes(steps: int, count: int, *, vocabulary: int) -> list[list[int]]:
 
 
 @needs_compiler
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("quantization", [None, "int8"])
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 13])
-def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, int8: bool) -> None:
+def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, quantization: Quantization | None) -> None:
     """Prompts differ in length; expected logits come from the decoder without C."""
-    plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
+    plain, native = (
+        Decoder(golden_janus, native=False, quantization=quantization),
+        Decoder(golden_janus, quantization=quantization),
+    )
     assert native.is_native
     fed = codes(6, count, vocabulary=golden_janus.codebook_size)
     # the two sum in different orders; on some processors a logit differs by 1.1e-5
@@ -71,9 +75,9 @@ def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, int8: bool
 
 
 @needs_compiler
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_row_is_bit_identical_whatever_rows_are_beside_it(small: Janus, int8: bool) -> None:
-    decoder = Decoder(small, int8=int8)
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_row_is_bit_identical_whatever_rows_are_beside_it(small: Janus, quantization: Quantization | None) -> None:
+    decoder = Decoder(small, quantization=quantization)
     fed = codes(5, 13, vocabulary=small.codebook_size)
     together = draw(decoder, fed, prompts(13))
     for count in range(1, 13):
@@ -82,10 +86,13 @@ def test_a_row_is_bit_identical_whatever_rows_are_beside_it(small: Janus, int8: 
 
 
 @needs_compiler
-@pytest.mark.parametrize("int8", [False, True])
-def test_native_prefill_equals_pytorchs(golden_janus: Janus, int8: bool) -> None:
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_native_prefill_equals_pytorchs(golden_janus: Janus, quantization: Quantization | None) -> None:
     """Prompts of 1 to 34 tokens under causal attention; expected prefixes come from the decoder without C."""
-    plain, native = Decoder(golden_janus, native=False, int8=int8), Decoder(golden_janus, int8=int8)
+    plain, native = (
+        Decoder(golden_janus, native=False, quantization=quantization),
+        Decoder(golden_janus, quantization=quantization),
+    )
     rows = [[1, *range(5, 5 + length)] for length in (0, 1, 2, 6, 15, 16, 33)]
     for mine, expected in zip(native.prefill(rows), plain.prefill(rows), strict=True):
         assert mine.length == expected.length
@@ -149,10 +156,12 @@ def test_nan_in_one_row_leaves_the_other_rows_unchanged(small: Janus) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("int8", [False, True])
-def test_load_weights_takes_over_weights_changed_in_place(small_folder: Path, int8: bool) -> None:
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_load_weights_takes_over_weights_changed_in_place(
+    small_folder: Path, quantization: Quantization | None
+) -> None:
     janus = load(small_folder, device="cpu")
-    decoder = Decoder(janus, int8=int8)
+    decoder = Decoder(janus, quantization=quantization)
     fed = codes(2, 2, vocabulary=janus.codebook_size)
     before = draw(decoder, fed, prompts(2))
     network: JanusForConditionalGeneration = janus.network
@@ -162,17 +171,17 @@ def test_load_weights_takes_over_weights_changed_in_place(small_folder: Path, in
     decoder.load_weights(network)
     after = draw(decoder, fed, prompts(2))
     assert not torch.allclose(before, after)
-    plain = Decoder(janus, native=False, int8=int8)
+    plain = Decoder(janus, native=False, quantization=quantization)
     torch.testing.assert_close(after, draw(plain, fed, prompts(2)), rtol=1e-5, atol=1e-5)
 
 
 @needs_compiler
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("quantization", [None, "int8"])
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim"), [(2, 2, 10), (4, 1, 24), (2, 2, 64), (4, 2, 80), (4, 2, 10)]
 )
 def test_heads_of_any_number_and_width_and_rows_of_any_length(
-    small: Janus, heads: int, kv_heads: int, head_dim: int, int8: bool
+    small: Janus, heads: int, kv_heads: int, head_dim: int, quantization: Quantization | None
 ) -> None:
     """The C code scores 16 keys and mixes several vectors of values at a time, then the remainder one by one."""
     config = copy.deepcopy(small.network.config)
@@ -184,7 +193,7 @@ def test_heads_of_any_number_and_width_and_rows_of_any_length(
     for part in (janus.network.model.language_model, janus.network.model.generation_head):
         for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    plain, native = Decoder(janus, native=False, int8=int8), Decoder(janus, int8=int8)
+    plain, native = Decoder(janus, native=False, quantization=quantization), Decoder(janus, quantization=quantization)
     long = [[1, *([7] * length)] for length in (13, 14, 15, 16, 30, 31)]
     fed = codes(4, len(long), vocabulary=janus.codebook_size)
     expected = draw(plain, fed, long)
@@ -235,16 +244,16 @@ def test_packed_floats_are_the_matrix(outputs: int, parts: int) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("int8", "size"), [(True, 1), (False, 4)])
-def test_released_matrices_are_held_once(small_folder: Path, int8: bool, size: int) -> None:
+@pytest.mark.parametrize(("quantization", "size"), [("int8", 1), (None, 4)])
+def test_released_matrices_are_held_once(small_folder: Path, quantization: Quantization | None, size: int) -> None:
     """An int8 decoder then takes a quarter of the memory."""
     janus = load(small_folder, device="cpu")
     fed = codes(3, 2, vocabulary=janus.codebook_size)
-    before = draw(Decoder(janus, int8=int8), fed, prompts(2))
+    before = draw(Decoder(janus, quantization=quantization), fed, prompts(2))
     network = janus.network.model
     held = [p for part in (network.language_model.layers, network.generation_head) for p in part.parameters()]
     matrices = sum(p.numel() for p in held if p.ndim == 2)
-    decoder = Decoder(janus, int8=int8, release=True)
+    decoder = Decoder(janus, quantization=quantization, release=True)
     left = sum(
         p.nbytes
         for part in (network.language_model.layers, network.generation_head)
@@ -252,10 +261,10 @@ def test_released_matrices_are_held_once(small_folder: Path, int8: bool, size: i
         if p.device.type != "meta"
     )
     assert left == sum(p.nbytes for p in held if p.ndim == 1)
-    packed = decoder.weights.packed
+    packed = decoder.weights.copies
     assert sum(matrix.values.nbytes for matrix in packed) == size * matrices
     scales = [matrix.scales.nbytes for matrix in packed if matrix.scales is not None]
-    assert sum(scales) == (4 * sum(p.shape[0] for p in held if p.ndim == 2) if int8 else 0)
+    assert sum(scales) == (4 * sum(p.shape[0] for p in held if p.ndim == 2) if quantization else 0)
     assert torch.equal(draw(decoder, fed, prompts(2)), before)
 
 
@@ -270,8 +279,10 @@ def test_without_a_working_compiler_the_decoder_uses_pytorch(
     try:
         decoder = Decoder(small)
         assert not decoder.is_native
-        with pytest.raises(CheckpointError, match="int8 weights need a CPU, float32 and a C compiler"):
-            Decoder(small, int8=True)
+        with pytest.raises(
+            CheckpointError, match="int8 weights need an NVIDIA GPU, or a CPU, float32 and a C compiler"
+        ):
+            Decoder(small, quantization="int8")
         fed = codes(2, 2, vocabulary=small.codebook_size)
         assert torch.equal(draw(decoder, fed, prompts(2)), draw(Decoder(small, native=False), fed, prompts(2)))
     finally:

@@ -19,6 +19,7 @@ from model.cpu.levels import LEVELS, levels_of
 from model.decoder import Decoder
 from model.janus import Janus
 from model.params import SamplingParams
+from model.quantization import Quantization
 from model.sampler.sampler import Sampler
 from model.sampler.state import SampledImage
 from model.sampling import guide
@@ -121,18 +122,22 @@ def logits_of(decoder: Decoder, prompts: list[list[int]]) -> Tensor:
 
 @needs_compiler
 @pytest.mark.parametrize("level", HERE)
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("quantization", [None, "int8"])
 def test_logits_of_each_level_equal_pytorchs(
-    libraries: dict[str, CDLL], level: str, int8: bool, janus: Janus, monkeypatch: pytest.MonkeyPatch
+    libraries: dict[str, CDLL],
+    level: str,
+    quantization: Quantization | None,
+    janus: Janus,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prompts = [[1, *range(5, 8 + row)] for row in range(13)]
     plain = logits_of(Decoder(janus, native=False), prompts)
     monkeypatch.setattr("model.decoder.native_library", lambda: libraries[level])
-    decoder = Decoder(janus, int8=int8)
+    decoder = Decoder(janus, quantization=quantization)
     assert decoder.is_native
-    if int8:  # against the same integers, by the library compiled for this processor
+    if quantization:  # against the same integers, by the library compiled for this processor
         monkeypatch.setattr("model.decoder.native_library", library.native_library)
-        plain = logits_of(Decoder(janus, int8=True), prompts)
+        plain = logits_of(Decoder(janus, quantization="int8"), prompts)
     torch.testing.assert_close(logits_of(decoder, prompts), plain, rtol=1e-5, atol=5e-5)
 
 

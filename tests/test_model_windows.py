@@ -16,6 +16,7 @@ from model.decoder import Decoder
 from model.janus import Janus
 from model.kv_cache import KVCache
 from model.params import SamplingParams
+from model.quantization import Quantization
 from model.sampler.sampler import Sampler
 from model.sampler.state import SampledImage
 from model.sampling import filtered, guide, sample
@@ -35,14 +36,14 @@ def small(small_folder: Path) -> Janus:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("native", "int8"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("native", "quantization"), [(True, None), (True, "int8"), (False, None)])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_codes_fed_together_give_the_logits_of_codes_fed_one_by_one(
-    small: Janus, native: bool, int8: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+    small: Janus, native: bool, quantization: Quantization | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three rows gain 2, 5 and 1 codes. To the last bit in C; what the cache holds behind the codes is NaN."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # asked for by the C function
-    decoder = Decoder(small, native=native, int8=int8)
+    decoder = Decoder(small, native=native, quantization=quantization)
     fed = [[3, 7], [1, 4, 1, 5, 9], [2]]
     prefixes = decoder.prefill([[1, *range(5, 9 + 2 * row)] for row in range(3)])
 

@@ -111,7 +111,7 @@ def test_random_seeds_are_returned_and_reproduce_the_pictures(client: TestClient
 
 @needs_compiler
 def test_metadata_of_pictures_names_int8_weights(small_folder: Path, make_app: MakeApp) -> None:
-    backend = ThreadBackend(load(small_folder, device="cpu"), int8=True)
+    backend = ThreadBackend(load(small_folder, device="cpu"), quantization="int8")
     answer = TestClient(make_app(backend)[0]).post(IMAGES, json={"prompt": "a star", "seed": 1})
     settings = read_metadata(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
     assert settings is not None

@@ -177,7 +177,7 @@ def test_int8_draws_the_codes_of_a_network_with_rounded_weights(
 ) -> None:
     janus, rounded = load(deepseek_folder, device="cpu"), load(deepseek_folder, device="cpu")
     round_to_int8(rounded.network)
-    engine = Engine(janus, slots=2, int8=True, release=True)
+    engine = Engine(janus, slots=2, quantization="int8", release=True)
     jobs = [job(prompts[0], GREEDY, 1), job(prompts[1], SETTINGS[2], 7, 8), job(prompts[2], SETTINGS[4], 9)]
     drawn = run(engine, [(0, jobs[0]), (2, jobs[1]), (5, jobs[2])])
     assert [codes_of(events) for events in drawn] == [reference(rounded, one) for one in jobs]

@@ -194,7 +194,7 @@ def test_held_bytes_equal_the_estimate_and_are_less_with_int8(small_folder: Path
     backend = ThreadBackend(load(small_folder, device="cpu"), slots=2, release=True)
     assert backend.held_bytes == needs
     backend.close()
-    backend = ThreadBackend(load(small_folder, device="cpu"), slots=2, int8=True, release=True)
+    backend = ThreadBackend(load(small_folder, device="cpu"), slots=2, quantization="int8", release=True)
     network = backend.engine.janus.network
     freed = sum(p.numel() for p in network.parameters() if p.device.type == "meta")
     outputs = sum(len(p) for p in network.parameters() if p.device.type == "meta")
@@ -203,7 +203,9 @@ def test_held_bytes_equal_the_estimate_and_are_less_with_int8(small_folder: Path
     backend.close()
     # once the first model is loaded, the second one can use the memory of its floats
     both = backend.held_bytes + needs
-    loader = ProcessLoader(Settings(slots=2, memory_gib=both / 2**30, device="cpu", int8=True), on_death=print)
+    loader = ProcessLoader(
+        Settings(slots=2, memory_gib=both / 2**30, device="cpu", quantization="int8"), on_death=print
+    )
     for loaded in [loader(ModelSource(name=name, source=str(small_folder))) for name in ("first", "second")]:
         loaded.close()
 

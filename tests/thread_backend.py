@@ -5,6 +5,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from model.janus import Janus
+from model.quantization import Quantization
 from serve.backends.child import describe
 from serve.backends.engine_backend import EngineBackend
 from serve.backends.loop import EngineLoop
@@ -21,12 +22,12 @@ class ThreadBackend(EngineBackend):
         *,
         slots: int = 16,
         queue_limit: int = 256,
-        int8: bool = False,
+        quantization: Quantization | None = None,
         release: bool = False,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        self.engine = Engine(janus, slots=slots, int8=int8, jacobi=False, release=release)
-        loaded = describe(self.engine, int8=int8)
+        self.engine = Engine(janus, slots=slots, quantization=quantization, jacobi=False, release=release)
+        loaded = describe(self.engine, quantization=quantization)
         super().__init__(loaded, ThreadLink(self.engine), queue_limit=queue_limit, on_death=on_death)
 
 

@@ -3,11 +3,15 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.commands.benches import Benches
 from bench.commands.history import add_history, keep
-from model.cli import add_model_arguments
+from model.cli import add_model_arguments, add_quantization_argument
 from pairs.judges.settings import add_judge_arguments, judge_settings
+
+if TYPE_CHECKING:
+    from model.janus import Janus
 
 _JUDGED_BY = ("judge model", "judge weights", "judge questions")
 
@@ -30,7 +34,7 @@ def add_world(benches: Benches) -> None:
         default="test",
         help="validation for choices, test once, for the report (default: test)",
     )
-    scores.add_argument("--int8", action="store_true", help="use 8-bit weights, as focusdiff-serve --int8")
+    add_quantization_argument(scores)
     scores.add_argument("--batch", type=int, default=32, help="pictures drawn at once (default: 32)")
     scores.add_argument(
         "--out", type=Path, default=Path("run/pairshapes"), help="results folder; a stopped run resumes"
@@ -49,6 +53,13 @@ def add_world(benches: Benches) -> None:
     judge.add_argument("--per-category", type=int, default=100, help="pairs per category (default: 100)")
     judge.set_defaults(run=judge_check)
 
+    rounding = benches.add_parser("rounding", help="logits and codes with rounded weights against float ones, on a CPU")
+    rounding.add_argument("--model", default="tiny", help="folder, hub id or shipped name (default: tiny)")
+    rounding.add_argument("--geometry", help="random weights of this geometry, in place of a model")
+    rounding.add_argument("--layers", type=int, help="of the geometry, instead of all")
+    rounding.add_argument("--pictures", type=int, default=24, help="whose codes are compared (default: 24)")
+    rounding.set_defaults(run=compare_rounding)
+
     sheet = benches.add_parser("sheet", help="draw a contact sheet of prompt pairs")
     add_model_arguments(sheet)
     sheet.add_argument("--out", type=Path, default=Path("pairs.png"), help="PNG file (default: pairs.png)")
@@ -64,6 +75,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     from bench.world.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.world.reconstruction import reconstruction_scores
     from model.checkpoints.load import load_from
+    from model.decoder_weights import round_matrices
     from pairs.judges.opening import open_judge
     from pairs.scores import mean
     from pairs.world import World
@@ -81,10 +93,20 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     prompts = unseen_prompts(world, arguments.per_category, arguments.prompts)
     seeds = range(arguments.seeds)
     pictures = [Picture(prompt, scale, seed) for scale in arguments.guidance for prompt in prompts for seed in seeds]
-    if arguments.int8:
-        janus = replace(janus, name=f"{janus.name}-int8")
+    on_cpu = janus.device.type == "cpu"
+    if arguments.quantization:
+        if on_cpu and arguments.quantization != "int8":  # no CPU computes these: floats of the same values
+            round_matrices(janus.network, arguments.quantization)
+        janus = replace(janus, name=f"{janus.name}-{arguments.quantization}")
     results = arguments.out / f"{janus.name}.jsonl"
-    made = judge_pictures(janus, pictures, results, judge=judge, slots=arguments.batch, int8=arguments.int8)
+    made = judge_pictures(
+        janus,
+        pictures,
+        results,
+        judge=judge,
+        slots=arguments.batch,
+        quantization=None if on_cpu and arguments.quantization != "int8" else arguments.quantization,
+    )
     held_out = sum(prompt.held_out for prompt in prompts)
     sampling = ", ".join(
         f"{name} {value:g}" for name, value in janus.sampling.as_dict().items() if name != "guidance_scale"
@@ -131,6 +153,50 @@ def compare_results(arguments: argparse.Namespace) -> None:
     print(f"{before['model']} → {after['model']}")
     for line in compare(first, second):
         print(line)
+
+
+def compare_rounding(arguments: argparse.Namespace) -> None:
+    """Print what each way of rounding the weights changes."""
+    import torch
+
+    from bench.speed.geometry import random_janus
+    from bench.world.pairshapes import unseen_prompts
+    from bench.world.rounding import measure_rounding
+    from model.checkpoints.load import load
+    from model.generate import generate
+    from pairs.scene import CATEGORIES
+    from pairs.world import World
+    from train.provenance import provenance
+    from train.tiny.recipe import load_recipe
+
+    count, device = arguments.pictures, torch.device("cpu")
+    if count < 1:
+        raise ValueError(f"--pictures must be at least 1, not {count}")
+
+    def open_janus() -> "Janus":
+        if arguments.geometry is None:
+            return load(arguments.model, device="cpu", dtype="float32")
+        return random_janus(arguments.geometry, device, torch.float32, layers=arguments.layers)
+
+    janus = open_janus()
+    if arguments.geometry is None:
+        world = World(load_recipe("tiny").held_out)
+        unseen = unseen_prompts(world, -(-count // len(CATEGORIES)), "validation")[:count]
+        prompts = [janus.encode(prompt.caption) for prompt in unseen]
+        codes = generate(janus, prompts, seeds=range(count))
+    else:
+        prompts = [[1, *range(3, 30), 2]] * count
+        source = torch.Generator().manual_seed(0)
+        codes = torch.randint(janus.codebook_size, (count, 64), generator=source)
+    place = provenance(device=device, dtype=torch.float32)
+    print(
+        f"{janus.name}, {count} pictures × {codes.shape[1]} places, {', '.join(f'{k} {v}' for k, v in place.items())}"
+    )
+    del janus
+    print("| weights | bytes ÷ bfloat16 | logit error | divergence, nats | same code |")
+    print("|---|---:|---:|---:|---:|")
+    for one in measure_rounding(open_janus, prompts, codes):
+        print(f"| {one.name} | {one.size:.3f} | {one.error:.4f} | {one.divergence:.5f} | {one.same} |", flush=True)
 
 
 def judge_check(arguments: argparse.Namespace) -> None:

@@ -31,12 +31,13 @@ class Part:
 
 
 PARTS = {
-    "card": Part("bench.cuda.card", "measure_card", 40),
-    "steps": Part("bench.cuda.steps", "measure_steps", 110),
-    "kernels": Part("bench.cuda.kernels", "measure_kernels", 90),
-    "engine": Part("bench.cuda.engines", "measure_engine", 120),
-    "windows": Part("bench.cuda.steps", "measure_windows", 50),
-    "baselines": Part("bench.cuda.engines", "measure_baselines", 110),
+    "card": Part("bench.cuda.card", "measure_card", 30),
+    "steps": Part("bench.cuda.steps", "measure_steps", 100),
+    "kernels": Part("bench.cuda.kernels", "measure_kernels", 80),
+    "engine": Part("bench.cuda.engines", "measure_engine", 110),
+    "windows": Part("bench.cuda.steps", "measure_windows", 45),
+    "rounded": Part("bench.cuda.steps", "measure_rounded", 70),
+    "baselines": Part("bench.cuda.engines", "measure_baselines", 100),
 }
 
 

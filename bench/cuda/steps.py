@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 from bench.cuda.result import Result, peak_of
-from bench.cuda.timing import time_calls
+from bench.cuda.timing import Seconds, time_calls
 from bench.cuda.workbench import Workbench
 from model.cuda.graphs import StepGraphs
+from model.cuda.step import KernelStep
+from model.decoder import Decoder
+from model.quantization import QUANTIZATIONS
 
 _WINDOWS = (1, 2, 4, 8, 16, 32)
 
@@ -47,3 +50,32 @@ def measure_windows(bench: Workbench) -> Iterator[Result]:
             bytes=bench.weight_bytes + bench.row_bytes(2),
             flops=2 * 2 * width * bench.weight_numbers,
         )
+
+
+def measure_rounded(bench: Workbench) -> Iterator[Result]:
+    """Time a step with rounded weights, for the fewest and the most images."""
+    for quantization in QUANTIZATIONS:
+        decoder = Decoder(bench.janus, native=False, kernels=True, quantization=quantization)
+        step = decoder.kernels
+        assert step is not None
+        for images in sorted({min(bench.images), max(bench.images)}):
+            seconds = _time_step(bench, step, images)
+            yield Result(
+                "rounded",
+                f"{quantization}, {images} images",
+                seconds.device,
+                host=seconds.host,
+                bytes=sum(matrix.nbytes for matrix in decoder.weights.matrices) + bench.row_bytes(2 * images),
+                flops=2 * 2 * images * bench.weight_numbers,
+                images=images,
+            )
+        del decoder, step
+
+
+def _time_step(bench: Workbench, step: KernelStep, images: int) -> Seconds:
+    """Time steps of images, with a sampler and a cache of their own; no other size is captured."""
+    sampler = bench.sampler(images)
+    sampler.inputs = [inputs for inputs in sampler.inputs if inputs.size == 2 * images]
+    graphs = StepGraphs(step, sampler, bench.cache(images))
+    batch = bench.half_drawn(sampler, images)
+    return time_calls(lambda: graphs(batch), device=bench.device, times=bench.times)

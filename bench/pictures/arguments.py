@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.pictures.options import Part, given
-from model.cli import add_model_arguments, add_sampling_arguments
+from model.cli import add_model_arguments, add_quantization_argument, add_sampling_arguments
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
 SAMPLING = ("guidance_scale", "temperature", "top_k", "top_p")
@@ -13,7 +13,9 @@ _DRAWING = ("seed", "batch", "best_of")
 GENERATORS: Mapping[str, Part] = {  # by the argument that chooses one
     "model": Part(
         "--model",
-        frozenset({"model", "weights", "tokenizer", "revision", "device", "dtype", "int8", *SAMPLING, *_DRAWING}),
+        frozenset(
+            {"model", "weights", "tokenizer", "revision", "device", "dtype", "quantization", *SAMPLING, *_DRAWING}
+        ),
     ),
     "server": Part("--server", frozenset({"server", "server_model", "server_key", *SAMPLING, *_DRAWING})),
     "diffusers": Part(
@@ -32,7 +34,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run, which resumes there")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: 0)")
     parser.add_argument("--batch", type=int, default=32, help="pictures drawn, or requested, at once (default: 32)")
-    parser.add_argument("--int8", action="store_true", help="use 8-bit weights, as focusdiff-serve --int8")
+    add_quantization_argument(parser)
     add_model_arguments(parser)
     others = parser.add_argument_group("other generators")
     others.add_argument("--server", metavar="URL", help="an OpenAI-compatible image server, with /v1")

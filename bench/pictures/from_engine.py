@@ -10,6 +10,7 @@ from bench.pictures.picture import Part
 from model.checkpoints.fingerprint import fingerprint
 from model.errors import PromptError
 from model.janus import Janus
+from model.quantization import Quantization
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Failed, Finished
@@ -23,22 +24,22 @@ class EngineGenerator:
     Args:
         janus: the checkpoint.
         slots: guided pictures drawn at once.
-        int8: see `serve.engine.engine.Engine`.
+        quantization: see `serve.engine.engine.Engine`.
     """
 
-    def __init__(self, janus: Janus, *, slots: int, int8: bool = False) -> None:
-        self._janus, self._slots, self._int8 = janus, slots, int8
+    def __init__(self, janus: Janus, *, slots: int, quantization: Quantization | None = None) -> None:
+        self._janus, self._slots, self._quantization = janus, slots, quantization
         self._weights = fingerprint(janus)
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Model, digest of its weights, whether they are 8-bit, sampling settings, and the judge of its training."""
+        """Model, digest of its weights, how they are rounded, sampling settings, and the judge of its training."""
         judge = self._janus.reward_judge
         return {
             "generator": "checkpoint",
             "model": self._janus.name,
             "weights": self._weights,
-            "int8": self._int8,
+            "quantization": self._quantization,
             "sampling": self._janus.sampling.as_dict(),
             **({} if judge is None else {"reward judge": dict(judge)}),
         }
@@ -57,7 +58,7 @@ class EngineGenerator:
             except PromptError as error:
                 raise GenerationError(f"{own[0].picture.file}: {error}") from None
             jobs[Job(tokens, None, tuple(part.seed for part in own), self._janus.sampling)] = own
-        engine = Engine(self._janus, slots=max(1, min(self._slots, len(parts))), int8=self._int8)
+        engine = Engine(self._janus, slots=max(1, min(self._slots, len(parts))), quantization=self._quantization)
         for job, event in draw(engine, jobs):
             part = jobs[job][event.index]
             if isinstance(event, Failed):

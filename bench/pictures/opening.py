@@ -35,7 +35,7 @@ def _open_checkpoint(arguments: argparse.Namespace) -> Generator:
 
     janus = load_from(arguments)
     janus = replace(janus, sampling=janus.sampling.override(**_sampling(arguments)))
-    return EngineGenerator(janus, slots=arguments.batch, int8=arguments.int8)
+    return EngineGenerator(janus, slots=arguments.batch, quantization=arguments.quantization)
 
 
 def _open_server(arguments: argparse.Namespace) -> Generator:

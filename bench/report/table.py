@@ -129,7 +129,7 @@ def _settings(workload: Mapping[str, Any]) -> str:
     generator, seed = workload["generator"], workload["benchmark"]["seed"]
     shown = [f"{name} {value}" for name, value in generator.get("sampling", {}).items()]
     shown += [f"best of {generator['best of']}"] if "best of" in generator else []
-    shown += ["int8"] if generator.get("int8") else []
+    shown += [generator["quantization"]] if generator.get("quantization") else []
     shown += [f"seed {seed}"] if seed else []
     return ", ".join(shown)
 

@@ -104,7 +104,7 @@ def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = Fals
     engine, plain = (Engine(work.janus, slots=images, native=native) for native in (True, False))
     ways: dict[str, Callable[[range], Timing]] = {"engine": partial(time_engine, engine, work)}
     if engine.decoder.is_native:
-        small = Engine(work.janus, slots=images, int8=True)
+        small = Engine(work.janus, slots=images, quantization="int8")
         ways["int8"] = partial(time_engine, small, work)
     if work.janus.device.type == "cpu":
         ways["no compiler"] = partial(time_engine, plain, work)

@@ -64,13 +64,26 @@ def geometry_config(name: str) -> JanusConfig:
     return build_config(text, vision, vq)
 
 
-def random_janus(name: str, device: torch.device, dtype: torch.dtype, *, seed: int = 0) -> Janus:
+def random_janus(
+    name: str, device: torch.device, dtype: torch.dtype, *, seed: int = 0, layers: int | None = None
+) -> Janus:
     """Build a model with random weights on a device. It has no tokenizer: prompts are token ids.
 
+    Args:
+        name: of a geometry.
+        device: holds the model.
+        dtype: of its weights.
+        seed: of the weights.
+        layers: of the decoder; as many as the geometry has if not given.
+
     Raises:
-        ValueError: no such geometry.
+        ValueError: no such geometry, or no layers.
     """
     config = geometry_config(name)
+    if layers is not None:
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, not {layers}")
+        config.text_config.num_hidden_layers = layers
     config.dtype = dtype
     before = torch.get_default_dtype()
     torch.manual_seed(seed)

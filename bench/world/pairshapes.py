@@ -17,6 +17,7 @@ from bench.json_lines import JsonLines, OtherIdentity, read_json_lines
 from bench.pictures.codes import pack_codes
 from model.checkpoints.fingerprint import fingerprint
 from model.janus import Janus
+from model.quantization import Quantization
 from pairs.caption import Wording, describe
 from pairs.judges.opening import OpenedJudge
 from pairs.scene import CATEGORIES, Category, Scene
@@ -95,7 +96,7 @@ def judge_pictures(
     *,
     judge: OpenedJudge,
     slots: int,
-    int8: bool = False,
+    quantization: Quantization | None = None,
 ) -> dict[Key, Result]:
     """Draw and judge pictures, except those already judged in `results`; one whose judgement failed is drawn again.
 
@@ -105,7 +106,7 @@ def judge_pictures(
         results: JSON lines file; pictures are appended as soon as they are judged.
         judge: scores the pictures.
         slots: guided pictures drawn at once.
-        int8: see `serve.engine.engine.Engine`.
+        quantization: see `serve.engine.engine.Engine`.
 
     Returns:
         Results by key.
@@ -126,7 +127,7 @@ def judge_pictures(
         ) from None
     earlier = _results(results, lines.rows)
     done = {key: result for key, result in earlier.items() if result.score is not None}
-    engine = Engine(janus, slots=slots, int8=int8)
+    engine = Engine(janus, slots=slots, quantization=quantization)
     missing = {_job(picture, janus): picture for picture in pictures if picture.key not in done}
     drawn: list[tuple[Picture, Finished]] = []
     with tqdm(total=len(missing), desc="pictures", disable=None) as bar:

@@ -15,6 +15,8 @@ from model.checkpoints.hub import find_folder
 from model.device import choose_dtype
 from model.image_tokenizer import planned_table_bytes
 from model.prompt import MAX_PROMPT_TOKENS
+from model.quantization import Quantization
+from model.quantized_matrix import quantized_bytes
 
 _RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")  # reclaimable; fields of memory.stat
 
@@ -41,8 +43,17 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
     return footprint(config, choose_dtype(dtype, device, torch.bfloat16), device)
 
 
-def footprint(config: JanusConfig, dtype: torch.dtype, device: torch.device) -> Footprint:
-    """Compute the footprint of a configuration in a dtype on a device, which need not be there."""
+def footprint(
+    config: JanusConfig, dtype: torch.dtype, device: torch.device, *, quantization: Quantization | None = None
+) -> Footprint:
+    """Compute the footprint of a configuration in a dtype on a device, which need not be there.
+
+    Args:
+        config: of the checkpoint.
+        dtype: of what is not rounded.
+        device: holds the model.
+        quantization: of the decoder's matrices, where these are never held as floats.
+    """
     size = dtype.itemsize
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
     text = config.text_config
@@ -54,7 +65,27 @@ def footprint(config: JanusConfig, dtype: torch.dtype, device: torch.device) -> 
     with torch.device("meta"):
         image_tokenizer = JanusVQVAE(config.vq_config)
     tables += planned_table_bytes(image_tokenizer, device, dtype)
-    return Footprint(numbers * size + tables, 2 * row * size)
+    saved = 0
+    if quantization is not None:
+        matrices = text.num_hidden_layers * _layer_shapes(config) + _head_shapes(config)
+        saved = sum(
+            outputs * inputs * size - quantized_bytes(outputs, inputs, quantization) for outputs, inputs in matrices
+        )
+    return Footprint(numbers * size + tables - saved, 2 * row * size)
+
+
+def _layer_shapes(config: JanusConfig) -> list[tuple[int, int]]:
+    """Outputs and inputs of the matrices of one block, as `model.decoder_weights` fuses them."""
+    text = config.text_config
+    head = text.head_dim or text.hidden_size // text.num_attention_heads
+    queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
+    hidden, inner = text.hidden_size, text.intermediate_size
+    return [(queries + 2 * keys, hidden), (hidden, queries), (2 * inner, hidden), (hidden, inner)]
+
+
+def _head_shapes(config: JanusConfig) -> list[tuple[int, int]]:
+    vq = config.vq_config
+    return [(vq.projection_dim, config.text_config.hidden_size), (vq.num_embeddings, vq.projection_dim)]
 
 
 def available_bytes(device: torch.device) -> int:

@@ -93,7 +93,8 @@ def _combine_parts(
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """Number of multiprocessors of a GPU."""
     if device.type != "cuda":
         return 4  # in Triton's interpreter: rows of few tokens have parts, rows of many have none
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -101,7 +102,7 @@ def _multiprocessors(device: torch.device) -> int:
 
 def parts_for(tokens: int, heads: int, device: torch.device) -> int:
     """Parts of a row that are attended to in parallel, when a step has so many tokens: all of them run at once."""
-    return max(1, min(_MOST_PARTS, _PROGRAMS * _multiprocessors(device) // (tokens * heads)))
+    return max(1, min(_MOST_PARTS, _PROGRAMS * multiprocessors(device) // (tokens * heads)))
 
 
 def attend_filled(

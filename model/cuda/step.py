@@ -5,10 +5,12 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cuda.attention import attend_filled
+from model.cuda.attention import attend_filled, multiprocessors
 from model.cuda.layers import add_and_normalise, gate, rotate_and_write
-from model.decoder_weights import DecoderWeights, linear
+from model.cuda.product import blocks_for, multiply
+from model.decoder_weights import DecoderWeights, Matrix, linear
 from model.kv_cache import KVCache
+from model.quantized_matrix import QuantizedMatrix
 
 
 class KernelStep:
@@ -17,7 +19,7 @@ class KernelStep:
     Args:
         weights: of the model.
         rotations: float32 [2, positions, head_dim], as of `model.decoder.rotate`.
-        head: from normalised hidden states [T, hidden] to logits [T, V].
+        head: from normalised hidden states [T, hidden] to logits [T, V], with a function that multiplies by a matrix.
         heads: number of query heads.
         epsilon: of the norms.
     """
@@ -26,7 +28,7 @@ class KernelStep:
         self,
         weights: DecoderWeights,
         rotations: Tensor,
-        head: Callable[[Tensor], Tensor],
+        head: Callable[[Tensor, Callable[[Tensor, Matrix], Tensor]], Tensor],
         *,
         heads: int,
         epsilon: float,
@@ -49,9 +51,17 @@ class KernelStep:
         weights, added = self._weights, None
         x = F.embedding(codes, weights.code_embedding)
         for keys, values, layer in zip(cache.keys, cache.values, weights.layers, strict=True):
-            joined = linear(add_and_normalise(x, added, layer.attention_norm, self._epsilon), layer.qkv)
+            joined = product(add_and_normalise(x, added, layer.attention_norm, self._epsilon), layer.qkv)
             queries = rotate_and_write(joined, self._rotations, index, positions, keys, values, heads=self._heads)
-            added = linear(attend_filled(queries, keys, values, index, positions), layer.out)
-            gates = linear(add_and_normalise(x, added, layer.mlp_norm, self._epsilon), layer.gate_up)
-            added = linear(gate(gates), layer.down)
-        return self._head(add_and_normalise(x, added, weights.norm, self._epsilon))
+            added = product(attend_filled(queries, keys, values, index, positions), layer.out)
+            gates = product(add_and_normalise(x, added, layer.mlp_norm, self._epsilon), layer.gate_up)
+            added = product(gate(gates), layer.down)
+        return self._head(add_and_normalise(x, added, weights.norm, self._epsilon), product)
+
+
+def product(x: Tensor, matrix: Matrix) -> Tensor:
+    """Multiply x [T, inputs] by a transposed matrix: [T, outputs]. PyTorch has no product of few rows with rounded weights."""
+    if isinstance(matrix, QuantizedMatrix):
+        outputs, inputs = matrix.shape
+        return multiply(x, matrix, blocks_for(len(x), outputs, inputs, multiprocessors(x.device)))
+    return linear(x, matrix)

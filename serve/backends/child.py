@@ -14,6 +14,7 @@ from model.checkpoints.hub import find_folder
 from model.checkpoints.load import load
 from model.device import choose_device, choose_dtype
 from model.errors import CheckpointError, NoRoom
+from model.quantization import Quantization
 from serve.backends.loop import EngineLoop
 from serve.backends.messages import Command, Died, Loaded, LoadModel, Report
 from serve.backends.model_info import ModelInfo
@@ -45,7 +46,7 @@ def run(connection: "Connection[object, object]") -> None:
         readable.add_note(traceback.format_exc())
         connection.send(readable)
         return
-    connection.send(describe(engine, int8=order.int8))
+    connection.send(describe(engine, quantization=order.quantization))
     messages: SimpleQueue[Report | Died | None] = SimpleQueue()
     sender = threading.Thread(target=_send, args=(connection, messages), name="reports", daemon=True)
     sender.start()
@@ -71,10 +72,13 @@ def load_engine(order: LoadModel) -> Engine:
     """
     source = order.source
     _check_room(order)
+    device = choose_device(order.device)
+    rounds_on_gpu = device.type == "cuda" and order.quantization is not None
+    dtype = "bfloat16" if rounds_on_gpu and order.dtype == "auto" else order.dtype
     janus = load(
         source.source,
-        device=order.device,
-        dtype=order.dtype,  # type: ignore[arg-type]  # checked by load
+        device="cpu" if rounds_on_gpu else order.device,
+        dtype=dtype,  # type: ignore[arg-type]  # checked by load
         tokenizer=source.tokenizer,
         overlay=source.weights,
         revision=source.revision,
@@ -82,14 +86,21 @@ def load_engine(order: LoadModel) -> Engine:
     if janus.tokenizer is None:
         raise CheckpointError(f"{source.name} has no tokenizer; name one with --tokenizer")
     return Engine(
-        replace(janus, name=source.name), slots=order.slots, int8=order.int8, jacobi=order.jacobi, release=True
+        replace(janus, name=source.name),
+        slots=order.slots,
+        quantization=order.quantization,
+        jacobi=order.jacobi,
+        release=True,
+        device=device,
     )
 
 
-def describe(engine: Engine, *, int8: bool) -> Loaded:
+def describe(engine: Engine, *, quantization: Quantization | None) -> Loaded:
     """The message that tells a backend about an engine and its model."""
     janus = engine.janus
-    info = ModelInfo(janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.sampling, int8)
+    info = ModelInfo(
+        janus.name, janus.image_size, janus.image_tokens, janus.codebook_size, janus.sampling, quantization
+    )
     tokenizer = janus.tokenizer.backend_tokenizer if janus.tokenizer else None
     return Loaded(info, tokenizer, janus.max_prompt_tokens, engine.slots, engine.held_bytes)
 
@@ -99,7 +110,7 @@ def _check_room(order: LoadModel) -> None:
     device = choose_device(order.device)
     config = read_config(find_folder(order.source.source, order.source.revision)[1])
     dtype = choose_dtype(order.dtype, device, torch.bfloat16)
-    needs = footprint(config, dtype, device)
+    needs = footprint(config, dtype, device, quantization=order.quantization if device.type == "cuda" else None)
     working = working_memory(config, dtype, device).total if device.type == "cuda" else 0
     room = available_bytes(device)
     if order.room is not None:

@@ -72,7 +72,7 @@ class ProcessLoader:
             source,
             device=settings.device,
             dtype=settings.dtype,
-            int8=settings.int8,
+            quantization=settings.quantization,
             jacobi=settings.jacobi,
             slots=settings.slots,
             room=room,

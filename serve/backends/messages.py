@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
+from model.quantization import Quantization
 from serve.backends.model_info import ModelInfo
 from serve.engine.events import Event
 from serve.engine.job import Job
@@ -21,7 +22,7 @@ class LoadModel:
     source: ModelSource
     device: str
     dtype: str
-    int8: bool
+    quantization: Quantization | None
     jacobi: bool
     slots: int
     room: int | None

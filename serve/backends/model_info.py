@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 from model.params import SamplingParams
+from model.quantization import Quantization
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model by name: picture side in pixels, codes of a picture, number of codes, default sampling settings."""
+    """A model by name: picture side in pixels, codes of a picture, number of codes, default sampling settings,
+    and how its weights are rounded."""
 
     name: str
     image_size: int
     image_tokens: int
     codebook_size: int
     sampling: SamplingParams
-    int8: bool = False
+    quantization: Quantization | None = None

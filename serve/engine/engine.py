@@ -16,6 +16,7 @@ from transformers import JanusForConditionalGeneration
 from model.decoder import Decoder
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
+from model.quantization import Quantization
 from model.sampler.sampler import Sampler
 from serve.engine.batch import Batch, first_rows
 from serve.engine.deadlines import Deadlines
@@ -44,12 +45,13 @@ class Engine:
         slots: guided images drawn at once; twice as many unguided ones.
         native: whether C functions may be used (`model.decoder.Decoder`, `model.image_tokenizer.ImageTokenizer`,
             `model.sampler.sampler.Sampler`).
-        int8: whether the decoder's matrices are 8-bit integers (`model.decoder.Decoder`).
+        quantization: of the decoder's matrices (`model.decoder.Decoder`).
         jacobi: whether a step may compute several places of an image, as if guesses of the codes between were right
             (`model.sampler.sampler`). Pictures are the same, sooner where it pays.
         release: whether the model's own matrices may be freed, so that only this engine can compute with it.
         logprobs: whether `Finished` carries the log-probabilities of the codes.
         kernels: whether Triton kernels decode and draw (`model.decoder.Decoder`).
+        device: to which the model is moved, if that is another one (`model.decoder.Decoder`).
         clock: seconds; the deadlines of jobs are times of this clock.
     """
 
@@ -59,16 +61,19 @@ class Engine:
         *,
         slots: int = 16,
         native: bool = True,
-        int8: bool = False,
+        quantization: Quantization | None = None,
         jacobi: bool = True,
         release: bool = False,
         logprobs: bool = False,
         kernels: bool | None = None,
+        device: torch.device | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.janus = janus
         self._clock = clock
-        self.decoder = Decoder(janus, native=native, int8=int8, release=release, kernels=kernels)
+        self.decoder = Decoder(
+            janus, native=native, quantization=quantization, release=release, kernels=kernels, device=device
+        )
         self.image_tokenizer = ImageTokenizer(janus, native=native)
         spare = self.decoder.kernels is not None  # a row that captured steps write to when their batch is not full
         self.cache = self.decoder.cache(2 * slots + spare, janus.max_prompt_tokens + janus.image_tokens)

@@ -24,7 +24,7 @@ async def picture_file(
 def metadata(generation: Generation, index: int, request: PictureRequest, prompt: str) -> dict[str, Any]:
     """Settings stored in a picture's file, with which the same model reproduces it."""
     negative = {} if request.negative_prompt is None else {"negative_prompt": request.negative_prompt}
-    weights = {"weights": "int8"} if generation.info.int8 else {}
+    weights = {"weights": generation.info.quantization} if generation.info.quantization else {}
     job = generation.job
     known = {"model": generation.info.name, "prompt": prompt, "seed": job.seeds[index]}
     return {**known, **job.params.as_dict(), **weights, **negative}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from model.quantization import Quantization
 from serve.settings.model_source import ModelSource
 
 MAX_IMAGES = 10  # per request; the queue must hold two such requests
@@ -29,10 +30,10 @@ class EngineSettings(BaseModel):
     revision: str | None = Field(default=None, description="branch, tag or commit of the hub repository")
     device: str = Field(default="auto", description="auto, cpu, cuda or mps")
     dtype: str = Field(default="auto", description="auto, source (the files' own), float32, bfloat16 or float16")
-    int8: bool = Field(
-        default=False,
-        description="store the decoder's weights as 8-bit integers: faster and smaller on a CPU, but pictures change "
-        "a little (docs/performance.md)",
+    quantization: Quantization | None = Field(
+        default=None,
+        description="round the decoder's weights: int8 on a CPU; int8, int4 or fp8 on an NVIDIA GPU. Less memory, and sooner "
+        "where reading weights takes the time; pictures change a little (docs/performance.md)",
     )
     jacobi: bool = Field(
         default=True,

@@ -20,13 +20,14 @@ from bench.speed.jacobi.loads import Both, replayed_side_by_side, shipped_loads,
 from bench.speed.jacobi.step_cost import H100, Shape, roofline, step_seconds
 from model.checkpoints.load import load
 from model.janus import Janus
+from model.quantization import Quantization
 from model.sampler.state import MOST_FED
 from pairs.paircomp import Case, read_cases
 from pairs.scores import mean
 from serve.engine.engine import Engine
 from train.provenance import provenance
 
-_PRECISIONS = ("float32", "int8")
+_PRECISIONS: Mapping[str, Quantization | None] = {"float32": None, "int8": "int8"}
 _WIDER = (16, 24, 32)  # than the engine's windows: their cost is shown
 _LENGTH = 318  # tokens of a row of Janus-Pro in the middle of a picture
 _HEADER = (
@@ -110,7 +111,7 @@ def _confirmation(recorded: Mapping[bool, Confirmation], show: Show) -> Iterator
 def _shipped(
     janus: Janus, pairs: Sequence[Case], recorded: Mapping[bool, Confirmation], *, rounds: int, show: Show
 ) -> Iterator[Number]:
-    engines = {precision: Engine(janus, slots=16, int8=precision == "int8") for precision in _PRECISIONS}
+    engines = {precision: Engine(janus, slots=16, quantization=_PRECISIONS[precision]) for precision in _PRECISIONS}
     tokens, loads = len(janus.encode(PROMPT)), list(shipped_loads(janus, pairs))
     for precision, engine in engines.items():
         cost = step_seconds(
@@ -133,7 +134,7 @@ def _random(
 ) -> Iterator[Number]:
     for precision in _PRECISIONS:
         janus = random_janus(geometry, torch.device("cpu"), torch.float32)
-        engine = Engine(janus, slots=max(images), int8=precision == "int8", release=True)
+        engine = Engine(janus, slots=max(images), quantization=_PRECISIONS[precision], release=True)
         work = Workload.of(janus)
         cost = step_seconds(
             engine, _shapes({1, *images}), work.params, prompt_tokens=len(work.prompt), rounds=2 * rounds

@@ -1,0 +1,137 @@
+"""Rounded weights: their values, products with them on a GPU or else in Triton's interpreter, and what a decoder makes of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.cuda.micro import micro_janus
+from model.attention import Rows
+from model.checkpoints.footprint import footprint
+from model.checkpoints.load import load
+from model.decoder import Decoder
+from model.decoder_weights import PackedMatrix
+from model.errors import CheckpointError
+from model.quantization import QUANTIZATIONS, Quantization
+from model.quantized_matrix import GROUP, QuantizedMatrix, quantized_bytes
+from tests.tools import needs_compiler, needs_kernels
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+every = pytest.mark.parametrize("quantization", QUANTIZATIONS)
+
+
+def weight_of(outputs: int, inputs: int) -> Tensor:
+    """Weights whose outputs differ by nine orders of magnitude; one output is all zeros."""
+    weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(inputs))
+    weight *= torch.logspace(-6, 3, outputs)[:, None]
+    weight[outputs // 2] = 0
+    return weight
+
+
+@every
+@pytest.mark.parametrize("inputs", [GROUP, 200])
+def test_weights_are_rounded_to_the_nearest_value(quantization: Quantization, inputs: int) -> None:
+    """Integers: within half a step, of which the largest weight that shares its scale has 127, or 7.
+
+    E4M3: within 1/16 of the weight, or half of the smallest value, 2⁻¹⁰ of a scale.
+    """
+    weight = weight_of(30, inputs)
+    matrix = QuantizedMatrix.of(weight, quantization)
+    error = (matrix.floats() - weight).abs()
+    if quantization == "fp8":
+        scale = weight.abs().amax(1, keepdim=True) / 448
+        assert (error <= (weight.abs() / 16).maximum(scale * 2**-10) * 1.001).all()
+    else:
+        groups = torch.split(weight, GROUP if quantization == "int4" else inputs, dim=1)
+        most = torch.cat([part.abs().amax(1, keepdim=True).expand_as(part) for part in groups], dim=1)
+        steps = {"int8": 127, "int4": 7}[quantization]
+        assert (error <= most / steps / 2 * 1.001).all()
+        assert (error[weight.abs() == most] <= 1e-6 * most[weight.abs() == most]).all()
+    assert matrix.shape == weight.shape
+    assert matrix.quantization == quantization
+    assert matrix.nbytes == quantized_bytes(30, inputs, quantization)
+
+
+def test_int8_has_the_values_of_the_c_functions() -> None:
+    weight = weight_of(33, 70)
+    assert torch.equal(QuantizedMatrix.of(weight, "int8").floats(), PackedMatrix.of(weight, int8=True).floats())
+
+
+@needs_kernels
+@pytest.mark.parametrize("quantization", [None, *QUANTIZATIONS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_products_of_few_rows(quantization: Quantization | None, dtype: torch.dtype) -> None:
+    """Rows, outputs and inputs that fill no block; inputs in one part and in several, of which the last may be empty."""
+    from model.cuda.product import Blocks, multiply
+
+    for rows, outputs, inputs, splits in ((1, 70, 200, 1), (3, 33, 300, 3), (17, 40, 129, 2), (70, 20, 256, 4)):
+        x = torch.randn(rows, inputs, generator=torch.Generator().manual_seed(rows)).to(DEVICE, dtype)
+        weight = (torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1)) * inputs**-0.5).to(DEVICE)
+        matrix = QuantizedMatrix.of(weight, quantization) if quantization else weight.to(dtype)
+        floats = matrix.floats() if isinstance(matrix, QuantizedMatrix) else matrix.float()
+        found = multiply(x, matrix, Blocks(32, GROUP, splits, warps=4, stages=2))
+        assert found.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+        torch.testing.assert_close(found.float(), x.float() @ floats.T, rtol=tolerance, atol=tolerance)
+
+
+@needs_kernels
+def test_blocks_fill_the_multiprocessors() -> None:
+    from model.cuda.product import blocks_for
+
+    for outputs, inputs in ((12288, 4096), (4096, 4096), (22016, 4096), (4096, 11008), (16384, 4096)):
+        for rows in (2, 128):
+            blocks = blocks_for(rows, outputs, inputs, 132)
+            assert outputs / blocks.outputs * blocks.splits >= 2 * 132 or blocks.splits == 8
+            assert inputs / blocks.splits >= 4 * blocks.inputs
+
+
+@needs_kernels
+@every
+def test_steps_and_prefill_use_the_rounded_weights(quantization: Quantization) -> None:
+    """As a network whose weights have these values; its own matrices are freed, and the memory is what was foretold."""
+    rounded, changed = micro_janus(), micro_janus()
+    decoder = Decoder(rounded, native=False, kernels=True, quantization=quantization, release=True)
+    config = changed.network.config
+    assert (
+        decoder.weight_bytes == footprint(config, torch.float32, torch.device("cpu"), quantization=quantization).weights
+    )
+    plain = Decoder(changed, native=False, kernels=False)
+    with torch.no_grad():
+        for matrix in plain.weights.matrices:
+            assert isinstance(matrix, Tensor)
+            matrix.copy_(QuantizedMatrix.of(matrix, quantization).floats())
+    logits = []
+    for one in (decoder, plain):
+        cache = one.cache(2, 20)
+        for row, prefix in enumerate(one.prefill([[1, 5, 6], [1, 7, 8, 9, 10]])):
+            cache.begin(row, prefix)
+        logits.append(one.step(torch.tensor([3, 9]), Rows.of([0, 1], [3, 5], torch.device("cpu")), cache))
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@every
+def test_other_weights_are_rounded_when_they_are_loaded(quantization: Quantization) -> None:
+    """Into the same memory, so that captured steps stay valid."""
+    decoder = Decoder(micro_janus(), native=False, kernels=True, quantization=quantization)
+    places = [matrix.values.data_ptr() for matrix in decoder.weights.copies]
+    other = micro_janus()
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.mul_(-0.7)
+    decoder.load_weights(other.network)
+    expected = Decoder(other, native=False, kernels=True, quantization=quantization).weights
+    assert [matrix.values.data_ptr() for matrix in decoder.weights.copies] == places
+    for mine, own in zip(decoder.weights.copies, expected.copies, strict=True):
+        assert torch.equal(mine.floats(), own.floats())
+
+
+@needs_compiler
+def test_what_a_cpu_cannot_do_fast_is_refused(small_folder: Path) -> None:
+    janus = load(small_folder, device="cpu")
+    refused: tuple[Quantization, ...] = ("int4", "fp8")
+    for quantization in refused:
+        with pytest.raises(CheckpointError, match=f"{quantization} weights need an NVIDIA GPU: give int8"):
+            Decoder(janus, quantization=quantization)
