@@ -32,7 +32,7 @@ from model.decoder_weights import (
 )
 from model.errors import CheckpointError
 from model.janus import Janus
-from model.kv_cache import KVCache, Prefix
+from model.kv_cache import FP8, KVCache, Prefix
 from model.quantization import Quantization
 from model.quantized_matrix import QuantizedMatrix
 
@@ -140,7 +140,8 @@ class Decoder:
         self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
-        """Allocate a KV cache of `rows` × `length` tokens."""
+        """Allocate a KV cache of `rows` × `length` tokens, of 8-bit floats if kernels decode with fp8 weights."""
+        rounds = self._quantization == "fp8" and self.kernels is not None
         return KVCache(
             layers=len(self.weights.layers),
             rows=rows,
@@ -148,7 +149,7 @@ class Decoder:
             length=length,
             head_dim=self._head_dim,
             device=self.device,
-            dtype=self.dtype,
+            dtype=FP8 if rounds else self.dtype,
         )
 
     @torch.inference_mode()

@@ -27,11 +27,27 @@ class Prefix:
         return self.keys.nbytes + self.values.nbytes + self.logits.nbytes
 
 
+FP8 = torch.float8_e4m3fn
+
+
 class KVCache:
     """Keys and values of all rows, allocated once: each [layers, rows, kv_heads, length, head_dim].
 
     Rows have a fixed length. Every image needs the same number of tokens and never ends early, so little is wasted
     and paging would save nothing.
+
+    Args:
+        layers: of the decoder.
+        rows: number of rows.
+        kv_heads: heads that have keys and values.
+        length: most tokens of a row.
+        head_dim: numbers of a head.
+        device: holds the cache.
+        dtype: of keys and values. Those of float8_e4m3fn have scales: only the kernels of `model.cuda` compute with them.
+
+    Attributes:
+        scales: float32 [2, layers, rows, kv_heads, length], of the keys and values of each token and head; None for other
+            dtypes.
     """
 
     def __init__(
@@ -48,6 +64,7 @@ class KVCache:
         shape = (layers, rows, kv_heads, length, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.scales = torch.zeros(2, *shape[:-1], device=device) if dtype == FP8 else None
 
     @property
     def rows(self) -> int:
@@ -61,9 +78,19 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values together."""
-        return self.keys.nbytes + self.values.nbytes
+        return self.keys.nbytes + self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def begin(self, row: int, prefix: Prefix) -> None:
         """Copy a prefix into a row; older content behind it is overwritten before it is read."""
-        self.keys[:, row, :, : prefix.length] = prefix.keys
-        self.values[:, row, :, : prefix.length] = prefix.values
+        for number, (kept, new) in enumerate(((self.keys, prefix.keys), (self.values, prefix.values))):
+            if self.scales is not None:
+                new, scales = round_to_fp8(new)
+                self.scales[number, :, row, :, : prefix.length] = scales
+            kept[:, row, :, : prefix.length] = new
+
+
+def round_to_fp8(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Round the heads [..., head_dim] of tokens to 8-bit floats: E4M3 numbers, and scales [...] to multiply them by."""
+    most = torch.finfo(FP8).max
+    scales = numbers.float().abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny * most) / most
+    return (numbers.float() / scales[..., None]).to(FP8), scales

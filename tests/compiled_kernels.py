@@ -119,6 +119,19 @@ def launches(*, fp8: bool) -> list[Callable[[], object]]:
     def attention(rows: int, parts: int) -> object:
         return attend_filled(numbers(rows, HEADS, WIDTH), keys, values, whole(rows), whole(rows), parts=parts)
 
+    def rounded_attention() -> object:
+        own_keys, own_values = numbers(2, *keys.shape, dtype=torch.float8_e4m3fn)
+        scales = numbers(2, *keys.shape[:-1], dtype=torch.float32)
+        queries = numbers(ROWS, HEADS, WIDTH)
+        return attend_filled(queries, own_keys, own_values, whole(ROWS), whole(ROWS), scales=scales, parts=1)
+
+    def rounded_writing() -> object:
+        own_keys, own_values = numbers(2, *keys.shape, dtype=torch.float8_e4m3fn)
+        scales = numbers(2, *keys.shape[:-1], dtype=torch.float32)
+        rows = whole(ROWS)
+        joined = numbers(ROWS, 3 * HIDDEN)
+        return rotate_and_write(joined, rotations, rows, rows, own_keys, own_values, heads=HEADS, scales=scales)
+
     def drawing(*, logprobs: bool) -> None:
         meta = torch.device("meta")
         inputs = StepInputs(ROWS, spare_row=ROWS, device=meta)
@@ -150,7 +163,7 @@ def launches(*, fp8: bool) -> list[Callable[[], object]]:
         lambda: multiplying(2, "int8"),
         lambda: multiplying(2, "int4"),
         lambda: multiplying(ROWS, "int4"),
-        *([lambda: multiplying(2, "fp8")] if fp8 else []),
+        *([lambda: multiplying(2, "fp8"), rounded_attention, rounded_writing] if fp8 else []),
     ]
 
 

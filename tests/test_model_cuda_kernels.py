@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.decoder import rotate
+from model.kv_cache import FP8, KVCache, Prefix, round_to_fp8
 from model.params import SamplingParams
 from model.sampler.sampler import Sampler
 from model.sampler.state import SampledImage
@@ -83,6 +84,65 @@ def test_rotated_heads_are_where_they_belong(heads: int, kv_heads: int, width: i
     close(queries, turned[:, :heads])
     torch.testing.assert_close(keys, expected_keys, equal_nan=True)
     torch.testing.assert_close(values, expected_values, equal_nan=True)
+
+
+def test_new_keys_and_values_are_rounded_to_8_bit_floats() -> None:
+    """As those of a prefix are; what is not written stays as it was.
+
+    Numbers that need no rounding: in the interpreter, what is rounded up to a power of two becomes half of it.
+    """
+    from model.cuda.layers import rotate_and_write
+
+    heads, kv_heads, width, length = 4, 2, 24, 9
+    index, positions = torch.tensor([[2, 2, 0], [7, 8, 0]], device=DEVICE)
+    exact = (numbers(3, heads + 2 * kv_heads, width) * 100).clamp(-448, 448).to(FP8).float()
+    exact[..., 5] = 448  # scales are powers of two
+    joined = (exact * 2.0 ** torch.tensor([-9, 0, 7], device=DEVICE)[:, None, None]).flatten(1)
+    rotations = torch.stack([torch.ones(length, width), torch.zeros(length, width)]).to(DEVICE)  # by no angle
+    kept = KVCache(layers=1, rows=4, kv_heads=kv_heads, length=length, head_dim=width, device=DEVICE, dtype=FP8)
+    assert kept.scales is not None
+    kept.scales.fill_(7)
+    queries = rotate_and_write(
+        joined, rotations, index, positions, kept.keys[0], kept.values[0], heads=heads, scales=kept.scales[:, 0]
+    )
+    split = joined.view(3, -1, width)
+    close(queries, split[:, :heads])
+    for number, own in enumerate((kept.keys[0], kept.values[0])):
+        first = heads + number * kv_heads
+        rounded, scales = round_to_fp8(split[:, first : first + kv_heads])
+        assert torch.equal(own[index, :, positions].float(), rounded.float())
+        torch.testing.assert_close(kept.scales[number, 0][index, :, positions], scales)
+    assert (kept.scales == 7).sum() == 2 * kv_heads * (4 * length - 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_token_attends_to_8_bit_floats(dtype: torch.dtype) -> None:
+    """In one part and in several; what lies behind is NaN. Prefixes are rounded as they are put into the cache."""
+    from model.cuda.attention import attend_filled
+
+    heads, kv_heads, width, length = 4, 2, 24, 70
+    cache = KVCache(layers=1, rows=3, kv_heads=kv_heads, length=length, head_dim=width, device=DEVICE, dtype=FP8)
+    assert cache.scales is not None
+    cache.keys.copy_(torch.full_like(cache.keys, math.nan, dtype=torch.float32))
+    cache.values.copy_(cache.keys)
+    prefix = Prefix(numbers(1, kv_heads, 65, width), numbers(1, kv_heads, 65, width) * 100, numbers(5))
+    cache.begin(1, prefix)
+    floats = [
+        own[0, 1, :, :65].float() * scales[0, 1, :, :65, None]
+        for own, scales in zip((cache.keys, cache.values), cache.scales, strict=True)
+    ]
+    for own, exact in zip(floats, (prefix.keys[0], prefix.values[0]), strict=True):
+        most = exact.abs().amax(-1, keepdim=True)
+        assert ((own - exact).abs() <= (exact.abs() / 16).maximum(most / 448 * 2**-10) * 1.001).all()
+    queries = numbers(1, heads, width, dtype=dtype)
+    keys, values = floats
+    expected = F.scaled_dot_product_attention(queries[0, :, None].float(), keys, values, enable_gqa=True)
+    index, positions = torch.tensor([[1], [64]], device=DEVICE)
+    for parts in (1, 3):
+        found = attend_filled(
+            queries, cache.keys[0], cache.values[0], index, positions, scales=cache.scales[:, 0], parts=parts
+        )
+        torch.testing.assert_close(found[0].float(), expected.flatten(), rtol=2e-3, atol=2e-2)
 
 
 @pytest.mark.parametrize("parts", [None, 1, 3])

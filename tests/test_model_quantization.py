@@ -13,6 +13,7 @@ from model.checkpoints.load import load
 from model.decoder import Decoder
 from model.decoder_weights import PackedMatrix
 from model.errors import CheckpointError
+from model.kv_cache import FP8
 from model.quantization import QUANTIZATIONS, Quantization
 from model.quantized_matrix import GROUP, QuantizedMatrix, quantized_bytes
 from tests.tools import needs_compiler, needs_kernels
@@ -94,17 +95,18 @@ def test_steps_and_prefill_use_the_rounded_weights(quantization: Quantization) -
     rounded, changed = micro_janus(), micro_janus()
     decoder = Decoder(rounded, native=False, kernels=True, quantization=quantization, release=True)
     config = changed.network.config
-    assert (
-        decoder.weight_bytes == footprint(config, torch.float32, torch.device("cpu"), quantization=quantization).weights
-    )
     plain = Decoder(changed, native=False, kernels=False)
     with torch.no_grad():
         for matrix in plain.weights.matrices:
             assert isinstance(matrix, Tensor)
             matrix.copy_(QuantizedMatrix.of(matrix, quantization).floats())
+    assert (decoder.cache(2, 20).keys.dtype == FP8) == (quantization == "fp8")
+    needs = footprint(config, torch.float32, torch.device("cpu"), quantization=quantization)
+    assert needs.weights == decoder.weight_bytes
+    assert needs.per_image == decoder.cache(2, rounded.max_prompt_tokens + rounded.image_tokens).nbytes
     logits = []
     for one in (decoder, plain):
-        cache = one.cache(2, 20)
+        cache = plain.cache(2, 20)
         for row, prefix in enumerate(one.prefill([[1, 5, 6], [1, 7, 8, 9, 10]])):
             cache.begin(row, prefix)
         logits.append(one.step(torch.tensor([3, 9]), Rows.of([0, 1], [3, 5], torch.device("cpu")), cache))

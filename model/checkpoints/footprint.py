@@ -52,7 +52,7 @@ def footprint(
         config: of the checkpoint.
         dtype: of what is not rounded.
         device: holds the model.
-        quantization: of the decoder's matrices, where these are never held as floats.
+        quantization: of the decoder's matrices and cache, where these are never held as floats.
     """
     size = dtype.itemsize
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
@@ -71,7 +71,9 @@ def footprint(
         saved = sum(
             outputs * inputs * size - quantized_bytes(outputs, inputs, quantization) for outputs, inputs in matrices
         )
-    return Footprint(numbers * size + tables - saved, 2 * row * size)
+    # 8-bit floats have a scale for each head
+    of_row = row + row // head * 4 if quantization == "fp8" else row * size
+    return Footprint(numbers * size + tables - saved, 2 * of_row)
 
 
 def _layer_shapes(config: JanusConfig) -> list[tuple[int, int]]:

@@ -21,9 +21,9 @@ _PROGRAMS = 4  # of these kernels, that a multiprocessor has room for
 
 @triton.jit
 def _attend_to_part(
-    queries, keys, values, index, positions, output, sums, peaks, totals,
-    row_stride, head_stride, token_stride, scale,
-    group: tl.constexpr, width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr,
+    queries, keys, values, key_scales, value_scales, index, positions, output, sums, peaks, totals,
+    row_stride, head_stride, token_stride, scale_row_stride, scale_head_stride, scale,
+    scaled: tl.constexpr, group: tl.constexpr, width: tl.constexpr, padded_width: tl.constexpr, parts: tl.constexpr,
     block: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     """Attend to one part of one row for one head; stores weighted sum of values, largest score, sum of weights.
@@ -42,7 +42,9 @@ def _attend_to_part(
     valid = column < width
     own = (token * heads + head) * width + column
     query = tl.load(queries + own, mask=valid, other=0.0).to(tl.float32) * scale
-    base = tl.load(index + token) * row_stride + (head // group) * head_stride
+    row = tl.load(index + token)
+    base = row * row_stride + (head // group) * head_stride
+    scale_base = row * scale_row_stride + (head // group) * scale_head_stride
     peak = tl.full([block], -float("inf"), dtype=tl.float32)
     total = tl.zeros([block], dtype=tl.float32)
     weighted = tl.zeros([block, padded_width], dtype=tl.float32)
@@ -52,12 +54,18 @@ def _attend_to_part(
         mask = inside[:, None] & valid[None, :]
         key = tl.load(keys + where, mask=mask, other=0.0).to(tl.float32)
         value = tl.load(values + where, mask=mask, other=0.0).to(tl.float32)
-        score = tl.where(inside, tl.sum(key * query[None, :], axis=1), -float("inf"))
+        product = tl.sum(key * query[None, :], axis=1)
+        if scaled:
+            product *= tl.load(key_scales + scale_base + first + lane, mask=inside, other=0.0)
+        score = tl.where(inside, product, -float("inf"))
         higher = tl.maximum(peak, score)
         base_score = tl.where(higher == -float("inf"), 0.0, higher)
         weight = tl.exp(score - base_score)
         rescale = tl.exp(peak - base_score)
-        weighted = weighted * rescale[:, None] + weight[:, None] * value
+        share_of_value = weight
+        if scaled:
+            share_of_value = weight * tl.load(value_scales + scale_base + first + lane, mask=inside, other=0.0)
+        weighted = weighted * rescale[:, None] + share_of_value[:, None] * value
         total = total * rescale + weight
         peak = higher
     highest = tl.max(peak, axis=0)
@@ -106,7 +114,14 @@ def parts_for(tokens: int, heads: int, device: torch.device) -> int:
 
 
 def attend_filled(
-    queries: Tensor, keys: Tensor, values: Tensor, index: Tensor, positions: Tensor, *, parts: int | None = None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    index: Tensor,
+    positions: Tensor,
+    *,
+    scales: Tensor | None = None,
+    parts: int | None = None,
 ) -> Tensor:
     """Attend from each new token to all tokens of its row at its position and before.
 
@@ -116,6 +131,7 @@ def attend_filled(
         values: same shape and strides as `keys`.
         index: int64 [T], cache row of each.
         positions: int64 [T], position of the new token, whose key and value are already in the cache.
+        scales: float32 [2, cache rows, kv_heads, length], of keys and values of 8-bit floats.
         parts: of a row, in parallel; `parts_for` if not given.
 
     Returns:
@@ -131,11 +147,12 @@ def attend_filled(
     peaks, totals = queries.new_empty(2, tokens, heads, kept, dtype=torch.float32)
     output = torch.empty_like(queries)
     padded = triton.next_power_of_2(width)
+    key_scales, value_scales = (keys, values) if scales is None else scales
     _attend_to_part[tokens, heads, parts](
-        queries, keys, values, index, positions, output, sums, peaks, totals,
-        keys.stride(0), keys.stride(1), keys.stride(2), width**-0.5,
-        group=heads // keys.shape[1], width=width, padded_width=padded, parts=parts, block=_BLOCK, stages=_STAGES,
-        num_warps=_WARPS,
+        queries, keys, values, key_scales, value_scales, index, positions, output, sums, peaks, totals,
+        keys.stride(0), keys.stride(1), keys.stride(2), key_scales.stride(0), key_scales.stride(1), width**-0.5,
+        scaled=scales is not None, group=heads // keys.shape[1], width=width, padded_width=padded, parts=parts,
+        block=_BLOCK, stages=_STAGES, num_warps=_WARPS,
     )  # fmt: skip
     if parts > 1:
         _combine_parts[tokens, heads](

@@ -42,10 +42,23 @@ def add_and_normalise(x: Tensor, added: Tensor | None, weight: Tensor, epsilon: 
 
 
 @triton.jit
+def _scale_of(first, second):
+    """Scale of each head, with which its largest number is the largest of E4M3, 448."""
+    most = tl.maximum(tl.max(tl.abs(first.to(tl.float32)), axis=1), tl.max(tl.abs(second.to(tl.float32)), axis=1))
+    return tl.maximum(most, 5.3e-36) / 448.0
+
+
+@triton.jit
+def _scaled(numbers, scale):
+    return numbers.to(tl.float32) / scale[:, None]
+
+
+@triton.jit
 def _rotate_and_write(
-    joined, rotations, index, positions, queries, keys, values,
-    row_stride, head_stride, token_stride, sine_offset,
+    joined, rotations, index, positions, queries, keys, values, key_scales, value_scales,
+    row_stride, head_stride, token_stride, scale_row_stride, scale_head_stride, sine_offset,
     heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, padded_half: tl.constexpr, at_once: tl.constexpr,
+    rounds: tl.constexpr,
 ):  # fmt: skip
     """Rotate some heads of one token and put each where it belongs."""
     token = tl.program_id(0).to(tl.int64)
@@ -68,18 +81,40 @@ def _rotate_and_write(
     tl.store(queries + own, turned_first, mask=there & is_query[:, None])
     tl.store(queries + own + half, turned_second, mask=there & is_query[:, None])
 
-    row = tl.load(index + token) * row_stride + position * token_stride
-    kept = row + ((head - heads) * head_stride)[:, None] + column[None, :]
-    is_key = (head >= heads) & (head < heads + kv_heads)
-    tl.store(keys + kept, turned_first, mask=there & is_key[:, None])
-    tl.store(keys + kept + half, turned_second, mask=there & is_key[:, None])
-    kept = row + ((head - heads - kv_heads) * head_stride)[:, None] + column[None, :]
-    tl.store(values + kept, first, mask=there & is_value[:, None])
-    tl.store(values + kept + half, second, mask=there & is_value[:, None])
+    cache_row = tl.load(index + token)
+    row = cache_row * row_stride + position * token_stride
+    own_head = head - heads
+    is_key = (own_head >= 0) & (own_head < kv_heads)
+    kept = row + (own_head * head_stride)[:, None] + column[None, :]
+    if rounds:
+        scale = _scale_of(turned_first, turned_second)
+        where = cache_row * scale_row_stride + own_head * scale_head_stride + position
+        tl.store(key_scales + where, scale, mask=is_key)
+        turned_first, turned_second = _scaled(turned_first, scale), _scaled(turned_second, scale)
+    tl.store(keys + kept, turned_first.to(keys.dtype.element_ty), mask=there & is_key[:, None])
+    tl.store(keys + kept + half, turned_second.to(keys.dtype.element_ty), mask=there & is_key[:, None])
+    own_head -= kv_heads
+    is_value &= own_head < kv_heads
+    kept = row + (own_head * head_stride)[:, None] + column[None, :]
+    if rounds:
+        scale = _scale_of(first, second)
+        where = cache_row * scale_row_stride + own_head * scale_head_stride + position
+        tl.store(value_scales + where, scale, mask=is_value)
+        first, second = _scaled(first, scale), _scaled(second, scale)
+    tl.store(values + kept, first.to(values.dtype.element_ty), mask=there & is_value[:, None])
+    tl.store(values + kept + half, second.to(values.dtype.element_ty), mask=there & is_value[:, None])
 
 
 def rotate_and_write(
-    joined: Tensor, rotations: Tensor, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor, *, heads: int
+    joined: Tensor,
+    rotations: Tensor,
+    index: Tensor,
+    positions: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    heads: int,
+    scales: Tensor | None = None,
 ) -> Tensor:
     """Rotate queries and keys, and write keys and values into the cache.
 
@@ -91,6 +126,7 @@ def rotate_and_write(
         keys: of one layer, [cache rows, kv_heads, length, head_dim]; gains the keys, in place.
         values: same shape and strides as `keys`; gains the values.
         heads: number of query heads.
+        scales: float32 [2, cache rows, kv_heads, length], of keys and values of 8-bit floats; gains the scales.
 
     Returns:
         Rotated queries, [T, heads, head_dim].
@@ -98,11 +134,12 @@ def rotate_and_write(
     tokens, kv_heads, width = len(joined), keys.shape[1], keys.shape[3]
     queries = joined.new_empty(tokens, heads, width)
     half = width // 2
+    key_scales, value_scales = (keys, values) if scales is None else scales
     _rotate_and_write[tokens, triton.cdiv(heads + 2 * kv_heads, _HEADS)](
-        joined, rotations, index, positions, queries, keys, values,
-        keys.stride(0), keys.stride(1), keys.stride(2), rotations.stride(0),
+        joined, rotations, index, positions, queries, keys, values, key_scales, value_scales,
+        keys.stride(0), keys.stride(1), keys.stride(2), key_scales.stride(0), key_scales.stride(1), rotations.stride(0),
         heads=heads, kv_heads=kv_heads, half=half, padded_half=triton.next_power_of_2(half), at_once=_HEADS,
-        num_warps=1,
+        rounds=scales is not None, num_warps=1,
     )  # fmt: skip
     return queries
 

@@ -50,10 +50,14 @@ class KernelStep:
         """
         weights, added = self._weights, None
         x = F.embedding(codes, weights.code_embedding)
-        for keys, values, layer in zip(cache.keys, cache.values, weights.layers, strict=True):
+        for number, layer in enumerate(weights.layers):
+            keys, values = cache.keys[number], cache.values[number]
+            scales = None if cache.scales is None else cache.scales[:, number]
             joined = product(add_and_normalise(x, added, layer.attention_norm, self._epsilon), layer.qkv)
-            queries = rotate_and_write(joined, self._rotations, index, positions, keys, values, heads=self._heads)
-            added = product(attend_filled(queries, keys, values, index, positions), layer.out)
+            queries = rotate_and_write(
+                joined, self._rotations, index, positions, keys, values, heads=self._heads, scales=scales
+            )
+            added = product(attend_filled(queries, keys, values, index, positions, scales=scales), layer.out)
             gates = product(add_and_normalise(x, added, layer.mlp_norm, self._epsilon), layer.gate_up)
             added = product(gate(gates), layer.down)
         return self._head(add_and_normalise(x, added, weights.norm, self._epsilon), product)
