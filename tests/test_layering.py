@@ -15,7 +15,7 @@ ALLOWED = {
     "pairs": set(),
     "model": {"pairs"},
     "train": {"model", "pairs", "serve.engine"},
-    "serve.settings": {"pairs"},
+    "serve.settings": {"pairs", "model.quantization"},
     "serve.logs": set(),
     "serve.child_process": set(),
     "serve.engine": {"model", "pairs"},
