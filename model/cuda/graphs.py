@@ -35,6 +35,7 @@ class StepGraphs:
         self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()
         for inputs in reversed(sampler.inputs):  # the largest first: the others fit into its memory
+            step.products.prepare(inputs.size)
             self._stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(self._stream):
                 for _ in range(2):  # kernels must be chosen and compiled before the capture

@@ -5,12 +5,11 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cuda.attention import attend_filled, multiprocessors
+from model.cuda.attention import attend_filled
+from model.cuda.fastest import Products
 from model.cuda.layers import add_and_normalise, gate, rotate_and_write
-from model.cuda.product import blocks_for, multiply
-from model.decoder_weights import DecoderWeights, Matrix, linear
+from model.decoder_weights import DecoderWeights, Matrix
 from model.kv_cache import KVCache
-from model.quantized_matrix import QuantizedMatrix
 
 
 class KernelStep:
@@ -22,6 +21,9 @@ class KernelStep:
         head: from normalised hidden states [T, hidden] to logits [T, V], with a function that multiplies by a matrix.
         heads: number of query heads.
         epsilon: of the norms.
+
+    Attributes:
+        products: multiply by the matrices.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class KernelStep:
     ) -> None:
         self._weights, self._rotations, self._head = weights, rotations, head
         self._heads, self._epsilon = heads, epsilon
+        self.products = Products(weights.matrices, weights.norm.device)
 
     def __call__(self, codes: Tensor, index: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """Feed codes to rows of the cache.
@@ -53,19 +56,11 @@ class KernelStep:
         for number, layer in enumerate(weights.layers):
             keys, values = cache.keys[number], cache.values[number]
             scales = None if cache.scales is None else cache.scales[:, number]
-            joined = product(add_and_normalise(x, added, layer.attention_norm, self._epsilon), layer.qkv)
+            joined = self.products(add_and_normalise(x, added, layer.attention_norm, self._epsilon), layer.qkv)
             queries = rotate_and_write(
                 joined, self._rotations, index, positions, keys, values, heads=self._heads, scales=scales
             )
-            added = product(attend_filled(queries, keys, values, index, positions, scales=scales), layer.out)
-            gates = product(add_and_normalise(x, added, layer.mlp_norm, self._epsilon), layer.gate_up)
-            added = product(gate(gates), layer.down)
-        return self._head(add_and_normalise(x, added, weights.norm, self._epsilon), product)
-
-
-def product(x: Tensor, matrix: Matrix) -> Tensor:
-    """Multiply x [T, inputs] by a transposed matrix: [T, outputs]. PyTorch has no product of few rows with rounded weights."""
-    if isinstance(matrix, QuantizedMatrix):
-        outputs, inputs = matrix.shape
-        return multiply(x, matrix, blocks_for(len(x), outputs, inputs, multiprocessors(x.device)))
-    return linear(x, matrix)
+            added = self.products(attend_filled(queries, keys, values, index, positions, scales=scales), layer.out)
+            gates = self.products(add_and_normalise(x, added, layer.mlp_norm, self._epsilon), layer.gate_up)
+            added = self.products(gate(gates), layer.down)
+        return self._head(add_and_normalise(x, added, weights.norm, self._epsilon), self.products)
