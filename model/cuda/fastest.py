@@ -147,4 +147,4 @@ def _seconds_on_gpu(calls: Sequence[Callable[[], object]]) -> float:
         graph.replay()
     ended.record()
     torch.cuda.synchronize()
-    return begun.elapsed_time(ended) / 1000
+    return float(begun.elapsed_time(ended)) / 1000
