@@ -15,7 +15,7 @@ _LIBRARIES = 2**30
 
 @dataclass(frozen=True)
 class WorkingMemory:
-    """Bytes, at most.
+    """Most bytes that an engine takes, by what they are for.
 
     prefixes: of unconditional rows, which are kept, and of prompts that were read ahead.
     prompts: while 1024 tokens are read.

@@ -10,7 +10,7 @@ _AHEAD = 2  # steps: enough to keep a GPU busy, and few enough that what the hos
 
 
 class Pace:
-    """Of a CPU: a step is over when the host has done it."""
+    """Pace of a CPU, on which a step is over when the host has done it."""
 
     def begin(self) -> None:
         """Begin a step: wait until the device is near enough."""
@@ -26,7 +26,7 @@ class Pace:
 
 
 class StreamPace(Pace):
-    """Of a GPU: the host gives it a step while it computes the two before, and its events tell what each took."""
+    """Pace of a GPU. The host gives it a step while it computes the two before; its events tell what each took."""
 
     def __init__(self) -> None:
         self._open: deque[tuple[torch.cuda.Event, StepSize | None]] = deque()
