@@ -8,6 +8,7 @@ import torch
 
 from bench.speed.geometry import GEOMETRIES
 from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, ForcedWidths, Window, codes_of, pair_of, record
+from bench.speed.jacobi.divergence import compare, measure_divergence
 from bench.speed.jacobi.loads import shipped_loads, side_by_side, single_places
 from bench.speed.jacobi.plot import draw_confirmation, fitted_gain
 from bench.speed.jacobi.replay import replaying
@@ -15,9 +16,11 @@ from bench.speed.jacobi.report import report
 from bench.speed.jacobi.step_cost import Accelerator, roofline, step_seconds
 from model.checkpoints.load import load
 from model.janus import Janus
+from model.params import SamplingParams
 from pairs.paircomp import Case
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
+from serve.engine.job import Job
 from serve.engine.windows import reach
 from tests.tools import needs_compiler
 
@@ -131,6 +134,23 @@ def test_the_fitted_gain_is_that_of_codes_made_with_it(tmp_path: Path) -> None:
     assert fitted_gain(recorded) == pytest.approx(0.5, abs=0.01)
     draw_confirmation({False: recorded, True: recorded}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_flip_counts_once_for_the_codes_up_to_it() -> None:
+    """Four pictures of five codes: equal, different from the third code on, from the first, and in the last."""
+    expected = [(1, 2, 3, 4, 5)] * 4
+    found = [(1, 2, 3, 4, 5), (1, 2, 9, 4, 9), (9, 2, 3, 4, 5), (1, 2, 3, 4, 9)]
+    one = compare("another way", expected, found)
+    assert one.same.value == 1 / 4
+    assert one.prefix.value == pytest.approx((1 + 2 / 5 + 0 + 4 / 5) / 4)
+    assert one.flips == 3 / (5 + 3 + 1 + 5)
+
+
+def test_in_float32_nothing_diverges(small: Janus) -> None:
+    """Also with windows and beside others, and each picture is compared with itself."""
+    jobs = [Job([1, 5, 6 + n, 2], None, (n,), SamplingParams(2, 1)) for n in range(3)]
+    for one in measure_divergence(small, jobs):
+        assert (one.same.value, one.prefix.value, one.flips) == (1, 1, 0), one.way
 
 
 @needs_compiler

@@ -15,7 +15,8 @@ from bench.speed.clients import PROMPT
 from bench.speed.engine import Workload
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.geometry import GEOMETRIES, random_janus
-from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, record
+from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, pair_of, record
+from bench.speed.jacobi.divergence import measure_divergence
 from bench.speed.jacobi.loads import Both, replayed_side_by_side, shipped_loads, side_by_side
 from bench.speed.jacobi.step_cost import H100, Shape, roofline, step_seconds
 from model.checkpoints.load import load
@@ -84,6 +85,7 @@ def report(
 
         draw_confirmation(recorded, plot)
     if geometry is None:
+        numbers += _in_bfloat16(model, chosen, show)
         numbers += _shipped(trained, pairs, recorded, rounds=rounds, show=show)
         if seconds:
             numbers += _saturated(model, threads=threads, seconds=seconds, rounds=rounds, show=show)
@@ -106,6 +108,15 @@ def _confirmation(recorded: Mapping[bool, Confirmation], show: Show) -> Iterator
     for name, own in (("alone", False), ("with a twin", True)):
         lines = recorded[own].by_line(4)
         show(f"{name:12} " + "  ".join(f"{mean(line).value:.2f}" if line else "    " for line in lines))
+
+
+def _in_bfloat16(model: str, cases: Sequence[Case], show: Show) -> Iterator[Number]:
+    janus = load(model, device="cpu", dtype="bfloat16")
+    show("\nin bfloat16 (PyTorch)        pictures the same   codes before a difference   flips a code")
+    jobs = [job for case in cases for job in pair_of(janus, case, seed=2 * case.number)]
+    for one in measure_divergence(janus, jobs):
+        show(f"{one.way:28} {one.same!s:>17}   {one.prefix!s:>25}   {one.flips:12.5f}")
+        yield Number(f"bfloat16, {one.way}: flips a code", one.flips, "ratio", "lower")
 
 
 def _shipped(
