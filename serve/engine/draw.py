@@ -30,7 +30,7 @@ def draw(
     left = iter(jobs)
     more = True
     open_jobs: set[JobState] = set()
-    complete = 0  # images
+    complete = codes = 0  # images, and what was told of codes
     try:
         while more or not engine.idle:
             while more and engine.scheduler.waiting_images < engine.slots:
@@ -55,7 +55,9 @@ def draw(
             if late is not None:
                 raise TimeoutError(late)
             running = sum(slot.sampled for slot in engine.scheduler.running)
-            on_step(complete * engine.janus.image_tokens + running)
+            # what is complete is neither running nor counted while its picture is drawn beside the steps
+            codes = max(codes, complete * engine.janus.image_tokens + running)
+            on_step(codes)
     finally:
         for state in open_jobs:
             engine.cancel(state)

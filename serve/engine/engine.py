@@ -159,7 +159,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[JobState, Event]]:
         """Sample the next codes of every running image; start waiting images while there is room."""
-        size: StepSize | None = None
+        size: StepSize | None = None  # if what the step takes is wanted
         with self._times.step():
             self._pace.begin()
             events = self._fail_overdue()
@@ -175,10 +175,10 @@ class Engine:
                 self._collect()
             plain = not events and self._side_work.idle
             events += self._side_work.collect(wait=self._draws_nothing)
-        if self._windows is not None:
-            if slots and not entering:
-                size = self._windows.note(Step(slots, windows, confirmed, fed, plain))
-            for one, seconds in self._pace.end(size, self._times.latest):
+        if self._windows is not None and slots and not entering:
+            size = self._windows.note(Step(slots, windows, confirmed, fed, plain))
+        for one, seconds in self._pace.end(size, self._times.latest):
+            if self._windows is not None:
                 self._windows.costs.add(one, seconds)
         self._preview_budget.earn(self._times.latest, self._times.decoding)
         return events
