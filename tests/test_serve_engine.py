@@ -143,7 +143,7 @@ def test_few_prefixes_are_held_at_once(
         return found
 
     monkeypatch.setattr(engine.decoder, "prefill", watched)
-    monkeypatch.setattr("serve.engine.prefixes._UNCONDITIONAL_BYTES", 0)
+    monkeypatch.setattr("serve.engine.prefixes.UNCONDITIONAL_BYTES", 0)
     engine._prefixes.clear()
     assert list(map(codes_of, run(engine, [(0, one) for one in jobs]))) == together
     assert len(held) > 3

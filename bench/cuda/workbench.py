@@ -68,7 +68,7 @@ class Workbench:
     @property
     def times(self) -> int:
         """Number of repetitions that are timed."""
-        return 2 if self.dry else 50
+        return 1 if self.dry else 50
 
     def sampler(self, images: int) -> Sampler:
         """Sampler with room for so many guided images."""
