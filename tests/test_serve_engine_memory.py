@@ -80,8 +80,8 @@ def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> 
 
 
 @pytest.mark.long
-def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """500 images leave as many tensors, jobs, slots and pictures alive as 100 do, and at most 4 MiB more memory."""
+def test_300_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: list[list[int]]) -> None:
+    """300 images leave as many tensors, jobs, slots and pictures alive as 100 do, and at most 4 MiB more memory."""
     engine = Engine(deepseek, slots=16)
     allocated = engine.cache.keys.data_ptr(), engine._sampler.state.codes.data_ptr()
 
@@ -105,7 +105,7 @@ def test_500_images_leave_no_object_or_memory_behind(deepseek: Janus, prompts: l
     draw(100)
     before, held = alive(), [resident()]
     for _ in range(4):
-        draw(100)
+        draw(52)
         held.append(resident())
     assert alive() == before
     assert (engine.cache.keys.data_ptr(), engine._sampler.state.codes.data_ptr()) == allocated
