@@ -33,14 +33,23 @@ def tell(chooser: WindowChooser, step: Step, seconds: float) -> None:
         chooser.costs.add(size, seconds)
 
 
+def measure(chooser: WindowChooser, seconds: Mapping[int, float]) -> None:
+    """Let a chooser measure steps of all sizes on the lines through these."""
+    for fed in range(min(seconds), max(seconds) + 1):
+        for _ in range(4):
+            chooser.costs.add(StepSize(fed, False), float(np.interp(fed, list(seconds), list(seconds.values()))))
+
+
 def widths(
     images: list[Slot], *, seconds: Mapping[int, float], gain: float | None = None, ending: float = 0.0
 ) -> tuple[int, ...]:
-    """Choice of a chooser that has measured steps of these sizes, what an image's end takes and what windows add."""
+    """Choice of a chooser that has measured steps of these sizes and, on the lines between them, of all others.
+
+    Also what an image's end takes and what windows add.
+    """
     chooser = WindowChooser(64, lambda: ending)
-    for fed, one in seconds.items():
-        for _ in range(4):
-            chooser.costs.add(StepSize(fed, False), one)
+    if seconds:
+        measure(chooser, seconds)
     if gain is not None:
         for slot in images:
             slot.added, slot.reached = int(1000 * gain), 1000.0
@@ -75,9 +84,7 @@ def test_places_go_to_the_image_whose_guesses_are_right() -> None:
     images = slots(2)
     images[0].added, images[0].reached = 800, 1000.0
     chooser = WindowChooser(64, lambda: 0.0)
-    for fed in (4, 64):
-        for _ in range(4):
-            chooser.costs.add(StepSize(fed, False), 1 + fed / 20)
+    measure(chooser, {4: 1.2, 64: 4.2})
     images[1].added, images[1].reached = 50, 1000.0
     first, second = chooser.choose(images)
     assert first > 3 * second
@@ -187,6 +194,43 @@ def test_choices_are_remembered_when_images_begin_and_end(monkeypatch: pytest.Mo
             0.1 * len(images),
         )
     assert sorted(made) == [15] * 2 + [16] * 2  # kept for 16 and 32 of their 48 steps
+
+
+def test_an_engine_learns_from_its_first_steps_what_windows_cost() -> None:
+    """Steps as a small model's on a CPU: cheap up to 8 codes, then dear. In 50 steps the best width is found and kept, and
+    drawing so many codes one by one would have taken hardly less time."""
+    chooser, images = WindowChooser(64, lambda: 0.0), slots(1)
+    cost = {2: 1.0, 4: 1.08, 6: 1.24, 8: 1.62, 10: 2.06, 12: 2.12, 14: 2.54, 16: 2.68, 20: 3.44, 24: 3.71}
+    codes = [0, 1, 1.364, 1.62, 1.809, 1.948, 2.134, 2.382, 2.456, 2.499, 2.591, 2.674, 2.719]
+    taken = drawn = owed = 0.0
+    window, last = chooser.choose(images)[0], list[int]()
+    for _ in range(50):
+        if chooser.due:
+            window = chooser.choose(images)[0]
+        seconds = float(np.interp(2 * window, list(cost), list(cost.values())))
+        owed += codes[window]
+        gained = int(owed - drawn)
+        tell(chooser, Step(images, [window], [gained], 2 * window, plain=True), seconds)
+        taken, drawn = taken + seconds, drawn + gained
+        last.append(window)
+    best = min(
+        range(1, 13), key=lambda width: float(np.interp(2 * width, list(cost), list(cost.values()))) / codes[width]
+    )
+    assert set(last[-10:]) <= {best, best + 1}, last
+    assert taken < drawn * 1.05
+
+
+def test_dear_windows_are_hardly_tried() -> None:
+    """Steps that cost as much as their codes: among the first 200, what is tried loses less than 25 plain ones would take."""
+    chooser, images = WindowChooser(64, lambda: 0.0), slots(1)
+    taken = drawn = 0.0
+    window = chooser.choose(images)[0]
+    for _ in range(200):
+        if chooser.due:
+            window = chooser.choose(images)[0]
+        tell(chooser, Step(images, [window], [1], 2 * window, plain=True), float(window))
+        taken, drawn = taken + window, drawn + 1
+    assert taken - drawn < 25, taken
 
 
 def test_widths_go_with_the_kind_of_an_image_not_with_its_place() -> None:

@@ -25,6 +25,8 @@ _FIRST = 4  # measurements of a size, of which the fastest counts
 _WEIGHT = 0.1  # of each later measurement
 _PROBE_WEIGHT = 0.4  # of one that was made to learn what steps of this size take now
 _DECAY = 0.99  # per step, of what was counted before
+_NEAR = 1.2  # sizes whose ratio is smaller take about the same
+_TRIED = 1.3  # times the seconds a code of the best way: ways that are estimated worse are not tried to begin with
 _MOST_CHOICES = 256  # that are remembered
 _PRIOR = 10  # reach of an image's kind that counts beside the image's own
 
@@ -113,10 +115,15 @@ class StepCosts:
         """Whether enough steps of this size were measured."""
         return self._counts.get(fed, 0) >= _FIRST
 
+    def is_far(self, fed: int) -> bool:
+        """Whether nothing is known of steps of about this size: the nearest smaller one that was measured is a fifth smaller at
+        least, and the nearest larger one a fifth larger."""
+        return not any(fed / _NEAR < one < fed * _NEAR for one in self._seconds)
+
     def line(self, sizes: Sequence[int]) -> list[float]:
         """Seconds of steps of ascending sizes: measured, or on the line through the two nearest that were.
 
-        With one measured size, others are taken to cost the same: they are tried then, and known.
+        With one measured size, others are taken to cost the same.
         """
         known = sorted(self._seconds)
         found = []
@@ -238,6 +245,8 @@ class WindowChooser:
             sizes.append(sizes[-1] + rows[best])
             codes.append(codes[-1] + terms[best])
         seconds = self.costs.line(sizes)
+        if (way := self._unknown(sizes, [one / own for one, own in zip(seconds, codes, strict=True)])) is not None:
+            return _Choice(ways[way], _PROBED, probes=True, patience=patience)
         margin = _MARGIN
         if len(slots) > 1:
             margin += _APART * len(slots) * self._ending() / (self._tokens * seconds[0])
@@ -248,6 +257,19 @@ class WindowChooser:
             return _kept(ways[best], patience)
         self._saved = 0.0
         return _Choice(ways[other], _PROBED, probes=True, patience=patience)
+
+    def _unknown(self, sizes: Sequence[int], rates: Sequence[float]) -> int | None:
+        """The narrowest way of which nothing near is known, and that may be nearly as good as the best.
+
+        What steps of other sizes take is mostly learned here, from the first ones of an engine: narrow windows first, and wider
+        ones as long as these are not much worse. Such steps draw codes, too, so that they cost little.
+
+        Args:
+            sizes: codes that each way is fed, ascending.
+            rates: seconds a code of each, as estimated.
+        """
+        worst = _TRIED * min(rates)
+        return next((way for way, size in enumerate(sizes) if self.costs.is_far(size) and rates[way] < worst), None)
 
     def _gain(self, slot: Slot) -> float:
         """Gain that is expected of an image's windows."""
