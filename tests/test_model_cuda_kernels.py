@@ -87,7 +87,7 @@ def test_rotated_heads_are_where_they_belong(heads: int, kv_heads: int, width: i
 
 
 def test_new_keys_and_values_are_rounded_to_8_bit_floats() -> None:
-    """As those of a prefix are; what is not written stays as it was.
+    """The cache holds the same numbers and scales as for a prefix. Places that are not written keep their content.
 
     Numbers that need no rounding: in the interpreter, what is rounded up to a power of two becomes half of it.
     """

@@ -91,7 +91,8 @@ def test_blocks_fill_the_multiprocessors() -> None:
 @needs_kernels
 @every
 def test_steps_and_prefill_use_the_rounded_weights(quantization: Quantization) -> None:
-    """As a network whose weights have these values; its own matrices are freed, and the memory is what was foretold."""
+    """The logits are those of a network with the rounded weights. The network's own matrices are freed, and the bytes that are
+    held equal the forecast."""
     rounded, changed = micro_janus(), micro_janus()
     decoder = Decoder(rounded, native=False, kernels=True, quantization=quantization, release=True)
     config = changed.network.config

@@ -61,7 +61,7 @@ def test_weights_are_held_once(deepseek_folder: Path) -> None:
 
 
 def test_memory_is_allocated_once(deepseek: Janus, prompts: list[list[int]]) -> None:
-    """Of four times 100 more images with mixed settings and previews, one at least grows the process by less than 512 KiB.
+    """Four times, 100 more images are drawn with mixed settings and previews. The smallest growth of the process is below 512 KiB.
 
     Allocators may take more now and then, but what is lost with each image is lost each time."""
     engine = Engine(deepseek, slots=16)

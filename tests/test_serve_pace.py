@@ -1,4 +1,4 @@
-"""How far the host is ahead of a GPU, whose events are played here by ones that happen when the test says so."""
+"""The host's lead over a GPU. Its events are replaced by ones that happen when the test says so."""
 
 from typing import Any
 

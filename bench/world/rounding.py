@@ -1,4 +1,4 @@
-"""How a model's logits and codes change when the decoder's matrices are rounded."""
+"""Change of a model's logits and codes when the decoder's matrices are rounded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from pairs.scores import Mean, mean
 
 
 class Rounding(NamedTuple):
-    """What one way of rounding does, place by place, with the float model's codes before it.
+    """Change by one way of rounding. At every place, the codes before it are the float model's.
 
     size: bytes of the rounded matrices ÷ bytes of those in bfloat16.
     error: standard deviation over the codes of what guided logits change ÷ that of the logits.

@@ -9,7 +9,7 @@ from torch import Tensor
 from model.attention import Rows
 from model.cuda.inputs import StepInputs
 from model.cuda.sampling import draw, feed
-from model.sampler.state import SampledImage, SamplerState
+from model.sampler.state import SampledImage, SamplerState, windows_of
 
 
 class KernelBatch:
@@ -66,8 +66,7 @@ class KernelBatch:
         return confirmed
 
     def _next_windows(self) -> tuple[int, ...]:
-        left = (self._state.tokens - sampled for sampled in self._sampled)
-        return tuple(max(1, min(width, most)) for width, most in zip(self._widths, left, strict=True))
+        return windows_of(self._widths, self._sampled, self._state.tokens)
 
     def _fill(self) -> None:
         self._windows = self._next_windows()

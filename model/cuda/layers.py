@@ -42,15 +42,22 @@ def add_and_normalise(x: Tensor, added: Tensor | None, weight: Tensor, epsilon: 
 
 
 @triton.jit
-def _scale_of(first, second):
-    """Scale of each head, with which its largest number is the largest of E4M3, 448."""
-    most = tl.maximum(tl.max(tl.abs(first.to(tl.float32)), axis=1), tl.max(tl.abs(second.to(tl.float32)), axis=1))
-    return tl.maximum(most, 5.3e-36) / 448.0
-
-
-@triton.jit
-def _scaled(numbers, scale):
-    return numbers.to(tl.float32) / scale[:, None]
+def _keep(
+    first, second, place, scale_place, head, column, there, kv_heads, head_stride, scale_head_stride,
+    half: tl.constexpr, rounds: tl.constexpr,
+):  # fmt: skip
+    """Store both halves of those heads that are keys, or values, of one token; if they are rounded, also their scales."""
+    kept = (head >= 0) & (head < kv_heads)
+    low, high = first.to(tl.float32), second.to(tl.float32)
+    if rounds:
+        # the largest number of a head becomes the largest of E4M3, 448
+        most = tl.maximum(tl.max(tl.abs(low), axis=1), tl.max(tl.abs(high), axis=1))
+        scale = tl.maximum(most, 5.3e-36) / 448.0
+        tl.store(scale_place + head * scale_head_stride, scale, mask=kept)
+        low, high = low / scale[:, None], high / scale[:, None]
+    where = (head * head_stride)[:, None] + column[None, :]
+    tl.store(place + where, low.to(place.dtype.element_ty), mask=there & kept[:, None])
+    tl.store(place + where + half, high.to(place.dtype.element_ty), mask=there & kept[:, None])
 
 
 @triton.jit
@@ -76,33 +83,22 @@ def _rotate_and_write(
     turned_first = (low * cosine - high * sine).to(first.dtype)
     turned_second = (high * cosine + low * sine).to(first.dtype)
 
-    is_query, is_value = head < heads, head >= heads + kv_heads
+    is_query = head < heads
     own = (token * heads + head)[:, None] * (2 * half) + column[None, :]
     tl.store(queries + own, turned_first, mask=there & is_query[:, None])
     tl.store(queries + own + half, turned_second, mask=there & is_query[:, None])
 
     cache_row = tl.load(index + token)
     row = cache_row * row_stride + position * token_stride
-    own_head = head - heads
-    is_key = (own_head >= 0) & (own_head < kv_heads)
-    kept = row + (own_head * head_stride)[:, None] + column[None, :]
-    if rounds:
-        scale = _scale_of(turned_first, turned_second)
-        where = cache_row * scale_row_stride + own_head * scale_head_stride + position
-        tl.store(key_scales + where, scale, mask=is_key)
-        turned_first, turned_second = _scaled(turned_first, scale), _scaled(turned_second, scale)
-    tl.store(keys + kept, turned_first.to(keys.dtype.element_ty), mask=there & is_key[:, None])
-    tl.store(keys + kept + half, turned_second.to(keys.dtype.element_ty), mask=there & is_key[:, None])
-    own_head -= kv_heads
-    is_value &= own_head < kv_heads
-    kept = row + (own_head * head_stride)[:, None] + column[None, :]
-    if rounds:
-        scale = _scale_of(first, second)
-        where = cache_row * scale_row_stride + own_head * scale_head_stride + position
-        tl.store(value_scales + where, scale, mask=is_value)
-        first, second = _scaled(first, scale), _scaled(second, scale)
-    tl.store(values + kept, first.to(values.dtype.element_ty), mask=there & is_value[:, None])
-    tl.store(values + kept + half, second.to(values.dtype.element_ty), mask=there & is_value[:, None])
+    scale_row = cache_row * scale_row_stride + position
+    _keep(
+        turned_first, turned_second, keys + row, key_scales + scale_row, head - heads, column, there,
+        kv_heads, head_stride, scale_head_stride, half, rounds,
+    )  # fmt: skip
+    _keep(
+        first, second, values + row, value_scales + scale_row, head - heads - kv_heads, column, there,
+        kv_heads, head_stride, scale_head_stride, half, rounds,
+    )  # fmt: skip
 
 
 def rotate_and_write(

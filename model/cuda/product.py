@@ -18,7 +18,7 @@ _MOST_ROWS = 128  # of a program: more are several programs, each of which reads
 
 
 class Blocks(NamedTuple):
-    """How a product is divided.
+    """Division of a product into programs.
 
     outputs: of a program.
     inputs: that it multiplies at once; 128 for int4.

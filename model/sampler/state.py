@@ -68,6 +68,11 @@ class SamplerState:
         return self.codes.shape[1]
 
 
+def windows_of(widths: Sequence[int], sampled: Sequence[int], tokens: int) -> tuple[int, ...]:
+    """Places that a step computes of each image: as many as wanted, fewer at its end, at least 1."""
+    return tuple(max(1, min(width, tokens - have)) for width, have in zip(widths, sampled, strict=True))
+
+
 class SamplerBatch(Protocol):
     """N images that are sampled together, until one joins or leaves.
 

@@ -12,7 +12,7 @@ from model.attention import Rows
 from model.device import upload
 from model.noise import gumbel
 from model.sampler.batch_sampling import BatchSettings, filter_each, guide_each, sample_each
-from model.sampler.state import SampledImage, SamplerState
+from model.sampler.state import SampledImage, SamplerState, windows_of
 
 
 class NoiseTable:
@@ -155,8 +155,7 @@ class TorchBatch:
         return confirmed
 
     def _next_windows(self) -> tuple[int, ...]:
-        left = (self._state.tokens - sampled for sampled in self._sampled)
-        return tuple(max(1, min(width, most)) for width, most in zip(self._widths, left, strict=True))
+        return windows_of(self._widths, self._sampled, self._state.tokens)
 
     def _begin_step(self) -> None:
         """Fill in missing guesses, and make the inputs of the next step."""

@@ -1,4 +1,4 @@
-"""How far the host may be ahead of the device, and what steps take there."""
+"""Keeping the host at most two steps ahead of the device, and the time that steps take there."""
 
 from collections import deque
 

@@ -14,7 +14,7 @@ _TOGETHER = 8
 
 
 class Divergence(NamedTuple):
-    """How pictures that are drawn in another way differ from those drawn alone, one place a step.
+    """Differences between pictures that are drawn in some way and those that are drawn alone, one place a step.
 
     way: in which they are drawn.
     same: share of pictures whose codes are all the same.
