@@ -1,18 +1,27 @@
-"""The ablation's report on made-up results, whose effects are known."""
+"""The ablation's report on made-up results, whose effects are known, and on the results that are kept."""
 
+import csv
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pairs.miniature import miniature_cases
+from tests.ended import Ended
+from train.ablation.figures import draw_contrasts, draw_curves
 from train.ablation.report import Report
 from train.ablation.results import Cost, Result
 from train.ablation.study import Study
+from train.command import main
 from train.recipe import RECIPES
 
 STUDY = Study.model_validate(tomllib.loads((RECIPES / "ablation.toml").read_text()))
+KEPT = Path(__file__).parents[1] / "docs" / "ablation" / "results"
+BLUE, RED = (0x1F, 0x77, 0xB4), (0xD6, 0x27, 0x28)
 STYLE = np.array([case.category == "style" for case in miniature_cases("test")])
 
 
@@ -54,10 +63,66 @@ def test_verdicts_follow_the_effects(results: Mapping[str, Sequence[Result]]) ->
 
 def test_tables_have_a_row_for_each_arm_and_contrast(results: Mapping[str, Sequence[Result]]) -> None:
     lines = list(Report(STUDY, results).lines())
-    assert sum(line.startswith("| pair |") for line in lines) == 3
+    assert sum(line.startswith("| pair |") for line in lines) == 4
+    (by_category,) = (line for line in lines if line.startswith("| sft | 0.") and "0.900" in line)
+    assert by_category.split(" | ")[5] == "0.900 ± 0.000"  # of the left-out category
+    assert by_category.split(" | ")[3] != by_category.split(" | ")[4]
     assert sum(line.startswith("| pair − vanilla | +0.100 |") for line in lines) == 1
     row = next(line for line in lines if line.startswith("| vanilla | GRPO"))
     assert row.split(" | ")[2] == "5"
-    (effects,) = (line for line in lines if line.startswith("| sft | ") and "0.500 / 0.800" in line)
-    assert effects.split(" | ")[2] == "0.900 ± 0.000"  # of the left-out category
     assert not any(line.startswith("| attention ") for line in lines)
+
+
+def test_the_gain_of_s_a_is_of_the_same_runs_and_cases() -> None:
+    """One arm draws one perfect picture of a pair's four, the other four mediocre ones: better by one mean, worse by the other."""
+    uneven, even = result("vanilla", 0, 0.5), result("sft", 0, 0.5)
+    uneven.scores["guidance 2"][0][:] = [[1.0, 0.0], [0.0, 0.0]]
+    even.scores["guidance 2"][0][:] = 0.2
+    (found,) = Report(
+        STUDY, {"vanilla": [uneven, replace(uneven, seed=1)], "sft": [even, replace(even, seed=1)]}
+    ).contrasts()
+    assert (found.gain.value, found.arithmetic.value) == pytest.approx((-0.2, 0.05))
+
+
+def test_figures_show_what_is_resolved(results: Mapping[str, Sequence[Result]], tmp_path: Path) -> None:
+    """Blue is better, red is worse; what is not resolved has no colour."""
+
+    def colours(number: int) -> set[tuple[int, ...] | float]:
+        draw_contrasts(contrasts[number : number + 1], tmp_path / "one.png")
+        with Image.open(tmp_path / "one.png") as picture:
+            return {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()} & {BLUE, RED}
+
+    contrasts = Report(STUDY, results).contrasts()
+    expected = {"better": {BLUE}, "worse": {RED}, "not resolved": set()}
+    assert {one.verdict for one in contrasts} == expected.keys()
+    for number, one in enumerate(contrasts):
+        assert colours(number) == expected[one.verdict]
+
+
+def test_a_band_shows_how_far_the_seeds_differ(tmp_path: Path) -> None:
+    def coloured(spread: float) -> int:
+        draw_curves(
+            {"pair": np.array([[0.5], [0.5]]) + spread * np.array([[1.0], [-1.0]]) * np.ones(40)},
+            "vanilla",
+            tmp_path / "a.png",
+        )
+        with Image.open(tmp_path / "a.png") as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        return int((pixels[..., 2] - pixels[..., 0] > 20).sum())
+
+    assert coloured(0.1) > 3 * coloured(0.0) > 0
+
+
+def test_the_results_that_are_kept_are_reported(command: Callable[..., Ended], tmp_path: Path) -> None:
+    """Of today's study: its recipes are compared with those of the results."""
+    ended = command(main, "ablation", "--out", tmp_path, "--results", KEPT, "--report")
+    assert ended.code == 0
+    with open(KEPT / "tiny-base" / "frozen" / "seed-0" / "scores.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["settings"] == "guidance 2"]
+    pictures = np.array([[float(row[name]) for name in ("first_0", "first_1", "second_0", "second_1")] for row in rows])
+    s_g = (np.exp(np.log(np.maximum(pictures, 1e-300)).mean(1)))[~STYLE].mean()
+    assert f"| frozen | the start | 1 | {s_g:.3f} |" in ended.out
+    assert ended.out.count("| vanilla − frozen |") == 1
+    for name in ("contrasts.png", "curves.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 500

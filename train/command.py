@@ -95,7 +95,9 @@ def main() -> None:
     ablation.add_argument("--out", type=Path, required=True, help="folder of the runs, which resume there")
     ablation.add_argument("--results", type=Path, help="folder of the small files that are kept (default: OUT/results)")
     ablation.add_argument(
-        "--report", action="store_true", help="run nothing; print tables of the results that are there, as Markdown"
+        "--report",
+        action="store_true",
+        help="run nothing; print tables of the results that are there, as Markdown, and draw figures into OUT",
     )
     ablation.add_argument(
         "--gradients",
@@ -332,10 +334,15 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     results = arguments.results or arguments.out / "results"
     ablation = Ablation(study, start, arms, seeds, arguments.out, results)
     if arguments.report:
+        from train.ablation.figures import draw_contrasts, draw_curves
         from train.ablation.report import Report
 
-        for line in Report(study, ablation.finished).lines():
+        report = Report(study, ablation.finished)
+        for line in report.lines():
             print(line)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        draw_contrasts(report.contrasts(), arguments.out / "contrasts.png")
+        draw_curves(ablation.rewards, "vanilla", arguments.out / "curves.png")
         return
     for run, result in ablation.perform(jobs=arguments.jobs):
         score, minutes = result.s_g(PRIMARY).mean(), result.cost.core_minutes

@@ -7,9 +7,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from train.ablation.results import Result, read_result
+from train.ablation.results import Result, read_curve, read_result
 from train.ablation.run import PRIMARY, Run, perform
 from train.ablation.study import Study
 from train.errors import TrainingError
@@ -81,15 +83,23 @@ class Ablation:
         Raises:
             RecipeError: a result is of another recipe.
         """
-        found: dict[str, list[Result]] = {arm: [] for arm in self.arms}
-        for arm in self.arms:
-            try:
-                factor = self.chosen_factor(arm)
-            except RecipeError:
-                continue  # its trials are not finished
-            runs = [Run(self.start, arm, seed, factor, "test") for seed in self.seeds]
-            found[arm] = [result for run in runs if (result := self.result(run)) is not None]
-        return found
+        found = {arm: [self.result(run) for run in self._runs(arm)] for arm in self.arms}
+        return {arm: [result for result in results if result is not None] for arm, results in found.items()}
+
+    @property
+    def rewards(self) -> dict[str, NDArray[np.float64]]:
+        """Mean rewards of the pictures drawn by the finished runs of every arm that draws: [seeds, steps].
+
+        Raises:
+            RecipeError: a curve cannot be read.
+        """
+        folders = {arm: [self.results / run.key for run in self._runs(arm)] for arm in self.arms}
+        found = {
+            arm: [curve for folder in own if folder.exists() and (curve := read_curve(folder, "reward"))]
+            for arm, own in folders.items()
+            if self.study.arms[arm].method == "grpo"
+        }
+        return {arm: np.array(curves) for arm, curves in found.items() if curves}
 
     def result(self, run: Run) -> Result | None:
         """Result of a run; None if it is not finished.
@@ -104,6 +114,14 @@ class Ablation:
         if recipe is not None and type(recipe).model_validate(found.recipe) != recipe:
             raise RecipeError(f"{folder} holds a result of another recipe: choose another --results")
         return found
+
+    def _runs(self, arm: str) -> list[Run]:
+        """Runs of an arm with all seeds; none if its trials are not finished."""
+        try:
+            factor = self.chosen_factor(arm)
+        except RecipeError:
+            return []
+        return [Run(self.start, arm, seed, factor, "test") for seed in self.seeds]
 
     def _perform(self, runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, Result]]:
         missing = [run for run in runs if self.result(run) is None]

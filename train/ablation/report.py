@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pairs.caption import parse
 from pairs.miniature import miniature_cases
+from pairs.scene import CATEGORIES
 from pairs.world import World
 from train.ablation.results import Result
 from train.ablation.run import PRIMARY, SETTINGS
@@ -22,6 +23,7 @@ _LEVEL = 0.05
 class Contrast:
     """Two arms compared by s_g of the primary settings, on the categories that were trained.
 
+    arithmetic: gain of s_a.
     adjusted: p-value after Holm's procedure for the family.
     """
 
@@ -29,6 +31,7 @@ class Contrast:
     after: str
     before: str
     gain: Difference
+    arithmetic: Difference
     adjusted: float
 
     @property
@@ -52,30 +55,35 @@ class Report:
         self._results = {arm: results[arm] for arm in study.arms if results.get(arm)}
         cases = miniature_cases("test")
         world = World(load_recipe("tiny").held_out)
-        self._trained = np.array([case.category != study.left_out for case in cases])
+        self._by_case = np.array([case.category for case in cases])
+        self._trained = self._by_case != study.left_out
         self._held_out = np.array([world.is_held_out(parse(case.prompts[0]).scene) for case in cases])
 
     def contrasts(self) -> list[Contrast]:
         """The declared contrasts of which both arms have at least two seeds in common."""
         found: list[Contrast] = []
         for family, pairs in self._study.contrasts.items():
-            gains = {pair: gain for pair in pairs if (gain := self._gain(*pair)) is not None}
-            adjusted = holm({" ".join(pair): gain.p_value for pair, gain in gains.items()})
-            found += [Contrast(family, *pair, gain, adjusted[" ".join(pair)]) for pair, gain in gains.items()]
+            gains = {pair: gain for pair in pairs if (gain := self._gains(*pair)) is not None}
+            adjusted = holm({" ".join(pair): gain.p_value for pair, (gain, _) in gains.items()})
+            found += [Contrast(family, *pair, *both, adjusted[" ".join(pair)]) for pair, both in gains.items()]
         return found
 
     def lines(self) -> Iterator[str]:
         """Markdown."""
         yield from _table(
-            ["arm", "", "seeds", "s_g", "s_a", "noticed", *(f"s_g, {name}" for name in self._settings)],
+            ["arm", "", "seeds", "s_g", "s_a", "s_a − s_g", "noticed", *(f"s_g, {name}" for name in self._settings)],
             [self._scores(arm) for arm in self._results],
+        )
+        yield ""
+        yield from _table(
+            ["s_g", *CATEGORIES],
+            [[arm, *self._by_category(results)] for arm, results in self._results.items()],
         )
         yield ""
         yield from _table(
             [
                 "arm",
                 "held-out combinations",
-                self._study.left_out,
                 "diversity",
                 "KL from the start",
                 "with / without prompt",
@@ -89,7 +97,7 @@ class Report:
         )
         yield ""
         yield from _table(
-            ["contrast", "gain of s_g", "95 %", "p", "Holm", "smallest detectable", ""],
+            ["contrast", "gain of s_g", "95 %", "p", "Holm", "smallest detectable", "", "gain of s_a"],
             [_contrast_row(one) for one in self.contrasts()],
         )
 
@@ -97,20 +105,26 @@ class Report:
     def _settings(self) -> list[str]:
         return [name for name in (*SETTINGS, "served") if name != PRIMARY]
 
-    def _gain(self, after: str, before: str) -> Difference | None:
-        """Difference of two arms over the seeds that both have; the start is the same for every seed."""
-        scores = {arm: {one.seed: self._primary(one) for one in self._results.get(arm, ())} for arm in (after, before)}
+    def _gains(self, after: str, before: str) -> tuple[Difference, Difference] | None:
+        """Gains of s_g and s_a over the seeds that both arms have; the start is the same for every seed."""
+        runs = {arm: {one.seed: one for one in self._results.get(arm, ())} for arm in (after, before)}
         for arm in (after, before):
-            if self._study.arms[arm].method == "none" and scores[arm]:
-                (only,) = scores[arm].values()
-                scores[arm] = dict.fromkeys(self._study.seeds, only)
-        seeds = sorted(scores[after].keys() & scores[before].keys())
+            if self._study.arms[arm].method == "none" and runs[arm]:
+                (only,) = runs[arm].values()
+                runs[arm] = dict.fromkeys(self._study.seeds, only)
+        seeds = sorted(runs[after].keys() & runs[before].keys())
         if len(seeds) < 2:
             return None
-        return difference(*(np.stack([scores[arm][seed] for seed in seeds]) for arm in (after, before)))
 
-    def _primary(self, result: Result) -> NDArray[np.float64]:
-        return np.asarray(result.s_g(PRIMARY)[self._trained])
+        def gain(measure: Callable[[Result], NDArray[np.float64]]) -> Difference:
+            both = (np.stack([measure(runs[arm][seed])[self._trained] for seed in seeds]) for arm in (after, before))
+            return difference(*both)
+
+        return gain(lambda one: one.s_g(PRIMARY)), gain(lambda one: one.s_a(PRIMARY))
+
+    def _by_category(self, results: Sequence[Result]) -> list[str]:
+        chosen = [self._by_case == category for category in CATEGORIES]
+        return [_spread([float(one.s_g(PRIMARY)[mask].mean()) for one in results]) for mask in chosen]
 
     def _scores(self, arm: str) -> list[str]:
         results, trained = self._results[arm], self._trained
@@ -124,6 +138,7 @@ class Report:
             str(len(results)),
             cell(lambda one: one.s_g(PRIMARY)),
             cell(lambda one: one.s_a(PRIMARY)),
+            cell(lambda one: one.s_a(PRIMARY) - one.s_g(PRIMARY)),
             cell(lambda one: one.scores[PRIMARY][1].astype(float)),
             *(cell(lambda one, name=name: one.s_g(name)) for name in self._settings),  # type: ignore[misc]
         ]
@@ -134,7 +149,6 @@ class Report:
         return [
             arm,
             _spread([float(one.s_g(PRIMARY)[held_out].mean()) for one in results]),
-            _spread([float(one.s_g(PRIMARY)[~self._trained].mean()) for one in results]),
             _spread([one.diversity[PRIMARY] for one in results]),
             _spread([one.drift for one in results]),
             f"{np.mean([one.given_prompt for one in results]):.3f} / {np.mean([one.unconditional for one in results]):.3f}",
@@ -158,6 +172,7 @@ def _contrast_row(one: Contrast) -> list[str]:
         f"{one.adjusted:.3g}",
         f"{one.gain.smallest_detectable:.3f}",
         one.verdict,
+        f"{one.arithmetic.value:+.3f} ± {one.arithmetic.standard_error:.3f}",
     ]
 
 

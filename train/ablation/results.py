@@ -117,3 +117,16 @@ def read_result(folder: Path) -> Result:
         return Result(**plain | {"cost": Cost(**plain["cost"]), "scores": scores})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{folder} holds no readable result: {error}") from None
+
+
+def read_curve(folder: Path, name: str) -> list[float]:
+    """Values of a result by step; empty if its curve has no such name.
+
+    Raises:
+        RecipeError: the curve cannot be read.
+    """
+    try:
+        with open(folder / "curve.csv", newline="") as file:
+            return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{folder} holds no readable curve: {error}") from None

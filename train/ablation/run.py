@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from model.checkpoints.load import load
 from model.janus import Janus
@@ -145,10 +146,21 @@ def _measure(run: Run, recipe: Part | None, trained: Janus, start: Janus, cost: 
 
 
 def _draw_sheet(engine: Engine, scores: CaseScores, case_set: CaseSet, file: Path) -> None:
-    """Write the pictures of a few cases of all categories."""
+    """Write the pictures of a few cases of all categories, with their prompts and scores."""
     cases = miniature_cases(case_set)
     chosen = np.linspace(0, len(cases) - 1, _SHEET_CASES).astype(int).tolist()
     rows = [pictures_of(engine, scores, number) for number in chosen]
-    captions = [[cases[number].prompts[0], "", cases[number].prompts[1], ""] for number in chosen]
-    sheet = contact_sheet(rows, side=160, captions=captions)
+    captions = [
+        [
+            caption
+            for which in (0, 1)
+            for caption in (_caption(scores.own[number, which], cases[number].prompts[which]), "")
+        ]
+        for number in chosen
+    ]
+    sheet = contact_sheet(rows, side=220, captions=captions)
     write_atomically(file, lambda partial: sheet.save(partial, format="PNG"))
+
+
+def _caption(own: NDArray[np.float64], prompt: str) -> str:
+    return f"{' '.join(f'{score:.2f}' for score in own)}  {prompt}"
