@@ -140,8 +140,7 @@ class Decoder:
         self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
-        """Allocate a KV cache of `rows` × `length` tokens, of 8-bit floats if kernels decode with fp8 weights."""
-        rounds = self._quantization == "fp8" and self.kernels is not None
+        """Allocate a KV cache of `rows` × `length` tokens, of 8-bit floats if the weights are fp8."""
         return KVCache(
             layers=len(self.weights.layers),
             rows=rows,
@@ -149,7 +148,7 @@ class Decoder:
             length=length,
             head_dim=self._head_dim,
             device=self.device,
-            dtype=FP8 if rounds else self.dtype,
+            dtype=FP8 if self._quantization == "fp8" else self.dtype,
         )
 
     @torch.inference_mode()
@@ -223,10 +222,8 @@ class Decoder:
         rotations = self.rotations[:, positions, None]
         for number, layer in enumerate(self.weights.layers):
             q, k, v = self._project(x, layer, rotations)
-            keys, values = cache.keys[number], cache.values[number]
-            keys[index, :, positions] = k
-            values[index, :, positions] = v
-            x = self._output_and_mlp(x, attend(q, keys, values, rows), layer)
+            cache.write(number, index, positions, k, v)
+            x = self._output_and_mlp(x, attend(q, *cache.layer(number, q.dtype), rows), layer)
         return self._head(self._norm(x, self.weights.norm))
 
     def _copies(

@@ -163,14 +163,6 @@ def quantize_matrices(
         yield QuantizedMatrix.of(joined, quantization)
 
 
-@torch.no_grad()
-def round_matrices(network: JanusForConditionalGeneration, quantization: Quantization) -> None:
-    """Give the matrices of a network the values that a decoder with this quantization computes with, as floats."""
-    for modules in _fused(network):
-        for module in modules:
-            module.weight.copy_(QuantizedMatrix.of(module.weight, quantization).floats())
-
-
 def matrix_shapes(network: JanusForConditionalGeneration) -> list[tuple[int, int]]:
     """Outputs and inputs of all matrices that a decoder may round."""
     return [(sum(module.out_features for module in modules), modules[0].in_features) for modules in _fused(network)]

@@ -43,7 +43,7 @@ class KVCache:
         length: most tokens of a row.
         head_dim: numbers of a head.
         device: holds the cache.
-        dtype: of keys and values. Those of float8_e4m3fn have scales: only the kernels of `model.cuda` compute with them.
+        dtype: of keys and values. Those of float8_e4m3fn have scales.
 
     Attributes:
         scales: float32 [2, layers, rows, kv_heads, length], of the keys and values of each token and head; None for other
@@ -87,6 +87,21 @@ class KVCache:
                 new, scales = round_to_fp8(new)
                 self.scales[number, :, row, :, : prefix.length] = scales
             kept[:, row, :, : prefix.length] = new
+
+    def write(self, layer: int, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store the keys and values [T, kv_heads, head_dim] of T tokens at their rows and positions, each int64 [T]."""
+        for number, (kept, new) in enumerate(((self.keys, keys), (self.values, values))):
+            if self.scales is not None:
+                new, scales = round_to_fp8(new)
+                self.scales[number, layer][index, :, positions] = scales
+            kept[layer][index, :, positions] = new
+
+    def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer in a dtype, each [rows, kv_heads, length, head_dim]; views where nothing is converted."""
+        if self.scales is None:
+            return self.keys[layer].to(dtype), self.values[layer].to(dtype)
+        key_scales, value_scales = self.scales[:, layer, ..., None]
+        return (self.keys[layer].float() * key_scales).to(dtype), (self.values[layer].float() * value_scales).to(dtype)
 
 
 def round_to_fp8(numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -176,3 +176,17 @@ def test_a_trained_model_expects_fresh_pictures_and_more_so_given_their_prompt(s
     given_prompt, unconditional = surprise(load("tiny", device="cpu"), prompts)
     assert 0.2 < given_prompt < unconditional < 2
     assert surprise(load(small_folder, device="cpu"), prompts)[0] > 3.5
+
+
+def test_rounding_is_compared_with_the_float_model(command: Callable[..., Ended]) -> None:
+    """The fewer the bits, the more logits change, and the fewer codes stay."""
+    ended = command(main, "rounding", "--pictures", 2)
+    assert ended.code == 0, ended.err
+    rows = {cells[0]: cells[1:] for line in ended.out.splitlines()[3:] if (cells := line.strip("| ").split(" | "))}
+    assert rows.keys() == {"int8", "int4", "fp8"}
+    errors = {name: float(cells[1]) for name, cells in rows.items()}
+    assert 0 < 2 * errors["int8"] < errors["fp8"] < errors["int4"] / 2
+    assert float(rows["int4"][3].split()[0]) < 1
+    ended = command(main, "rounding", "--pictures", 0)
+    assert ended.code == 2
+    assert "--pictures must be at least 1, not 0" in ended.err

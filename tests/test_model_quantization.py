@@ -1,10 +1,12 @@
 """Rounded weights: their values, products with them on a GPU or else in Triton's interpreter, and what a decoder makes of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from bench.cuda.micro import micro_janus
 from model.attention import Rows
@@ -13,7 +15,7 @@ from model.checkpoints.load import load
 from model.decoder import Decoder
 from model.decoder_weights import PackedMatrix
 from model.errors import CheckpointError
-from model.kv_cache import FP8
+from model.kv_cache import FP8, round_to_fp8
 from model.quantization import QUANTIZATIONS, Quantization
 from model.quantized_matrix import GROUP, QuantizedMatrix, quantized_bytes
 from tests.tools import needs_compiler, needs_kernels
@@ -112,6 +114,59 @@ def test_steps_and_prefill_use_the_rounded_weights(quantization: Quantization) -
             cache.begin(row, prefix)
         logits.append(one.step(torch.tensor([3, 9]), Rows.of([0, 1], [3, 5], torch.device("cpu")), cache))
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
+
+
+class RoundingCache(DynamicCache):  # type: ignore[misc]
+    """transformers' cache; what it holds is rounded when a prompt was read, and what comes later as it comes."""
+
+    rounds = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, *rest: Any, **names: Any) -> tuple[Tensor, Tensor]:
+        if self.rounds:
+            key_states, value_states = rounded(key_states), rounded(value_states)
+        found: tuple[Tensor, Tensor] = super().update(key_states, value_states, *rest, **names)
+        return found
+
+    def begin_rounding(self) -> None:
+        self.rounds = True
+        for layer in self.layers:
+            layer.keys, layer.values = rounded(layer.keys), rounded(layer.values)
+
+
+def rounded(numbers: Tensor) -> Tensor:
+    values, scales = round_to_fp8(numbers)
+    return values.float() * scales[..., None]
+
+
+@torch.inference_mode()
+def test_keys_and_values_are_rounded_beside_fp8_weights() -> None:
+    """As by transformers, with rounded weights and a cache that rounds; both differ from what the floats give."""
+    janus, codes = load("tiny", device="cpu"), torch.randint(512, (1, 64), generator=torch.Generator().manual_seed(0))
+    prompt = janus.encode("two red circles and one green square")
+    decoder = Decoder(load("tiny", device="cpu"), native=False, quantization="fp8")
+    cache = decoder.cache(3, len(prompt) + 64)
+    (prefix,) = decoder.prefill([prompt])
+    cache.begin(1, prefix)
+    rows = Rows.of([1] * 63, range(len(prompt), len(prompt) + 63), torch.device("cpu"))
+    logits = decoder.step(codes[0, :-1], rows, cache)
+
+    language_model, head = janus.network.model.language_model, janus.network.model.generation_head
+    for module in (*language_model.modules(), *head.modules()):
+        if isinstance(module, torch.nn.Linear):
+            module.weight.copy_(QuantizedMatrix.of(module.weight, "fp8").floats())
+    inputs = (torch.tensor([prompt]), janus.network.prepare_embeddings_for_image_generation(codes[:, :-1]))
+    found = {}
+    for rounds in (True, False):
+        kept = RoundingCache(config=language_model.config)
+        language_model(inputs[0], past_key_values=kept, use_cache=True)
+        if rounds:
+            kept.begin_rounding()
+        hidden = language_model(inputs_embeds=inputs[1], past_key_values=kept, use_cache=True).last_hidden_state
+        found[rounds] = head(hidden)[0]
+    spread = found[True].std()
+    # where a number lies between two 8-bit ones, the order of a sum decides
+    assert (logits - found[True]).std() < 2e-3 * spread
+    assert (logits - found[False]).std() > 2e-2 * spread
 
 
 @needs_kernels

@@ -75,7 +75,6 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     from bench.world.pairshapes import Picture, judge_pictures, table, unseen_prompts
     from bench.world.reconstruction import reconstruction_scores
     from model.checkpoints.load import load_from
-    from model.decoder_weights import round_matrices
     from pairs.judges.opening import open_judge
     from pairs.scores import mean
     from pairs.world import World
@@ -93,10 +92,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     prompts = unseen_prompts(world, arguments.per_category, arguments.prompts)
     seeds = range(arguments.seeds)
     pictures = [Picture(prompt, scale, seed) for scale in arguments.guidance for prompt in prompts for seed in seeds]
-    on_cpu = janus.device.type == "cpu"
     if arguments.quantization:
-        if on_cpu and arguments.quantization != "int8":  # no CPU computes these: floats of the same values
-            round_matrices(janus.network, arguments.quantization)
         janus = replace(janus, name=f"{janus.name}-{arguments.quantization}")
     results = arguments.out / f"{janus.name}.jsonl"
     made = judge_pictures(
@@ -105,7 +101,7 @@ def pairshapes(arguments: argparse.Namespace) -> None:
         results,
         judge=judge,
         slots=arguments.batch,
-        quantization=None if on_cpu and arguments.quantization != "int8" else arguments.quantization,
+        quantization=arguments.quantization,
     )
     held_out = sum(prompt.held_out for prompt in prompts)
     sampling = ", ".join(

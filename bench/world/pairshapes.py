@@ -127,7 +127,8 @@ def judge_pictures(
         ) from None
     earlier = _results(results, lines.rows)
     done = {key: result for key, result in earlier.items() if result.score is not None}
-    engine = Engine(janus, slots=slots, quantization=quantization)
+    in_pytorch = janus.device.type == "cpu" and quantization not in (None, "int8")  # no C function computes these
+    engine = Engine(janus, slots=slots, native=not in_pytorch, quantization=quantization)
     missing = {_job(picture, janus): picture for picture in pictures if picture.key not in done}
     drawn: list[tuple[Picture, Finished]] = []
     with tqdm(total=len(missing), desc="pictures", disable=None) as bar:

@@ -1,4 +1,4 @@
-"""Change of a model's logits and codes when the decoder's matrices are rounded."""
+"""Change of a model's logits and codes when the decoder's matrices are rounded; with fp8, keys and values, too."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -6,11 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.decoder_weights import matrix_shapes, round_matrices
+from model.attention import Rows
+from model.decoder import Decoder
+from model.decoder_weights import matrix_shapes
 from model.janus import Janus
-from model.likelihood import image_logits
 from model.prompt import unconditional_row
-from model.quantization import QUANTIZATIONS
+from model.quantization import QUANTIZATIONS, Quantization
 from model.quantized_matrix import quantized_bytes
 from model.sampling import filtered, guide, sample
 from pairs.scores import Mean, mean
@@ -39,12 +40,12 @@ def measure_rounding(
     """Compare each way of rounding with the float model.
 
     Args:
-        open_janus: opens the model anew: its matrices are rounded in place.
+        open_janus: opens the model anew: its matrices are freed as they are rounded.
         prompts: token ids, one for each picture.
         codes: int64 [pictures, places], what a picture has before each place.
     """
     janus = open_janus()
-    expected = _guided(janus, prompts, codes)
+    expected = _guided(janus, None, prompts, codes)
     drawn = _drawn(janus, expected)
     likely = filtered(expected, janus.sampling).log_softmax(-1)
     shapes = matrix_shapes(janus.network)
@@ -52,8 +53,7 @@ def measure_rounding(
     del janus
     for quantization in QUANTIZATIONS:
         rounded = open_janus()
-        round_matrices(rounded.network, quantization)
-        logits = _guided(rounded, prompts, codes)
+        logits = _guided(rounded, quantization, prompts, codes)
         error = (logits - expected).var(-1).mean() / expected.var(-1).mean()
         own = filtered(logits, rounded.sampling).log_softmax(-1)
         both = own.isfinite() & likely.isfinite()
@@ -64,13 +64,20 @@ def measure_rounding(
         del rounded
 
 
-@torch.inference_mode()
-def _guided(janus: Janus, prompts: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
-    """Guided logits [pictures, places, V]."""
+def _guided(janus: Janus, quantization: Quantization | None, prompts: Sequence[Sequence[int]], codes: Tensor) -> Tensor:
+    """Guided logits [pictures, places, V]; a picture's codes are fed in one step of the decoder."""
+    decoder = Decoder(janus, native=False, quantization=quantization, release=True)
+    places = codes.shape[1]
     parts = []
     for prompt, own in zip(prompts, codes, strict=True):
-        rows = torch.tensor([list(prompt), unconditional_row(len(prompt), janus.ids)])
-        given, free = image_logits(janus.network, rows, torch.ones_like(rows), own.expand(2, -1))
+        prefixes = decoder.prefill([prompt, unconditional_row(len(prompt), janus.ids)])
+        cache = decoder.cache(len(prefixes), len(prompt) + places)
+        for row, prefix in enumerate(prefixes):
+            cache.begin(row, prefix)
+        fed = range(len(prompt), len(prompt) + places - 1)
+        rows = Rows.of([row for row in (0, 1) for _ in fed], [*fed, *fed], janus.device)
+        after = decoder.step(own[:-1].repeat(2), rows, cache).view(2, places - 1, -1)
+        given, free = (torch.cat([prefix.logits[None], logits]) for prefix, logits in zip(prefixes, after, strict=True))
         parts.append(guide(given, free, janus.sampling.guidance_scale))
     return torch.stack(parts)
 
