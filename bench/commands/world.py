@@ -115,18 +115,19 @@ def pairshapes(arguments: argparse.Namespace) -> None:
     print(table(prompts, made, arguments.guidance, seeds))
     reconstructions = mean(reconstruction_scores(janus, prompts, judge.judge))
     print(f"reconstructions of {len(prompts)} scenes by the image tokenizer: {reconstructions}")
-    given_prompt, unconditional = surprise(janus, prompts)
-    print(
-        f"negative log-likelihood of fresh pictures: {given_prompt:.4f} given the prompt, {unconditional:.4f} without, nats"
-    )
     by_prompt = {
         g: [mean(made[(prompt.caption, g, seed)].score for seed in seeds).value for prompt in prompts]
         for g in arguments.guidance
     }
     numbers = [Number.of_rounds(f"score at guidance {g:g}", own, "share", "higher") for g, own in by_prompt.items()]
     numbers.append(Number("score of reconstructions", reconstructions.value, "share", "higher"))
-    numbers.append(Number("negative log-likelihood, given the prompt", given_prompt, "nats", "lower"))
-    numbers.append(Number("negative log-likelihood, unconditional", unconditional, "nats", "lower"))
+    if arguments.quantization is None:  # the engine's matrices are rounded, the network's are not
+        given_prompt, unconditional = surprise(janus, prompts)
+        print(
+            f"negative log-likelihood of fresh pictures, nats: {given_prompt:.4f} given the prompt, {unconditional:.4f} without"
+        )
+        numbers.append(Number("negative log-likelihood, given the prompt", given_prompt, "nats", "lower"))
+        numbers.append(Number("negative log-likelihood, unconditional", unconditional, "nats", "lower"))
     workload = {
         "model": janus.name,
         "sampling": janus.sampling.as_dict(),
