@@ -140,7 +140,11 @@ class Decoder:
         self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
-        """Allocate a KV cache of `rows` × `length` tokens, of 8-bit floats if the weights are fp8."""
+        """Allocate a KV cache of `rows` × `length` tokens; with fp8 weights its numbers are rounded to 8-bit floats.
+
+        Kernels read them as such, PyTorch as floats of the same values.
+        """
+        rounds = self._quantization == "fp8"
         return KVCache(
             layers=len(self.weights.layers),
             rows=rows,
@@ -148,7 +152,8 @@ class Decoder:
             length=length,
             head_dim=self._head_dim,
             device=self.device,
-            dtype=FP8 if self._quantization == "fp8" else self.dtype,
+            dtype=FP8 if rounds and self.kernels else self.dtype,
+            fp8_values=rounds and not self.kernels,
         )
 
     @torch.inference_mode()
@@ -223,7 +228,7 @@ class Decoder:
         for number, layer in enumerate(self.weights.layers):
             q, k, v = self._project(x, layer, rotations)
             cache.write(number, index, positions, k, v)
-            x = self._output_and_mlp(x, attend(q, *cache.layer(number, q.dtype), rows), layer)
+            x = self._output_and_mlp(x, attend(q, cache.keys[number], cache.values[number], rows), layer)
         return self._head(self._norm(x, self.weights.norm))
 
     def _copies(

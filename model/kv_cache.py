@@ -43,7 +43,8 @@ class KVCache:
         length: most tokens of a row.
         head_dim: numbers of a head.
         device: holds the cache.
-        dtype: of keys and values. Those of float8_e4m3fn have scales.
+        dtype: of keys and values. Those of float8_e4m3fn have scales: only the kernels of `model.cuda` compute with them.
+        fp8_values: store what 8-bit floats and their scales stand for, as floats of `dtype`.
 
     Attributes:
         scales: float32 [2, layers, rows, kv_heads, length], of the keys and values of each token and head; None for other
@@ -60,11 +61,13 @@ class KVCache:
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
+        fp8_values: bool = False,
     ) -> None:
         shape = (layers, rows, kv_heads, length, head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.scales = torch.zeros(2, *shape[:-1], device=device) if dtype == FP8 else None
+        self._fp8_values = fp8_values
 
     @property
     def rows(self) -> int:
@@ -84,24 +87,21 @@ class KVCache:
         """Copy a prefix into a row; older content behind it is overwritten before it is read."""
         for number, (kept, new) in enumerate(((self.keys, prefix.keys), (self.values, prefix.values))):
             if self.scales is not None:
-                new, scales = round_to_fp8(new)
-                self.scales[number, :, row, :, : prefix.length] = scales
+                new, self.scales[number, :, row, :, : prefix.length] = round_to_fp8(new)
+            elif self._fp8_values:
+                new = _as_fp8(new)
             kept[:, row, :, : prefix.length] = new
 
     def write(self, layer: int, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store the keys and values [T, kv_heads, head_dim] of T tokens at their rows and positions, each int64 [T]."""
-        for number, (kept, new) in enumerate(((self.keys, keys), (self.values, values))):
-            if self.scales is not None:
-                new, scales = round_to_fp8(new)
-                self.scales[number, layer][index, :, positions] = scales
-            kept[layer][index, :, positions] = new
+        """Store floats of T tokens, keys and values [T, kv_heads, head_dim], at their rows and positions, each int64 [T]."""
+        for kept, new in ((self.keys, keys), (self.values, values)):
+            kept[layer][index, :, positions] = _as_fp8(new) if self._fp8_values else new
 
-    def layer(self, layer: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer in a dtype, each [rows, kv_heads, length, head_dim]; views where nothing is converted."""
-        if self.scales is None:
-            return self.keys[layer].to(dtype), self.values[layer].to(dtype)
-        key_scales, value_scales = self.scales[:, layer, ..., None]
-        return (self.keys[layer].float() * key_scales).to(dtype), (self.values[layer].float() * value_scales).to(dtype)
+
+def _as_fp8(numbers: Tensor) -> Tensor:
+    """The floats that 8-bit floats and their scales stand for."""
+    values, scales = round_to_fp8(numbers)
+    return (values.float() * scales[..., None]).to(numbers.dtype)
 
 
 def round_to_fp8(numbers: Tensor) -> tuple[Tensor, Tensor]:
