@@ -6,6 +6,7 @@ its own position, so images may join and leave at any step.
 
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import CDLL
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,6 +19,7 @@ from model.attention import Rows, attend
 from model.cpu.library import native_library
 from model.cpu.step import NativeStep
 from model.decoder_weights import (
+    DecoderWeights,
     LayerWeights,
     Matrix,
     PackedMatrix,
@@ -30,6 +32,7 @@ from model.decoder_weights import (
     pack_matrices,
     quantize_matrices,
 )
+from model.device import upload
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import FP8, KVCache, Prefix
@@ -84,15 +87,18 @@ class Decoder:
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         self._network = janus.network
-        self._activation = janus.network.model.generation_head.activation_fn
         library = self._native_library() if native else None
         wanted = self.device.type == "cuda" if kernels is None else kernels
         if quantization is not None:
             _check_quantization(quantization, self.device, has_library=library is not None, fast=native and not wanted)
         self._packs, self._quantization = library is not None, quantization
+        if quantization is None:
+            move(janus.network, self.device)
         matrices: list[Matrix] = list(self._copies(janus.network, release=release) or fuse_matrices(janus.network))
-        move(janus.network, self.device)
+        if quantization is not None:
+            move(janus.network, self.device)  # what is left of it
         self.weights = decoder_weights(janus.network, iter(matrices))
+        self._head = ImageHead(self.weights, janus.network.model.generation_head.activation_fn)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # of what the matrices were fused from
         self.rotations = self._rotation_table()
@@ -178,7 +184,9 @@ class Decoder:
     def _prefill_padded(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Prefill in PyTorch, padded at the end, where causal attention hides the padding from real tokens."""
         longest = max(map(len, prompts))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in prompts], device=self.device)
+        padded = [token for row in prompts for token in (*row, *[0] * (longest - len(row)))]
+        # both now: on a GPU a copy amid the layers would come behind them
+        ids, lengths = upload(padded, self.device).view(-1, longest), upload([len(row) for row in prompts], self.device)
         rotations = self.rotations[:, :longest, None]
         x = F.embedding(ids, self.weights.text_embedding)
         shape = (len(self.weights.layers), len(prompts), self._kv_heads, longest, self._head_dim)
@@ -188,7 +196,6 @@ class Decoder:
             keys[number], values[number] = k, v
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self._grouped)
             x = self._output_and_mlp(x, attended.transpose(1, 2).flatten(2), layer)
-        lengths = torch.tensor([len(row) for row in prompts], device=self.device)
         last = x[torch.arange(len(prompts), device=self.device), lengths - 1]
         logits = self._head(self._norm(last, self.weights.norm))
         return [
@@ -243,7 +250,7 @@ class Decoder:
 
     def _native_library(self) -> CDLL | None:
         """The C functions; None without a compiler, or if they do not support the device, dtype or activation."""
-        known = isinstance(self._activation, GELUActivation)
+        known = isinstance(self._network.model.generation_head.activation_fn, GELUActivation)
         supported = self.device.type == "cpu" and self.dtype == torch.float32 and known
         return native_library() if supported else None
 
@@ -277,12 +284,6 @@ class Decoder:
         gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
         return x + linear(F.silu(gate) * up, layer.down)
 
-    def _head(self, x: Tensor, product: Callable[[Tensor, Matrix], Tensor] = linear) -> Tensor:
-        """Normalised hidden states [N, hidden] to logits over image codes, float32 [N, V]."""
-        weights = self.weights
-        inner: Tensor = self._activation(product(x, weights.head_in) + weights.head_in_bias)
-        return (product(inner, weights.head_out) + weights.head_out_bias).float()
-
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], weight, self._config.rms_norm_eps)
 
@@ -295,6 +296,19 @@ class Decoder:
         sign = torch.ones(self._head_dim, device=self.device)
         sign[: self._head_dim // 2] = -1
         return torch.stack([cos[0], sin[0] * sign]).float()
+
+
+@dataclass(frozen=True)
+class ImageHead:
+    """From normalised hidden states to logits over image codes. Refers to weights alone: who keeps it keeps no decoder."""
+
+    weights: DecoderWeights
+    activation: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor, product: Callable[[Tensor, Matrix], Tensor] = linear) -> Tensor:
+        """Compute logits, float32 [N, V], of hidden states [N, hidden]; `product` multiplies by a matrix."""
+        inner = self.activation(product(x, self.weights.head_in) + self.weights.head_in_bias)
+        return (product(inner, self.weights.head_out) + self.weights.head_out_bias).float()
 
 
 def rotate(heads: Tensor, rotations: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def choose_device(device: Device) -> torch.device:
         chosen = None
     if chosen is None or (chosen.index or 0) >= here.get(chosen.type, 0):
         raise CheckpointError(f"no device {device!r} here: give auto, or one of cpu, cuda and mps")
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)  # Triton's kernels run on the current one
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # Triton's kernels run on the current one, which "cuda" stands for
     return chosen
 
 

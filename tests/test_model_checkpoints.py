@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.cuda._utils import _get_device_index
 from transformers import ByT5Tokenizer
 
 from model.checkpoints.convert import main
@@ -257,6 +258,19 @@ def test_greedy_sampling_settings_can_be_saved(tmp_path: Path, deepseek: Janus) 
 def test_an_unavailable_device_is_refused_by_name(device: str) -> None:
     with pytest.raises(CheckpointError, match=f"no device '{device}' here"):
         choose_device(device)
+
+
+@pytest.mark.parametrize(("device", "current"), [("cuda", 1), ("cuda:0", 0), ("cuda:1", 1), ("auto", 1)])
+def test_a_gpu_that_is_chosen_by_number_becomes_the_current_one(
+    device: str, current: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a number it is the one that is current already, as torchrun has set it."""
+    chosen = [1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # as PyTorch's own, which wants a number
+    monkeypatch.setattr(torch.cuda, "set_device", lambda one: chosen.append(_get_device_index(one)))
+    assert choose_device(device).type == "cuda"
+    assert chosen[-1] == current
 
 
 def test_convert_command(tmp_path: Path, deepseek_folder: Path, deepseek: Janus, command: Callable[..., Ended]) -> None:

@@ -22,10 +22,16 @@ def matrices(*, rounded: bool) -> list[Tensor | QuantizedMatrix]:
 
 
 class Clock:
-    """Times a product by the kernel that it launches: those with these outputs in a program take a second, others two."""
+    """Times a product by the kernel that it launches: those with these outputs in a program take a second, others two.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fastest: int | None) -> None:
-        self.measured = 0
+    share: of the others' time that the fastest take.
+    too_large: outputs in a program of a kernel that the device cannot launch.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, fastest: int | None, *, share: float = 0.5, too_large: int | None = None
+    ) -> None:
+        self.measured, self._share, self._too_large = 0, share, too_large
         self._used: list[int | None] = []
         self._fastest = fastest
         from model.cuda import fastest as module
@@ -48,7 +54,11 @@ class Clock:
         for call in calls:
             call()
         assert len(set(self._used)) == 1
-        return 1.0 if self._used[0] == self._fastest else 2.0
+        if self._too_large is not None and self._used[0] == self._too_large:
+            from triton import OutOfResources
+
+            raise OutOfResources(122_880, 101_376, "shared memory")
+        return 2 * self._share if self._used[0] == self._fastest else 2.0
 
     def used(self, call: Callable[[], Tensor]) -> int | None:
         """Outputs of a program of the product that is done; None if it is PyTorch's."""
@@ -79,6 +89,31 @@ def test_the_fastest_is_taken_and_kept_on_disk(
             torch.testing.assert_close(one(x, matrix), x @ floats.T, rtol=1e-4, atol=1e-4)
     again.prepare(17)
     assert clock.measured == measured  # of many rows nothing is compared
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0.98, None), (0.96, 32)])
+def test_noise_does_not_choose(
+    share: float, taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A way that is hardly faster than PyTorch's is not taken: an engine would not draw the same after it was started anew."""
+    from model.cuda.fastest import Products
+
+    clock, own = Clock(monkeypatch, 32, share=share), matrices(rounded=False)
+    products = Products(own, CPU, seconds=clock.seconds, folder=tmp_path)
+    products.prepare(2)
+    assert clock.used(lambda: products(torch.randn(2, 256), own[0])) == taken
+
+
+@pytest.mark.parametrize(("rounded", "taken"), [(False, None), (True, 32)])
+def test_a_kernel_that_the_device_cannot_launch_is_not_taken(
+    rounded: bool, taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.cuda.fastest import Products
+
+    clock, own = Clock(monkeypatch, 64, too_large=64), matrices(rounded=rounded)
+    products = Products(own, CPU, seconds=clock.seconds, folder=tmp_path)
+    products.prepare(2)
+    assert clock.used(lambda: products(torch.randn(2, 256), own[0])) == taken
 
 
 @pytest.mark.parametrize("content", ["", "[[1, 2]]", '{"a": 1}', "[[[2, 64, 256], null]]"])

@@ -3,17 +3,21 @@
 import gc
 import random
 import resource
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from bench.cuda.micro import micro_janus
 from bench.speed.geometry import geometry_config
 from model.checkpoints.footprint import footprint
 from model.checkpoints.load import load
@@ -21,6 +25,8 @@ from model.decoder import Decoder
 from model.image_tokenizer import pictures_at_once
 from model.janus import Janus
 from model.params import SamplingParams
+from model.quantization import Quantization
+from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job, JobState
@@ -28,6 +34,7 @@ from serve.engine.memory import working_memory
 from serve.engine.prefixes import PrefixReader
 from serve.engine.slot import Slot
 from tests.drawing import SETTINGS
+from tests.tools import needs_kernels
 from train.memory.ledger import Ledger
 from train.memory.weightless import WeightlessJanus, without_processes
 from train.ranks import ALONE
@@ -151,17 +158,41 @@ def test_unconditional_prefixes_are_bounded_in_bytes(deepseek: Janus, monkeypatc
     assert [len(row) for row in reader._unconditional] == [5]  # of the job that is drawn now
 
 
-@pytest.mark.parametrize(("geometry", "dtype"), [("janus-pro-7b", torch.bfloat16), ("janus-pro-1b", torch.float32)])
-def test_working_memory_of_a_gpu_is_foretold(geometry: str, dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA normalises groups with the channels first, and cuDNN convolves with the channels last: what is otherwise is copied."""
+    convolve, normalise = F.conv2d, F.group_norm
+
+    def conv2d(x: Tensor, *rest: Any) -> Tensor:
+        return convolve(x.contiguous(memory_format=torch.channels_last), *rest)
+
+    def group_norm(x: Tensor, *rest: Any) -> Tensor:
+        return normalise(x.contiguous(), *rest)
+
+    monkeypatch.setattr(F, "conv2d", conv2d)
+    monkeypatch.setattr(F, "group_norm", group_norm)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "dtype", "quantization"),
+    [
+        ("janus-pro-7b", torch.bfloat16, None),
+        ("janus-pro-1b", torch.float32, None),
+        ("janus-pro-7b", torch.bfloat16, "int8"),
+    ],
+)
+def test_working_memory_of_a_gpu_is_foretold(
+    geometry: str, dtype: torch.dtype, quantization: Quantization | None, tmp_path: Path, as_on_a_gpu: None
+) -> None:
     """Counted on tensors without memory, within a tenth: reading as many tokens as are read at once, and decoding pictures."""
     config = geometry_config(geometry)
     config.save_pretrained(tmp_path)
     gpu = torch.device("cuda")
-    foretold = working_memory(config, dtype, gpu)
+    foretold = working_memory(config, dtype, gpu, quantization=quantization)
     janus = WeightlessJanus.of("model", tmp_path, dtype)
     codes = torch.zeros(pictures_at_once(janus.image_size, gpu), janus.image_tokens, dtype=torch.int64)
     with without_processes(ALONE), janus.mode:
-        decoder = Decoder(janus, native=False)
+        decoder = Decoder(janus, native=False, quantization=quantization)
         with Ledger(lambda _: "all") as reading:
             prefixes = decoder.prefill([[1] * 256, [1] * 255, [1] * 254, [1] * 253])
         with Ledger(lambda _: "all") as decoding, torch.no_grad():
@@ -179,3 +210,20 @@ def test_a_7b_fits(images: int, card: int) -> None:
     config, gpu = geometry_config("janus-pro-7b"), torch.device("cuda")
     needs = footprint(config, torch.bfloat16, gpu).total(images) + working_memory(config, torch.bfloat16, gpu).total
     assert 0.7 * card < needs / 1e9 < card - 0.5
+
+
+@needs_kernels
+@pytest.mark.parametrize("kernels", [False, True])
+def test_an_engine_that_is_dropped_frees_its_memory_at_once(kernels: bool) -> None:
+    """Nothing that it consists of refers back to it: the next engine may need all of a GPU."""
+    janus = micro_janus()
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(janus, slots=2, native=not kernels, kernels=kernels)
+        list(draw(engine, [Job([1, 5, 6], None, (0, 1), SETTINGS[0])]))
+        kept = [weakref.ref(one) for one in (engine, engine.decoder, engine.cache, engine._sampler.state.codes)]
+        del engine
+        assert [one() for one in kept] == [None] * len(kept)
+    finally:
+        gc.enable()

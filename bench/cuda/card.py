@@ -18,6 +18,7 @@ def measure_card(bench: Workbench) -> Iterator[Result]:
     yield Result("card", "read", read.device, bytes=numbers.nbytes)
     copied = time_calls(lambda: other.copy_(numbers), device=bench.device, times=bench.times)
     yield Result("card", "copy", copied.device, bytes=2 * numbers.nbytes)
-    first, second = torch.ones(2, side, side, dtype=torch.bfloat16, device=bench.device)
+    # of random numbers: of equal ones a GPU computes more in a second, since it needs less power
+    first, second = torch.randn(2, side, side, dtype=torch.bfloat16, device=bench.device)
     product = time_calls(lambda: first @ second, device=bench.device, times=bench.times)
     yield Result("card", "matrix product", product.device, flops=2 * side**3)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.cuda.result import Result, peak_of
+from bench.cuda.result import Result, forget, peak_of
 from bench.cuda.workbench import Workbench
 from bench.speed.baselines import with_a_growing_cache, with_transformers
 
@@ -29,8 +29,8 @@ def measure_engine(bench: Workbench) -> Iterator[Result]:
     tokens, ends = bench.janus.image_tokens, sorted({min(bench.images), max(bench.images)})
     for images in ends:
         engine = Engine(bench.janus, slots=images, native=False, kernels=True)
-        if images == min(ends) and not bench.dry:
-            list(draw(engine, jobs(1, 0)))  # warm-up
+        if not bench.dry:
+            list(draw(engine, jobs(images, 0)))  # warm-up: every size has kernels and plans of its own
         _settle(bench.device)
         started = time.perf_counter()
         list(draw(engine, jobs(images, 1000)))
@@ -40,6 +40,7 @@ def measure_engine(bench: Workbench) -> Iterator[Result]:
             "engine", f"{images} images together", seconds, images=images, whole=True, peak=peak_of(bench.device)
         )
         del engine
+        forget(bench.device)
     images = max(ends)
     engine = Engine(bench.janus, slots=images, native=False, kernels=True)
     waiting, steps, begun = jobs(3 * images, 2000), 0, 0.0

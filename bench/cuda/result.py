@@ -1,5 +1,6 @@
 """Results of a part, one JSON object a line."""
 
+import gc
 from dataclasses import asdict, dataclass
 
 import torch
@@ -36,3 +37,11 @@ class Result:
 def peak_of(device: torch.device) -> int | None:
     """Most bytes of tensors on a CUDA device since its statistics were reset."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def forget(device: torch.device) -> None:
+    """Give back the memory of what was dropped, and count the peak anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

@@ -40,6 +40,7 @@ def captured(call: Callable[[], object], *, device: torch.device) -> Callable[[]
     if device.type != "cuda":
         return call
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for _ in range(2):  # kernels must be chosen and compiled before the capture
             call()

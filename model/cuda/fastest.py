@@ -1,6 +1,7 @@
 """The fastest product for each size: measured when an engine is made, and kept on disk."""
 
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from model.quantized_matrix import QuantizedMatrix
 _MOST_ROWS = 16  # of which ways are compared: more are what PyTorch's libraries are made for
 _MATRICES = 8  # of a size, multiplied one after the other: a single one would stay in the cache
 _TIMES = 5
+_SHARE = 0.97  # of the first way's time; one that takes more is not better than noise, which would choose bfloat16's last bits
 Way = Blocks | None  # None is PyTorch's
 
 
@@ -80,7 +82,10 @@ class Products:
                 return [lambda matrix=matrix: _multiply(x, matrix, way) for matrix in matrices[:_MATRICES]]  # type: ignore[misc]
 
             seconds = self._seconds
-            self._ways[size] = min(self._candidates(size), key=lambda way: seconds(calls(way)))
+            first, *others = self._candidates(size)
+            taken = {way: _seconds_or_never(seconds, calls(way)) for way in (first, *others)}
+            best = min(taken, key=taken.__getitem__)
+            self._ways[size] = best if taken[best] < _SHARE * taken[first] else first
             measured = True
         if measured:
             self._write()
@@ -129,9 +134,20 @@ def _multiply(x: Tensor, matrix: Matrix, way: Way) -> Tensor:
     return multiply(x, matrix, way)
 
 
+def _seconds_or_never(
+    seconds: Callable[[Sequence[Callable[[], object]]], float], calls: list[Callable[[], object]]
+) -> float:
+    """Seconds of calls; infinite if the device has not the memory or registers for such a kernel."""
+    try:
+        return seconds(calls)
+    except triton.OutOfResources:
+        return math.inf
+
+
 def _seconds_on_gpu(calls: Sequence[Callable[[], object]]) -> float:
     """Seconds of calls, captured in a graph so that the host does not count."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for call in calls:
             call()

@@ -1,8 +1,5 @@
 """Steps that decode and draw, as CUDA graphs: one launch instead of hundreds."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 
 from model.cuda.batch import KernelBatch
@@ -25,9 +22,8 @@ class StepGraphs:
     def __init__(self, step: KernelStep, sampler: Sampler, cache: KVCache) -> None:
         self._step, self._cache, self._state = step, cache, sampler.state
         device = cache.keys.device
-        self._replays: dict[int, Callable[[], None]] = {}
+        self._captured: dict[int, torch.cuda.CUDAGraph] = {}
         if device.type != "cuda":
-            self._replays = {inputs.size: partial(self._run, inputs) for inputs in sampler.inputs}
             return
         # A stream and a memory pool of their own, for as long as the graphs live: PyTorch frees the workspace of cuBLAS,
         # which belongs to a stream, when any graph that was captured there is destroyed (its issue 193402).
@@ -45,14 +41,17 @@ class StepGraphs:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
                 self._run(inputs)
             torch.cuda.current_stream(device).wait_stream(self._stream)
-            self._replays[inputs.size] = graph.replay
+            self._captured[inputs.size] = graph
 
     def __call__(self, batch: KernelBatch) -> list[int]:
         """Decode and draw a step of a batch; returns how many codes each image gained.
 
         The device is waited for if a window has several places.
         """
-        self._replays[batch.inputs.size]()
+        if graph := self._captured.get(batch.inputs.size):
+            graph.replay()
+        else:
+            self._run(batch.inputs)
         return batch.drawn()
 
     def _run(self, inputs: StepInputs) -> None:

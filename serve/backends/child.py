@@ -111,7 +111,9 @@ def _check_room(order: LoadModel) -> None:
     config = read_config(find_folder(order.source.source, order.source.revision)[1])
     dtype = choose_dtype(order.dtype, device, torch.bfloat16)
     needs = footprint(config, dtype, device, quantization=order.quantization if device.type == "cuda" else None)
-    working = working_memory(config, dtype, device).total if device.type == "cuda" else 0
+    working = 0
+    if device.type == "cuda":
+        working = working_memory(config, dtype, device, quantization=order.quantization).total
     room = available_bytes(device)
     if order.room is not None:
         room = min(room, order.room)

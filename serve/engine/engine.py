@@ -98,8 +98,9 @@ class Engine:
         self._pace = StreamPace() if on_gpu else Pace()
         self._side_work = StreamWork(janus.device) if on_gpu else SideWork(clock)
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
+        times = self._times  # not `self`: an engine that is dropped must free its memory at once
         self._windows = (
-            WindowChooser(janus.image_tokens, lambda: self._times.ending_seconds)
+            WindowChooser(janus.image_tokens, lambda: times.ending_seconds)
             if jacobi and (self.decoder.is_native or self.decoder.kernels)
             else None
         )

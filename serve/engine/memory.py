@@ -7,6 +7,7 @@ from transformers import JanusConfig
 
 from model.image_tokenizer import pictures_at_once
 from model.prompt import MAX_PROMPT_TOKENS
+from model.quantization import Quantization
 from serve.engine.prefixes import AHEAD_TOKENS, PREFILL_TOKENS, UNCONDITIONAL_BYTES
 
 # What CUDA and its libraries load, their workspaces, and captured graphs: a guess, which nothing computes
@@ -18,7 +19,7 @@ class WorkingMemory:
     """Most bytes that an engine takes, by what they are for.
 
     prefixes: of unconditional rows, which are kept, and of prompts that were read ahead.
-    prompts: while 1024 tokens are read.
+    prompts: while 1024 tokens are read, rounded matrices widened one by one.
     pictures: while the pixels of some pictures are computed; these may be decoded while prompts are read.
     spare: the cache's row that captured steps write to when their batch is not full.
     libraries: an allowance for what CUDA's libraries take.
@@ -35,8 +36,10 @@ class WorkingMemory:
         return self.prefixes + self.prompts + self.pictures + self.spare + self.libraries
 
 
-def working_memory(config: JanusConfig, dtype: torch.dtype, device: torch.device) -> WorkingMemory:
-    """Compute what an engine takes on a CUDA device, which need not be there."""
+def working_memory(
+    config: JanusConfig, dtype: torch.dtype, device: torch.device, *, quantization: Quantization | None = None
+) -> WorkingMemory:
+    """Compute what an engine takes on a CUDA device, which need not be there, with matrices of `quantization`."""
     text, vq, size = config.text_config, config.vq_config, dtype.itemsize
     heads, kv_heads, hidden = text.num_attention_heads, text.num_key_value_heads, text.hidden_size
     head = text.head_dim or hidden // heads
@@ -45,12 +48,16 @@ def working_memory(config: JanusConfig, dtype: torch.dtype, device: torch.device
     # a layer's queries, keys and values before and after rotation, what is attended to, and the residual stream
     layer = ((2 * heads + 3 * kv_heads) * head + 2 * hidden) * size
     image_size = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
-    # three tensors of the last level: a residual block's input, and the input and output of its convolution
-    pixel = 3 * vq.base_channels * vq.channel_multiplier[0] * size
+    # a block's largest matrix, as floats: before and after scaling
+    widened = 2 * 2 * text.intermediate_size * hidden * size if quantization else 0
+    # four tensors of the last level: a residual block's input, and the input, its copy with the channels last, and the output
+    # of its convolution; normalisation computes with the channels first
+    pixel = 4 * vq.base_channels * vq.channel_multiplier[0] * size
     row = token * min(MAX_PROMPT_TOKENS + vq.num_patches**2, text.max_position_embeddings)
     return WorkingMemory(
         prefixes=min(UNCONDITIONAL_BYTES, lengths * token) + AHEAD_TOKENS * token,
-        prompts=PREFILL_TOKENS * (2 * token + layer),
+        prompts=PREFILL_TOKENS * (token + layer)
+        + max(PREFILL_TOKENS * token, widened),  # a copy for each prompt is made last
         pictures=pictures_at_once(image_size, device) * image_size**2 * pixel,
         spare=row,
     )
