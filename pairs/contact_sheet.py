@@ -4,12 +4,17 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-_CAPTION_HEIGHT = 26  # pixels
+_LINE_HEIGHT = 26  # pixels
 _FONT_SIZE = 13
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int = 4, captions: Sequence[Sequence[str]] | None = None
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    side: int,
+    gap: int = 4,
+    captions: Sequence[Sequence[str]] | None = None,
+    titles: Sequence[str] | None = None,
 ) -> Image.Image:
     """Compose pictures into one sheet of rows.
 
@@ -19,17 +24,21 @@ def contact_sheet(
         gap: distance between pictures in pixels.
         captions: for each row, one text per picture, drawn above it. A long text continues above the next
             picture, so neighbours can share one: give it to the first and "" to the others.
+        titles: for each row, a text above its captions.
     """
-    above = _CAPTION_HEIGHT if captions else 0
+    title = _LINE_HEIGHT if titles else 0
+    above = title + (_LINE_HEIGHT if captions else 0)
     columns = max(map(len, rows))
     size = columns * (side + gap) - gap, len(rows) * (above + side + gap) - gap
     sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     for row, pictures in enumerate(rows):
         y = row * (above + side + gap)
+        if titles:
+            pen.text((1, y + 6), titles[row], fill="black", font=font)
         for column, picture in enumerate(pictures):
             x = column * (side + gap)
             if captions and captions[row][column]:
-                pen.text((x + 1, y + 6), captions[row][column], fill="black", font=font)
+                pen.text((x + 1, y + title + 6), captions[row][column], fill="black", font=font)
             sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y + above))
     return sheet

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -23,6 +24,7 @@ from train.ablation.gradients import Gradients, part_of
 from train.ablation.results import read_result
 from train.ablation.run import SETTINGS, Run, perform
 from train.ablation.scores import score_cases
+from train.ablation.sheet import arms_sheet
 from train.ablation.study import Study, load_study, merged
 from train.command import main
 from train.errors import TrainingError
@@ -150,6 +152,13 @@ def test_runs_are_kept_resumed_and_not_repeated(
     assert list(trained.scores) == ["guidance 1", "guidance 2", "guidance 3", "served"]
     assert (trained.cost.updates, trained.cost.pictures, trained.cost.judge_calls) == (3, 12, 0)
     assert 0 < trained.cost.core_minutes < 5
+    sheets = [np.asarray(arms_sheet(replace(made, arms=chosen), 1)) for chosen in (arms, ("sft",))]
+    width = (2 * 154, 4)  # of an arm's two pictures, and of the gap behind them
+    assert sheets[0].shape[:2] == (12 * (2 * 26 + 154) - 4, 2 * width[0] - width[1])
+    assert np.array_equal(sheets[0][52:202, width[0] :], sheets[1][52:202])  # each arm has its own weights
+    assert not np.array_equal(sheets[0][52:202, : -width[0]], sheets[1][52:202])
+    with pytest.raises(RecipeError, match="run sft with seed 7 first"):
+        arms_sheet(made, 7)
     other = short.model_copy(update={"sft": short.sft | {"drop_prompt": 0.5}})
     with pytest.raises(RecipeError, match="holds a result of another recipe"):
         list(Ablation(other, str(small_folder), arms, (0,), tmp_path, tmp_path / "results").perform(jobs=1))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from model.cli import CommandParser, add_model_arguments, run_command
 from pairs.judges.settings import add_judge_arguments, judge_settings
+from train.ablation.command import add_ablation
 
 if TYPE_CHECKING:
     from train.data.opening import DataSettings
@@ -86,26 +87,7 @@ def main() -> None:
     _add_data_arguments(data)
     data.set_defaults(run=check_data)
 
-    ablation = stages.add_parser("ablation", help="train arms that differ in one switch, and compare them")
-    ablation.add_argument("--study", default="ablation", help="name of a shipped study, or a .toml file")
-    ablation.add_argument("--start", default="tiny-base", help="checkpoint of the study (default: tiny-base)")
-    ablation.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="of the study (default: all)")
-    ablation.add_argument("--seeds", nargs="+", type=int, default=[], metavar="N", help="of the study (default: all)")
-    ablation.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default: 1)")
-    ablation.add_argument("--out", type=Path, required=True, help="folder of the runs, which resume there")
-    ablation.add_argument("--results", type=Path, help="folder of the small files that are kept (default: OUT/results)")
-    ablation.add_argument(
-        "--report",
-        action="store_true",
-        help="run nothing; print tables of the results that are there, as Markdown, and draw figures into OUT",
-    )
-    ablation.add_argument(
-        "--gradients",
-        type=int,
-        metavar="PAIRS",
-        help="train nothing; compare the arms' gradients at the start on so many pairs of prompts, and print a table",
-    )
-    ablation.set_defaults(run=run_ablation)
+    add_ablation(stages)
 
     arguments = parser.parse_args()
     run_command(lambda: _check_and_run(arguments))
@@ -304,49 +286,6 @@ def train_grpo(arguments: argparse.Namespace) -> None:
     leave()
     if ranks.first:
         print(f"finished: {arguments.out / 'latest'}")
-
-
-def run_ablation(arguments: argparse.Namespace) -> None:
-    """Run what is not finished, a line for each run; or print the report, or compare gradients."""
-    from train.ablation.study import load_study, select
-
-    if arguments.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, not {arguments.jobs}")
-    study = load_study(arguments.study)
-    (start,) = select([arguments.start], study.starts, option="--start")
-    arms = select(arguments.arms, study.arms, option="--arms")
-    seeds = select(arguments.seeds, study.seeds, option="--seeds")
-
-    if arguments.gradients is not None:
-        from train.ablation.gradient_report import gradient_lines
-        from train.ablation.gradients import compare_gradients
-
-        if arguments.gradients < 2:
-            raise ValueError(f"--gradients must be at least 2, not {arguments.gradients}")
-        for line in gradient_lines(
-            compare_gradients(study, start, arguments.out, pairs=arguments.gradients), "vanilla"
-        ):
-            print(line)
-        return
-    from train.ablation.ablation import Ablation
-    from train.ablation.run import PRIMARY
-
-    results = arguments.results or arguments.out / "results"
-    ablation = Ablation(study, start, arms, seeds, arguments.out, results)
-    if arguments.report:
-        from train.ablation.figures import draw_contrasts, draw_curves
-        from train.ablation.report import Report
-
-        report = Report(study, ablation.finished)
-        for line in report.lines():
-            print(line)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        draw_contrasts(report.contrasts(), arguments.out / "contrasts.png")
-        draw_curves(ablation.rewards, "vanilla", arguments.out / "curves.png")
-        return
-    for run, result in ablation.perform(jobs=arguments.jobs):
-        score, minutes = result.s_g(PRIMARY).mean(), result.cost.core_minutes
-        print(f"{run.key}: rate factor {run.factor:g}, s_g {score:.3f}, {minutes:.1f} core-minutes", flush=True)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,19 @@ class Ablation:
         }
         return {arm: np.array(curves) for arm, curves in found.items() if curves}
 
+    def checkpoint(self, arm: str, seed: int) -> str | Path:
+        """Weights of an arm's run: the start itself, or those that its training kept last.
+
+        Raises:
+            RecipeError: the run, or one of the arm's trials, is not there.
+        """
+        if self.study.arms[arm].method == "none":
+            return self.start
+        folder = self.out / Run(self.start, arm, seed, self.chosen_factor(arm), "test").key / "latest"
+        if not folder.exists():
+            raise RecipeError(f"{folder} is not there: run {arm} with seed {seed} first")
+        return folder
+
     def result(self, run: Run) -> Result | None:
         """Result of a run; None if it is not finished.
 

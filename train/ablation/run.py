@@ -6,21 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from model.checkpoints.load import load
 from model.janus import Janus
 from model.params import SamplingParams
-from pairs.contact_sheet import contact_sheet
-from pairs.files import write_atomically
 from pairs.judges.settings import JudgeSettings
 from pairs.miniature import CaseSet, miniature_cases
 from serve.engine.engine import Engine
 from train.ablation.likelihood import drift, surprise
 from train.ablation.results import Cost, Result, write_result
-from train.ablation.scores import CaseScores, pictures_of, score_cases
+from train.ablation.scores import score_cases
 from train.ablation.study import Study
 from train.data.opening import DataSettings, open_source
 from train.grpo.recipe import GRPORecipe
@@ -35,7 +31,6 @@ from train.sft.run import train as train_sft
 PRIMARY = "guidance 2"
 SETTINGS = {f"guidance {scale}": SamplingParams(float(scale), 1.0, 0, 1.0) for scale in (1, 2, 3)}
 _SLOTS = 64
-_SHEET_CASES = 10
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def perform(study: Study, run: Run, out: Path, results: Path) -> None:
             with open(folder / "curve.csv", newline="") as file:
                 rows = list(csv.DictReader(file))
         cost = _cost(recipe, start, rows)
-        result = _measure(run, recipe, trained, start, cost, folder)
+        result = _measure(run, recipe, trained, start, cost)
         write_result(result, rows, results / run.key)
 
 
@@ -119,14 +114,12 @@ def _cost(recipe: Part | None, janus: Janus, rows: list[dict[str, str]]) -> Cost
     return Cost(core_minutes, recipe.steps * recipe.update.updates_per_rollout, pictures, rollouts, rollouts + pictures)
 
 
-def _measure(run: Run, recipe: Part | None, trained: Janus, start: Janus, cost: Cost, folder: Path) -> Result:
+def _measure(run: Run, recipe: Part | None, trained: Janus, start: Janus, cost: Cost) -> Result:
     cases, engine = miniature_cases(run.case_set), Engine(trained, slots=_SLOTS)
     settings = SETTINGS | {"served": start.sampling} if run.case_set == "test" else {PRIMARY: SETTINGS[PRIMARY]}
     scores = {name: score_cases(engine, cases, params) for name, params in settings.items()}
     given_prompt, unconditional = surprise(trained, cases)
-    primary = scores[PRIMARY]
-    first = torch.from_numpy(primary.codes[:, :, 0])
-    _draw_sheet(engine, primary, run.case_set, folder / "sheet.png")
+    first = torch.from_numpy(scores[PRIMARY].codes[:, :, 0])
     return Result(
         run.start,
         run.arm,
@@ -143,24 +136,3 @@ def _measure(run: Run, recipe: Part | None, trained: Janus, start: Janus, cost: 
         {name: value for name, value in provenance(device="cpu", dtype=trained.dtype).items() if name != "command"},
         {name: (one.own, one.noticed) for name, one in scores.items()},
     )
-
-
-def _draw_sheet(engine: Engine, scores: CaseScores, case_set: CaseSet, file: Path) -> None:
-    """Write the pictures of a few cases of all categories, with their prompts and scores."""
-    cases = miniature_cases(case_set)
-    chosen = np.linspace(0, len(cases) - 1, _SHEET_CASES).astype(int).tolist()
-    rows = [pictures_of(engine, scores, number) for number in chosen]
-    captions = [
-        [
-            caption
-            for which in (0, 1)
-            for caption in (_caption(scores.own[number, which], cases[number].prompts[which]), "")
-        ]
-        for number in chosen
-    ]
-    sheet = contact_sheet(rows, side=220, captions=captions)
-    write_atomically(file, lambda partial: sheet.save(partial, format="PNG"))
-
-
-def _caption(own: NDArray[np.float64], prompt: str) -> str:
-    return f"{' '.join(f'{score:.2f}' for score in own)}  {prompt}"
