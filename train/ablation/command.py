@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from model.cli import CommandParser
 from pairs.files import write_atomically
 
@@ -87,7 +89,7 @@ def _report(ablation: "Ablation") -> None:
 def _draw_sheet(ablation: "Ablation") -> None:
     from train.ablation.sheet import arms_sheet
 
-    sheet = arms_sheet(ablation, ablation.seeds[0])
+    sheet = arms_sheet(ablation, ablation.seeds[0]).quantize(96, dither=Image.Dither.NONE)  # a fifth of the bytes
     ablation.out.mkdir(parents=True, exist_ok=True)
     write_atomically(ablation.out / "sheet.png", lambda partial: sheet.save(partial, format="PNG"))
 
