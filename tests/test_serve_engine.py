@@ -48,7 +48,7 @@ def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
     return [tuple(row) for row in codes.tolist()]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_each_image_equals_the_reference_loop(deepseek: Janus, prompts: list[list[int]], seed: int) -> None:
     """Jobs with random prompts, seeds and negative prompts, in mixed settings, arrive nine steps apart at 3 slots."""
     rng = random.Random(seed)
