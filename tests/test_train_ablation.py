@@ -68,7 +68,7 @@ def test_a_wrong_study_is_refused(tmp_path: Path, changes: dict[str, object], re
 
 
 def test_unknown_names_are_refused(tmp_path: Path, command: Callable[..., Ended]) -> None:
-    for option, value in (("--arms", "best"), ("--seeds", "7"), ("--start", "small")):
+    for option, value in (("--arms", "best"), ("--seeds", "77"), ("--start", "small")):
         ended = command(main, "ablation", "--out", tmp_path, option, value)
         assert ended.code == 2
         assert f"{option}: no {value if option == '--seeds' else repr(value)}; there are" in ended.err.splitlines()[-1]
