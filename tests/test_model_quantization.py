@@ -140,7 +140,7 @@ def rounded(numbers: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def test_keys_and_values_are_rounded_beside_fp8_weights() -> None:
-    """As by transformers, with rounded weights and a cache that rounds; both differ from what the floats give."""
+    """The logits are those of transformers with rounded weights and a rounding cache, not those with a cache of floats."""
     janus, codes = load("tiny", device="cpu"), torch.randint(512, (1, 64), generator=torch.Generator().manual_seed(0))
     prompt = janus.encode("two red circles and one green square")
     decoder = Decoder(load("tiny", device="cpu"), native=False, quantization="fp8")

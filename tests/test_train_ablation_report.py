@@ -114,7 +114,7 @@ def test_a_band_shows_how_far_the_seeds_differ(tmp_path: Path) -> None:
 
 
 def test_the_results_that_are_kept_are_reported(command: Callable[..., Ended], tmp_path: Path) -> None:
-    """Of today's study: its recipes are compared with those of the results."""
+    """The command prints a row of the start that agrees with its CSV file, and writes both plots."""
     ended = command(main, "ablation", "--out", tmp_path, "--results", KEPT, "--report")
     assert ended.code == 0
     with open(KEPT / "tiny-base" / "frozen" / "seed-0" / "scores.csv", newline="") as file:
