@@ -1,6 +1,6 @@
 """The decoder's weights for serving: matrices with the same input are fused, and packed for the C functions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,7 +100,7 @@ class LayerWeights:
 class DecoderWeights:
     """All weights that a step reads; `code_embedding` is the decoder's input for each image code."""
 
-    layers: tuple[LayerWeights, ...]
+    layers: Sequence[LayerWeights]
     norm: Tensor  # [hidden]
     text_embedding: Tensor  # [vocabulary, hidden]
     code_embedding: Tensor  # [V, hidden]

@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from bench.command import main
 from bench.pictures.codes import pack_codes, unpack_codes
+from bench.speed.geometry import random_janus
 from bench.world.comparison import compare
 from bench.world.likelihood import surprise
 from bench.world.pairshapes import (
@@ -20,6 +23,8 @@ from bench.world.pairshapes import (
     table,
     unseen_prompts,
 )
+from bench.world.random_layers import deep_decoder
+from model.attention import Rows
 from model.checkpoints.load import load
 from model.generate import generate
 from pairs.judges.opening import open_judge
@@ -178,6 +183,44 @@ def test_a_trained_model_expects_fresh_pictures_and_more_so_given_their_prompt(s
     assert surprise(load(small_folder, device="cpu"), prompts)[0] > 3.5
 
 
+def test_layers_that_are_made_when_read_compute_as_a_network_that_holds_them() -> None:
+    """Against transformers, given the same weights: keys, values and logits of a prompt, and logits after codes."""
+    decoder = deep_decoder("12x768", layers=2)
+    network = random_janus(
+        "12x768", torch.device("cpu"), torch.float32, layers=1
+    ).network  # its other weights are the decoder's
+    blocks = network.model.language_model.layers
+    blocks.append(LlamaDecoderLayer(network.config.text_config, 1))
+    network.config.text_config.num_hidden_layers = 2
+    assert decoder.weights.layers[0].qkv is not decoder.weights.layers[0].qkv  # made anew, yet equal
+    for block, own in zip(blocks, decoder.weights.layers, strict=True):
+        attention, mlp = block.self_attn, block.mlp
+        for modules, matrix in (
+            ([attention.q_proj, attention.k_proj, attention.v_proj], own.qkv),
+            ([attention.o_proj], own.out),
+            ([mlp.gate_proj, mlp.up_proj], own.gate_up),
+            ([mlp.down_proj], own.down),
+        ):
+            assert isinstance(matrix, torch.Tensor)
+            for module, part in zip(modules, matrix.chunk(len(modules)), strict=True):
+                module.weight.data = part
+    assert not torch.equal(blocks[0].mlp.down_proj.weight, blocks[1].mlp.down_proj.weight)
+    prefix, cache = decoder.prefill([[1, 5, 9, 2]])[0], decoder.cache(1, 6)
+    cache.begin(0, prefix)
+    fed = torch.tensor([7, 8])
+    after = decoder.step(fed, Rows.of([0, 0], [4, 5], decoder.device), cache)
+    with torch.no_grad():
+        embedded = torch.cat(
+            [
+                network.get_input_embeddings()(torch.tensor([1, 5, 9, 2])),
+                network.prepare_embeddings_for_image_generation(fed),
+            ]
+        )
+        hidden = network.model.language_model(inputs_embeds=embedded[None]).last_hidden_state[0]
+        expected = network.model.generation_head(hidden[3:])
+    torch.testing.assert_close(torch.cat([prefix.logits[None], after]), expected)
+
+
 def test_rounding_is_compared_with_the_float_model(command: Callable[..., Ended]) -> None:
     """The fewer the bits, the more logits change, and the fewer codes stay."""
     ended = command(main, "rounding", "--pictures", 2)
@@ -186,7 +229,14 @@ def test_rounding_is_compared_with_the_float_model(command: Callable[..., Ended]
     assert rows.keys() == {"int8", "int4", "fp8"}
     errors = {name: float(cells[1]) for name, cells in rows.items()}
     assert 0 < 2 * errors["int8"] < errors["fp8"] < errors["int4"] / 2
+    moved = {name: float(cells[2]) for name, cells in rows.items()}
+    assert 0 < moved["int8"] < moved["fp8"] < moved["int4"] / 2 < 0.5
     assert float(rows["int4"][3].split()[0]) < 1
-    ended = command(main, "rounding", "--pictures", 0)
-    assert ended.code == 2
-    assert "--pictures must be at least 1, not 0" in ended.err
+    for wrong, error in (
+        (["--pictures", 0], "--pictures must be at least 1, not 0"),
+        (["--geometry", "12x768", "--layers", 0], "layers must be at least 1, not 0"),
+        (["--geometry", "7b"], "no geometry '7b'; known: janus-pro-7b"),
+    ):
+        ended = command(main, "rounding", *wrong)
+        assert ended.code == 2
+        assert error in ended.err

@@ -18,10 +18,10 @@ from model.checkpoints.load import load
 from model.janus import Janus
 from model.params import SamplingParams
 from pairs.paircomp import Case
+from serve.engine.confirmation import reach
 from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.job import Job
-from serve.engine.windows import reach
 from tests.tools import needs_compiler
 
 SAME = Case(0, "Color", ("a red star", "a red star"))

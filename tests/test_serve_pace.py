@@ -10,7 +10,6 @@ from model.params import SamplingParams
 from serve.engine.engine import Engine
 from serve.engine.job import Job
 from serve.engine.pace import StreamPace
-from serve.engine.windows import StepSize
 
 
 class Device:
@@ -55,12 +54,12 @@ def test_the_host_is_two_steps_ahead_and_learns_what_each_took(monkeypatch: pyte
     for number in range(5):
         pace.begin()
         assert device.reached == max(0, number - 1)
-        known.append(pace.end(StepSize(number, False) if number != 2 else None, seconds=99.0))
+        known.append(pace.end(number if number != 2 else None, seconds=99.0))
     assert device.waits == [0, 1, 2]
-    assert known == [[], [], [], [(StepSize(1, False), 2.0)], []]
+    assert known == [[], [], [], [(1, 2.0)], []]
     device.reached = 5
     pace.begin()
-    assert pace.end(None, 99.0) == [(StepSize(3, False), 4.0), (StepSize(4, False), 5.0)]
+    assert pace.end(None, 99.0) == [(3, 4.0), (4, 5.0)]
 
 
 @pytest.mark.parametrize("jacobi", [False, True])

@@ -61,6 +61,21 @@ def test_parts_of_a_step_are_measured_separately() -> None:
     assert times.estimate(10, images=3) == 10 + 3 * (5 + 9)
 
 
+def test_an_end_apart_takes_what_it_takes_longer_than_one_beside_others() -> None:
+    """9 s alone, 6 s an image for three; before both were seen, a tenth of what is known; never less than nothing."""
+    clock = Clock()
+    times, faster = StepTimes(clock), StepTimes(clock)
+    assert times.ending_apart == 0
+    for images, seconds, apart in ((1, 9, 0.9), (3, 18, 3.0)):
+        with times.ending(images):
+            clock.now += seconds
+        assert times.ending_apart == pytest.approx(apart)
+    for images, seconds in ((1, 2), (2, 10)):
+        with faster.ending(images):
+            clock.now += seconds
+    assert faster.ending_apart == 0
+
+
 @pytest.fixture(scope="module")
 def prompt(golden: Mapping[str, Tensor]) -> list[int]:
     ids: list[int] = golden["prompt0.input_ids"].tolist()

@@ -11,6 +11,9 @@ from model.cli import add_model_arguments, add_quantization_argument
 from pairs.judges.settings import add_judge_arguments, judge_settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.world.rounding import Subject
     from model.janus import Janus
 
 _JUDGED_BY = ("judge model", "judge weights", "judge questions")
@@ -156,44 +159,68 @@ def compare_rounding(arguments: argparse.Namespace) -> None:
     """Print what each way of rounding the weights changes."""
     import torch
 
-    from bench.speed.geometry import random_janus
-    from bench.world.pairshapes import unseen_prompts
     from bench.world.rounding import measure_rounding
+    from train.provenance import provenance
+
+    if arguments.pictures < 1:
+        raise ValueError(f"--pictures must be at least 1, not {arguments.pictures}")
+    subject, prompts, codes = _random_subject(arguments) if arguments.geometry else _model_subject(arguments)
+    place = provenance(device=torch.device("cpu"), dtype=torch.float32)
+    print(
+        f"{arguments.geometry or arguments.model}, {len(codes)} pictures × {codes.shape[1]} places, "
+        f"{', '.join(f'{k} {v}' for k, v in place.items())}"
+    )
+    print("| weights | bytes ÷ bfloat16 | logit error | moved | same code |")
+    print("|---|---:|---:|---:|---:|")
+    for one in measure_rounding(subject, prompts, codes):
+        print(f"| {one.name} | {one.size:.3f} | {one.error:.4f} | {one.moved:.4f} | {one.same} |", flush=True)
+
+
+def _model_subject(arguments: argparse.Namespace) -> "tuple[Subject, list[list[int]], Tensor]":
+    """A model, its prompts of unseen scenes, and its pictures' codes."""
+    from bench.world.pairshapes import unseen_prompts
+    from bench.world.rounding import Subject
     from model.checkpoints.load import load
+    from model.decoder import Decoder
+    from model.decoder_weights import matrix_shapes
     from model.generate import generate
     from pairs.scene import CATEGORIES
     from pairs.world import World
-    from train.provenance import provenance
     from train.tiny.recipe import load_recipe
 
-    count, device = arguments.pictures, torch.device("cpu")
-    if count < 1:
-        raise ValueError(f"--pictures must be at least 1, not {count}")
+    def opened() -> "Janus":
+        return load(arguments.model, device="cpu", dtype="float32")
 
-    def open_janus() -> "Janus":
-        if arguments.geometry is None:
-            return load(arguments.model, device="cpu", dtype="float32")
-        return random_janus(arguments.geometry, device, torch.float32, layers=arguments.layers)
-
-    janus = open_janus()
-    if arguments.geometry is None:
-        world = World(load_recipe("tiny").held_out)
-        unseen = unseen_prompts(world, -(-count // len(CATEGORIES)), "validation")[:count]
-        prompts = [janus.encode(prompt.caption) for prompt in unseen]
-        codes = generate(janus, prompts, seeds=range(count))
-    else:
-        prompts = [[1, *range(3, 30), 2]] * count
-        source = torch.Generator().manual_seed(0)
-        codes = torch.randint(janus.codebook_size, (count, 64), generator=source)
-    place = provenance(device=device, dtype=torch.float32)
-    print(
-        f"{janus.name}, {count} pictures × {codes.shape[1]} places, {', '.join(f'{k} {v}' for k, v in place.items())}"
+    janus, count = opened(), arguments.pictures
+    unseen = unseen_prompts(World(load_recipe("tiny").held_out), -(-count // len(CATEGORIES)), "validation")[:count]
+    prompts = [janus.encode(prompt.caption) for prompt in unseen]
+    subject = Subject(
+        lambda quantization: Decoder(opened(), native=False, quantization=quantization, release=True),
+        matrix_shapes(janus.network),
+        janus.ids,
+        janus.sampling,
     )
-    del janus
-    print("| weights | bytes ÷ bfloat16 | logit error | divergence, nats | same code |")
-    print("|---|---:|---:|---:|---:|")
-    for one in measure_rounding(open_janus, prompts, codes):
-        print(f"| {one.name} | {one.size:.3f} | {one.error:.4f} | {one.divergence:.5f} | {one.same} |", flush=True)
+    return subject, prompts, generate(janus, prompts, seeds=range(count))
+
+
+def _random_subject(arguments: argparse.Namespace) -> "tuple[Subject, list[list[int]], Tensor]":
+    """A geometry with random weights, and prompts and codes at random, since its own would be no better."""
+    import torch
+
+    from bench.speed.geometry import random_janus
+    from bench.world.random_layers import deep_decoder
+    from bench.world.rounding import Subject
+    from model.decoder_weights import matrix_shapes
+
+    shape = random_janus(arguments.geometry, torch.device("meta"), torch.float32, layers=arguments.layers)
+    subject = Subject(
+        lambda quantization: deep_decoder(arguments.geometry, quantization, layers=arguments.layers),
+        matrix_shapes(shape.network),
+        shape.ids,
+        shape.sampling,
+    )
+    codes = torch.randint(shape.codebook_size, (arguments.pictures, 64), generator=torch.Generator().manual_seed(0))
+    return subject, [[1, *range(3, 30), 2]] * arguments.pictures, codes
 
 
 def judge_check(arguments: argparse.Namespace) -> None:

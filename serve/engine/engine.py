@@ -30,7 +30,7 @@ from serve.engine.side_work import Events, SideWork, StreamWork
 from serve.engine.slot import Slot
 from serve.engine.step_times import StepTimes
 from serve.engine.twins import Twins
-from serve.engine.windows import Step, StepSize, WindowChooser
+from serve.engine.windows import Step, WindowChooser
 
 if TYPE_CHECKING:
     from model.cuda.batch import KernelBatch
@@ -100,7 +100,7 @@ class Engine:
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
         times = self._times  # not `self`: an engine that is dropped must free its memory at once
         self._windows = (
-            WindowChooser(janus.image_tokens, lambda: times.ending_seconds)
+            WindowChooser(janus.image_tokens, lambda: times.ending_apart)
             if jacobi and (self.decoder.is_native or self.decoder.kernels)
             else None
         )
@@ -160,7 +160,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[tuple[JobState, Event]]:
         """Sample the next codes of every running image; start waiting images while there is room."""
-        size: StepSize | None = None  # if what the step takes is wanted
+        timed: int | None = None  # codes that the step was fed, if what it takes is wanted
         with self._times.step():
             self._pace.begin()
             events = self._fail_overdue()
@@ -177,8 +177,8 @@ class Engine:
             plain = not events and self._side_work.idle
             events += self._side_work.collect(wait=self._draws_nothing)
         if self._windows is not None and slots and not entering:
-            size = self._windows.note(Step(slots, windows, confirmed, fed, plain))
-        for one, seconds in self._pace.end(size, self._times.latest):
+            timed = self._windows.note(Step(slots, windows, confirmed, fed, plain))
+        for one, seconds in self._pace.end(timed, self._times.latest):
             if self._windows is not None:
                 self._windows.costs.add(one, seconds)
         self._preview_budget.earn(self._times.latest, self._times.decoding)

@@ -4,8 +4,6 @@ from collections import deque
 
 import torch
 
-from serve.engine.windows import StepSize
-
 _AHEAD = 2  # steps: enough to keep a GPU busy, and few enough that what the host does comes soon and what it measures is true
 
 
@@ -15,40 +13,40 @@ class Pace:
     def begin(self) -> None:
         """Begin a step: wait until the device is near enough."""
 
-    def end(self, size: StepSize | None, seconds: float) -> list[tuple[StepSize, float]]:
-        """End a step. Returns the sizes and seconds of the steps that are over, this one or earlier ones.
+    def end(self, fed: int | None, seconds: float) -> list[tuple[int, float]]:
+        """End a step. Returns the codes fed to the steps that are over, this one or earlier ones, and their seconds.
 
         Args:
-            size: of the step, if what it takes is wanted.
+            fed: codes fed to the decoder, if what the step takes is wanted.
             seconds: that the host took.
         """
-        return [] if size is None else [(size, seconds)]
+        return [] if fed is None else [(fed, seconds)]
 
 
 class StreamPace(Pace):
     """Pace of a GPU. The host gives it a step while it computes the two before; its events tell what each took."""
 
     def __init__(self) -> None:
-        self._open: deque[tuple[torch.cuda.Event, StepSize | None]] = deque()
+        self._open: deque[tuple[torch.cuda.Event, int | None]] = deque()
         self._before: torch.cuda.Event | None = None  # end of the step before the oldest that is open
-        self._known: list[tuple[StepSize, float]] = []
+        self._known: list[tuple[int, float]] = []
 
     def begin(self) -> None:
         while len(self._open) >= _AHEAD:
             self._open[0][0].synchronize()
             self._close()
 
-    def end(self, size: StepSize | None, seconds: float) -> list[tuple[StepSize, float]]:
+    def end(self, fed: int | None, seconds: float) -> list[tuple[int, float]]:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
-        self._open.append((event, size))
+        self._open.append((event, fed))
         while self._open and self._open[0][0].query():  # type: ignore[no-untyped-call]
             self._close()
         known, self._known = self._known, []
         return known
 
     def _close(self) -> None:
-        event, size = self._open.popleft()
-        if size is not None and self._before is not None:
-            self._known.append((size, self._before.elapsed_time(event) / 1000))
+        event, fed = self._open.popleft()
+        if fed is not None and self._before is not None:
+            self._known.append((fed, self._before.elapsed_time(event) / 1000))
         self._before = event

@@ -17,7 +17,7 @@ class Slot:
     previews: previews made so far.
     prompt_lengths: tokens of each row's prompt.
     has_twin: whether its guesses began as the codes of a finished picture with the same seed.
-    added, reached: codes that its windows added beyond the first ones, and their `serve.engine.windows.reach`.
+    added, expected: codes that its windows added beyond the first ones, and that such images' windows add on average.
     """
 
     state: JobState
@@ -29,7 +29,7 @@ class Slot:
     prompt_lengths: tuple[int, ...] = ()
     has_twin: bool = False
     added: int = 0
-    reached: float = 0.0
+    expected: float = 0.0
 
     @property
     def seed(self) -> int:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 _WINDOW = 64  # latest measurements of a kind
 _KEPT_SHARE = 15 / 16  # of them are averaged: all but the slowest
+_APART = 0.1  # of the time that ends take: see `StepTimes.ending_apart`
 
 
 class RecentSeconds:
@@ -42,6 +43,7 @@ class StepTimes:
         self._decoding = RecentSeconds()
         self._starting = RecentSeconds()
         self._ending = RecentSeconds()
+        self._ending_alone, self._ending_together = RecentSeconds(), RecentSeconds()
         self._apart = 0.0  # of the present step: seconds that were not decoding
         self.latest = 0.0  # seconds of the latest step, everything included
         self.codes = 1.0  # that each running image gained in the present step, on average
@@ -56,24 +58,29 @@ class StepTimes:
 
     def starting(self, images: int) -> AbstractContextManager[None]:
         """Measure, within a step, the prefill of `images` images."""
-        return self._part(self._starting, images)
+        return self._part(images, self._starting)
 
     def ending(self, images: int) -> AbstractContextManager[None]:
         """Measure, within a step, the pixels of `images` images."""
-        return self._part(self._ending, images)
+        return self._part(images, self._ending, self._ending_alone if images == 1 else self._ending_together)
 
     @contextmanager
-    def _part(self, of: RecentSeconds, images: int) -> Iterator[None]:
+    def _part(self, images: int, *kinds: RecentSeconds) -> Iterator[None]:
         begun = self._clock()
         yield
         seconds = self._clock() - begun
         self._apart += seconds
-        of.add(seconds / images)
+        for kind in kinds:
+            kind.add(seconds / images)
 
     @property
-    def ending_seconds(self) -> float:
-        """Seconds that the end of an image takes."""
-        return self._ending.mean
+    def ending_apart(self) -> float:
+        """Seconds that the end of an image takes longer if no other ends in the same step.
+
+        Before both were measured a tenth: low, so that windows are tried where it is not known what they cost.
+        """
+        alone, together = self._ending_alone.mean, self._ending_together.mean
+        return max(0.0, alone - together) if alone and together else _APART * self._ending.mean
 
     @property
     def decoding(self) -> float:

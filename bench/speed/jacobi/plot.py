@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.speed.jacobi.confirmation import WIDTHS, Confirmation
 from pairs.scores import mean
-from serve.engine.windows import reach
+from serve.engine.confirmation import reach
 
 _LABELS = {False: "alone", True: "twin drawn before"}
 _BY_LINE = 4  # width whose windows are shown by line
@@ -42,7 +42,7 @@ def draw_confirmation(recorded: Mapping[bool, Confirmation], path: Path) -> None
 
 
 def fitted_gain(recorded: Confirmation) -> float:
-    """The gain with which 1 + gain · `serve.engine.windows.reach` is nearest to the codes of a step, by least squares."""
+    """The gain with which 1 + gain · `serve.engine.confirmation.reach` is nearest to the codes of a step, by least squares."""
     reached = [reach(width) for width in WIDTHS]
     added = [recorded.codes_per_step(width).value - 1 for width in WIDTHS]
     return sum(a * b for a, b in zip(reached, added, strict=True)) / sum(one**2 for one in reached)
