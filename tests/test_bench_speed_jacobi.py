@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bench.speed.geometry import GEOMETRIES
-from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, ForcedWidths, Window, codes_of, pair_of, record
 from bench.speed.jacobi.divergence import compare, measure_divergence
 from bench.speed.jacobi.loads import shipped_loads, side_by_side, single_places
 from bench.speed.jacobi.plot import draw_confirmation, fitted_gain
+from bench.speed.jacobi.recording import WIDTHS, ForcedWidths, Recording, Window, codes_of, pair_of, record
 from bench.speed.jacobi.replay import replaying
 from bench.speed.jacobi.report import report
 from bench.speed.jacobi.step_cost import Accelerator, roofline, step_seconds
@@ -33,10 +33,10 @@ def small(small_folder: Path) -> Janus:
     return load(small_folder, device="cpu")
 
 
-def constant(tokens: int, *, added: int) -> Confirmation:
+def constant(tokens: int, *, added: int) -> Recording:
     """Every window adds `added` codes, or all of its places if they are fewer."""
     windows = {width: [[Window(place, width, min(width, added)) for place in range(tokens)]] for width in WIDTHS}
-    return Confirmation(windows, tokens, grid=round(math.sqrt(tokens)))
+    return Recording(windows, tokens, grid=round(math.sqrt(tokens)))
 
 
 @needs_compiler
@@ -130,7 +130,7 @@ def test_a_roofline_is_the_larger_of_reading_and_computing() -> None:
 def test_the_fitted_gain_is_that_of_codes_made_with_it(tmp_path: Path) -> None:
     tokens = 1001
     windows = {width: [[Window(0, width, 1)] * round((tokens - 1) / (1 + 0.5 * reach(width)))] for width in WIDTHS}
-    recorded = Confirmation(windows, tokens, grid=1)
+    recorded = Recording(windows, tokens, grid=1)
     assert fitted_gain(recorded) == pytest.approx(0.5, abs=0.01)
     draw_confirmation({False: recorded, True: recorded}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"

@@ -165,16 +165,19 @@ def assert_pictures_are_right(load: Load, janus: Janus) -> None:
         assert load.pictures[seed] == [expected.tobytes()], f"seed {seed}"
 
 
-@pytest.mark.parametrize("part", ["engine", "stub", "triton", "supervisor"])
-def test_a_killed_part_costs_no_picture(
-    part: str, served: Served, servers: list[TritonProcess], backend: TritonBackend, janus: Janus
+@pytest.mark.parametrize(
+    ("part", "end"),
+    [("engine", "kill"), ("stub", "kill"), ("stub", "suspend"), ("triton", "kill"), ("supervisor", "kill")],
+)
+def test_a_killed_or_hung_part_costs_no_picture(
+    part: str, end: str, served: Served, servers: list[TritonProcess], backend: TritonBackend, janus: Janus
 ) -> None:
     """Its jobs move to the other server; restarted, it is used again; no process or shared memory of it remains."""
     victim = servers[0]
     tree, engine = victim.tree, victim.engine
     with Load(served.url) as load:
         load.wait_for(10)
-        getattr(victim, part).kill()
+        getattr(getattr(victim, part), end)()
         load.wait_for(20)
         if part == "engine":
             wait_until_gone([engine])

@@ -1,8 +1,10 @@
 """Triton's server as a child process that is ended when one of its models is dead."""
 
 import asyncio
+import contextlib
 import ctypes
 import logging
+import os
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,7 +44,9 @@ async def supervise(
         Triton's exit code; 1 if a model was dead.
     """
     # the Python backend looks for modules in the working directory, where a folder `triton` would pass for the package
-    process = await asyncio.create_subprocess_exec(*command, env=environment, cwd="/", preexec_fn=_end_with_parent)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, cwd="/", preexec_fn=_end_with_parent, start_new_session=True
+    )
     stopping = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, _stop, process, stopping)
@@ -70,6 +74,9 @@ async def supervise(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await asyncio.gather(*[server.close() for server in servers])
+        # the process of a model that hangs does not notice that Triton has ended, and would keep its memory
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         for region in Path("/dev/shm").glob(f"{shared}*"):
             region.unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bench.speed.jacobi.confirmation import ForcedWidths, codes_of
+from bench.speed.jacobi.recording import ForcedWidths, codes_of
 from model.janus import Janus
 from pairs.scores import Mean, mean
 from serve.engine.engine import Engine

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from bench.speed.engine import Workload
-from bench.speed.jacobi.confirmation import Confirmation, codes_of, pair_of
+from bench.speed.jacobi.recording import Recording, codes_of, pair_of
 from bench.speed.jacobi.replay import replaying
 from bench.speed.stopwatch import Stopwatch
 from model.janus import Janus
@@ -136,7 +136,7 @@ def side_by_side(engine: Engine, load: Load, *, rounds: int) -> Both:
 
 
 def replayed_side_by_side(
-    engine: Engine, work: Workload, recorded: Confirmation, *, images: int, twin: bool, rounds: int
+    engine: Engine, work: Workload, recorded: Recording, *, images: int, twin: bool, rounds: int
 ) -> Both:
     """Draw `images` images of a model with random weights in alternated rounds, with as many codes a window as recorded.
 

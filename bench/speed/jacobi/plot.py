@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.speed.jacobi.confirmation import WIDTHS, Confirmation
+from bench.speed.jacobi.recording import WIDTHS, Recording
 from pairs.scores import mean
 from serve.engine.confirmation import reach
 
@@ -11,7 +11,7 @@ _LABELS = {False: "alone", True: "twin drawn before"}
 _BY_LINE = 4  # width whose windows are shown by line
 
 
-def draw_confirmation(recorded: Mapping[bool, Confirmation], path: Path) -> None:
+def draw_confirmation(recorded: Mapping[bool, Recording], path: Path) -> None:
     """Write a PNG of recordings without (False) and with (True) a finished twin."""
     from matplotlib.figure import Figure
 
@@ -41,7 +41,7 @@ def draw_confirmation(recorded: Mapping[bool, Confirmation], path: Path) -> None
     figure.savefig(path, format="png", dpi=100)
 
 
-def fitted_gain(recorded: Confirmation) -> float:
+def fitted_gain(recorded: Recording) -> float:
     """The gain with which 1 + gain · `serve.engine.confirmation.reach` is nearest to the codes of a step, by least squares."""
     reached = [reach(width) for width in WIDTHS]
     added = [recorded.codes_per_step(width).value - 1 for width in WIDTHS]

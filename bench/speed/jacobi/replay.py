@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from bench.speed.jacobi.confirmation import WIDTHS, Confirmation
+from bench.speed.jacobi.recording import WIDTHS, Recording
 from model.attention import Rows
 from model.kv_cache import KVCache
 from serve.engine.engine import Engine
@@ -29,7 +29,7 @@ class Replay:
         prompt_tokens: of all conditional prompts.
     """
 
-    def __init__(self, engine: Engine, recorded: Confirmation, *, prompt_tokens: int) -> None:
+    def __init__(self, engine: Engine, recorded: Recording, *, prompt_tokens: int) -> None:
         self._step, self._tokens, self._prompt_tokens = engine.decoder.step, engine.janus.image_tokens, prompt_tokens
         self._recorded = {width: recorded.by_line(width) for width in WIDTHS}
         self._random = random.Random(0)
@@ -55,7 +55,7 @@ class Replay:
 
 
 @contextmanager
-def replaying(engine: Engine, recorded: Confirmation, *, prompt_tokens: int) -> Iterator[None]:
+def replaying(engine: Engine, recorded: Recording, *, prompt_tokens: int) -> Iterator[None]:
     """Let an engine's decoder be a `Replay` inside the context."""
     engine.decoder.step = Replay(engine, recorded, prompt_tokens=prompt_tokens)  # type: ignore[method-assign]
     try:

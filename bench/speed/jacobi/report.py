@@ -15,9 +15,9 @@ from bench.speed.clients import PROMPT
 from bench.speed.engine import Workload
 from bench.speed.engine_alone import EngineAlone
 from bench.speed.geometry import GEOMETRIES, random_janus
-from bench.speed.jacobi.confirmation import WIDTHS, Confirmation, pair_of, record
 from bench.speed.jacobi.divergence import measure_divergence
 from bench.speed.jacobi.loads import Both, replayed_side_by_side, shipped_loads, side_by_side
+from bench.speed.jacobi.recording import WIDTHS, Recording, pair_of, record
 from bench.speed.jacobi.step_cost import H100, Shape, roofline, step_seconds
 from model.checkpoints.load import load
 from model.janus import Janus
@@ -97,7 +97,7 @@ def report(
     return Measurement("jacobi", workload, where, numbers)
 
 
-def _confirmation(recorded: Mapping[bool, Confirmation], show: Show) -> Iterator[Number]:
+def _confirmation(recorded: Mapping[bool, Recording], show: Show) -> Iterator[Number]:
     show("\ncodes a step adds       alone   with a twin")
     for width in WIDTHS:
         alone, twin = (recorded[own].codes_per_step(width) for own in (False, True))
@@ -120,7 +120,7 @@ def _in_bfloat16(model: str, cases: Sequence[Case], show: Show) -> Iterator[Numb
 
 
 def _shipped(
-    janus: Janus, pairs: Sequence[Case], recorded: Mapping[bool, Confirmation], *, rounds: int, show: Show
+    janus: Janus, pairs: Sequence[Case], recorded: Mapping[bool, Recording], *, rounds: int, show: Show
 ) -> Iterator[Number]:
     engines = {precision: Engine(janus, slots=16, quantization=_PRECISIONS[precision]) for precision in _PRECISIONS}
     tokens, loads = len(janus.encode(PROMPT)), list(shipped_loads(janus, pairs))
@@ -141,7 +141,7 @@ def _shipped(
 
 
 def _random(
-    geometry: str, recorded: Mapping[bool, Confirmation], *, images: Sequence[int], rounds: int, show: Show
+    geometry: str, recorded: Mapping[bool, Recording], *, images: Sequence[int], rounds: int, show: Show
 ) -> Iterator[Number]:
     for precision in _PRECISIONS:
         janus = random_janus(geometry, torch.device("cpu"), torch.float32)
@@ -177,7 +177,7 @@ def _saturated(model: str, *, threads: int, seconds: float, rounds: int, show: S
     yield Number.of_rounds("saturated, 16 slots", ratios[1:], "ratio", "higher")
 
 
-def _on_an_accelerator(recorded: Mapping[bool, Confirmation], show: Show) -> Iterator[Number]:
+def _on_an_accelerator(recorded: Mapping[bool, Recording], show: Show) -> Iterator[Number]:
     """Predictions: roofline, at the recorded confirmation."""
     show(
         f"\npredicted, {H100.name} in bfloat16 at {H100.bandwidth / 1e12:.1f} TB/s and {H100.flops / 1e12:.0f} TFLOP/s\n"
@@ -206,7 +206,7 @@ def _shapes(images: Set[int]) -> list[Shape]:
     return chosen + [(1, width) for width in _WIDER if 1 in images]
 
 
-def _predicted(recorded: Confirmation, images: int, cost: Mapping[Shape, float], *, own: float) -> _Predicted:
+def _predicted(recorded: Recording, images: int, cost: Mapping[Shape, float], *, own: float) -> _Predicted:
     """From codes a step as recorded, and seconds a step: `cost` of decoder and sampler, and the engine's `own`.
 
     The width is the best by `cost` alone, from which the engine chooses.

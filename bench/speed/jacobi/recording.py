@@ -46,7 +46,7 @@ class ForcedWidths(WindowChooser):
 
 
 @dataclass(frozen=True)
-class Confirmation:
+class Recording:
     """Windows of a model's pictures.
 
     windows: width → for each picture, the windows of all steps after its prompt's, in order.
@@ -72,7 +72,7 @@ class Confirmation:
         return lines
 
 
-def record(janus: Janus, cases: Iterable[Case], *, twin: bool) -> Confirmation:
+def record(janus: Janus, cases: Iterable[Case], *, twin: bool) -> Recording:
     """Draw both pictures of each case, one at a time, with windows of each of `WIDTHS`.
 
     Args:
@@ -97,7 +97,7 @@ def record(janus: Janus, cases: Iterable[Case], *, twin: bool) -> Confirmation:
             assert codes_of(engine, [job]) == codes, f"windows of {width} places draw other codes"
             pictures.append(tuple(chooser.windows))
         found[width] = pictures
-    return Confirmation(found, janus.image_tokens, janus.grid)
+    return Recording(found, janus.image_tokens, janus.grid)
 
 
 def pair_of(janus: Janus, case: Case, *, seed: int) -> tuple[Job, Job]:
