@@ -15,8 +15,8 @@ def test_sizes_between_and_beyond_measured_ones_lie_on_lines() -> None:
     assert costs.line([2, 4, 64]) == [1.0, 1.0, 1.0]
     costs.add(8, 3.0)
     assert costs.line([4, 6, 8, 10]) == pytest.approx([1, 2, 3, 4])
-    costs.add(12, 2.5)  # noise: a larger step does not take less
-    assert costs.line([16]) == pytest.approx([2.5])
+    costs.add(12, 2.5)  # so one of 8 cannot take 3
+    assert costs.line([6, 8, 12, 16]) == pytest.approx([1.75, 2.5, 2.5, 2.5])
 
 
 def test_a_size_is_known_after_four_measurements_and_far_without_one_nearby() -> None:
@@ -80,7 +80,8 @@ def test_steps_may_take_less_where_few_were_measured() -> None:
             costs.add(fed, fed * rng.lognormvariate(0, 0.1))
     sizes = [2, 8, 16]
     less = [1 - one / other for one, other in zip(costs.least(sizes), costs.line(sizes), strict=True)]
-    assert 0 < less[1] < 0.03 < less[0] < 0.12
+    assert 0 < less[1] < 0.03
+    assert 0.1 < less[0] < 0.25
     assert less[2] == pytest.approx(0.1, abs=0.04)
 
 

@@ -9,7 +9,7 @@ _NEAR = 1.2  # sizes whose ratio is smaller take about the same
 _SLOWEST = math.log(2)  # a step in which the machine stood still counts as one that took twice as long as expected
 # variances, in units of that of a measurement
 _PACE_DRIFT = 0.04  # of the pace, by each step
-_SIZE_DRIFT = 0.002  # of a size beside the others, by each step of another size
+_SIZE_DRIFT = 0.01  # of a size beside the others, by each step of another size
 _NOISE_WEIGHT = 0.02  # of each measurement
 
 
@@ -77,16 +77,19 @@ class StepCosts:
     def line(self, sizes: Sequence[int]) -> list[float]:
         """Seconds of steps of ascending sizes: measured, or on the line through the two nearest that were.
 
-        With one measured size, others are taken to cost the same.
+        A step takes no longer than a larger one. With one measured size, others are taken to cost the same.
         """
         known = sorted(self._sizes)
+        seconds = [math.exp(self._pace + self._sizes[one].log) for one in known]
+        for place in range(len(known) - 1, 0, -1):
+            seconds[place - 1] = min(seconds[place - 1], seconds[place])
         found = []
         for size in sizes:
-            above = next((number for number, one in enumerate(known) if one >= size), len(known) - 1)
-            low, high = known[max(0, above - 1)], known[above]
-            at_low, at_high = (math.exp(self._pace + self._sizes[one].log) for one in (low, high))
-            slope = (at_high - at_low) / (high - low) if high > low else 0.0
-            found.append(at_high + max(0.0, slope) * (size - high))
+            above = next((place for place, one in enumerate(known) if one >= size), len(known) - 1)
+            below = max(0, above - 1)
+            apart = known[above] - known[below]
+            slope = (seconds[above] - seconds[below]) / apart if apart else 0.0
+            found.append(seconds[above] + slope * (size - known[above]))
         return found
 
     def least(self, sizes: Sequence[int]) -> list[float]:

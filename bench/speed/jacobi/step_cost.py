@@ -12,6 +12,8 @@ from serve.engine.engine import Engine
 
 Shape = tuple[int, int]  # images, and places of each
 
+_REPEATS = 6  # steps of a shape in a row: right after those of another, a step takes longer
+
 
 def step_seconds(
     engine: Engine, shapes: Sequence[Shape], params: SamplingParams, *, prompt_tokens: int, rounds: int
@@ -40,11 +42,11 @@ def step_seconds(
                 ],
                 [width] * images,
             )
-            for timed in (False, True, True):  # the first step of a batch prepares its memory
+            for repeat in range(_REPEATS):
                 assert batch.rows.count == 2 * images * width, "the window was cut short"
                 begun = time.perf_counter()
                 batch.sample(engine.decoder.step(batch.codes, batch.rows, engine.cache))
-                if timed:
+                if repeat:  # the first step of a batch prepares its memory
                     taken[images, width].append(time.perf_counter() - begun)
     return {shape: sorted(times)[len(times) // 4] for shape, times in taken.items()}
 
