@@ -43,7 +43,9 @@ def step_seconds(
                 [width] * images,
             )
             for repeat in range(_REPEATS):
-                assert batch.rows.count == 2 * images * width, "the window was cut short"
+                if batch.rows.count < 2 * images * width:  # a small picture ends
+                    assert repeat > 1, "the window was cut short"
+                    break
                 begun = time.perf_counter()
                 batch.sample(engine.decoder.step(batch.codes, batch.rows, engine.cache))
                 if repeat:  # the first step of a batch prepares its memory
