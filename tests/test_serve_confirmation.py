@@ -19,6 +19,7 @@ def image(*, has_twin: bool = False, sampled: int = 0) -> Slot:
 def test_heights_divide_a_picture_into_equal_parts() -> None:
     confirmation = Confirmation(TOKENS)
     heights = [confirmation.height(sampled) for sampled in range(TOKENS + 1)]
+    assert all(confirmation.codes_below(height) == heights.index(height + 1) for height in range(HEIGHTS - 1))
     assert [heights.count(height) for height in range(HEIGHTS)] == [8] * 7 + [9]  # a complete one is at the last
 
 

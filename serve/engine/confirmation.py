@@ -59,6 +59,10 @@ class Confirmation:
         """Part of the picture that an image with so many codes is at."""
         return min(sampled * HEIGHTS // self._tokens, HEIGHTS - 1)
 
+    def codes_below(self, height: int) -> int:
+        """Codes of an image that is no longer at a height; those of a complete one at the last."""
+        return -(-(height + 1) * self._tokens // HEIGHTS)
+
     def gain(self, slot: Slot, *, everywhere: bool) -> float:
         """Gain that is expected of an image's next windows, or of those of its whole picture (`everywhere`)."""
         kind, weight = self._kinds[slot.has_twin], _OF_IMAGE[slot.has_twin]

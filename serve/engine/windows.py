@@ -3,6 +3,7 @@
 A step of more places takes longer, and adds codes only if guesses turn out right. Both are measured while drawing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,7 @@ _MARGIN = 0.05  # by which windows must be better than single places: estimates 
 _LEAST_SECONDS = 0.002
 _KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
 _MOST_KEPT_STEPS = 128  # while single places stay the choice, each is kept twice as long as the last
+_MEASURED = 4  # of single places that stay the choice, one step in so many is measured
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
 _PROBED = 2  # steps of a probe: the first does not count
 _LEAST_LOST = 0.1  # by a step of a probe, of its time: what it loses is not known better
@@ -62,11 +64,13 @@ class _Choice:
     """Widths for images of given kinds, in the order of their kinds.
 
     steps: that are left until it is made again.
+    measured: one in so many of them, since measuring takes a hundredth of a small model's step.
     patience: steps that a choice of single places is kept after this one.
     """
 
     widths: tuple[int, ...]
     steps: int = _KEPT_STEPS
+    measured: int = 1
     patience: int = _KEPT_STEPS
 
 
@@ -91,23 +95,26 @@ class WindowChooser:
         self._choices: dict[tuple[_Kind, ...], _Choice] = {}
         self._choice = _Choice(())
         self._settled = False  # whether a step was taken since the last choice
-        self._moved = False  # whether an image is at another height since
+        self._codes = math.inf  # that an image may gain before it is at another height
         self._saved = 0.0  # share of a step's time that probing may take, saved so far
 
     @property
     def due(self) -> bool:
         """Whether the widths should be chosen again, though the batch is the same."""
-        return self._choice.steps <= 0 or self._moved
+        return self._choice.steps <= 0 or self._codes <= 0
 
     def choose(self, slots: Sequence[Slot]) -> tuple[int, ...]:
         """Widths for the next steps of a batch."""
         if not slots:
             return ()
-        few = len(slots) <= _FEW
-        kinds = [
-            _Kind(len(slot.rows), slot.has_twin, self._confirmation.height(slot.sampled) if few else 0)
-            for slot in slots
-        ]
+        self._codes = math.inf
+        kinds = []
+        for slot in slots:
+            height = 0
+            if len(slots) <= _FEW:
+                height = self._confirmation.height(slot.sampled)
+                self._codes = min(self._codes, self._confirmation.codes_below(height) - slot.sampled)
+            kinds.append(_Kind(len(slot.rows), slot.has_twin, height))
         order = sorted(range(len(slots)), key=kinds.__getitem__)
         key = tuple(kinds[number] for number in order)
         choice = self._choices.get(key)
@@ -116,23 +123,24 @@ class WindowChooser:
                 self._choices.clear()
             patience = _KEPT_STEPS if choice is None else choice.patience
             choice = self._choices[key] = self._chosen([slots[number] for number in order], patience)
-        self._choice, self._settled, self._moved = choice, False, False
+        self._choice, self._settled = choice, False
         widths = dict(zip(order, choice.widths, strict=True))
         return tuple(widths[number] for number in range(len(slots)))
 
     def note(self, step: Step) -> int | None:
         """Note a step, for the choices after it. Returns the codes that it was fed if `costs` should be told what it took."""
-        self._choice.steps -= 1
+        choice = self._choice
+        choice.steps -= 1
         self._saved += _PROBE_SHARE
+        self._codes -= max(step.confirmed)
         # the first step after a choice is not typical: choosing belongs to it, and its batch prepares its memory
-        timed = step.fed if self._settled and step.plain else None
+        timed = step.fed if self._settled and step.plain and not choice.steps % choice.measured else None
         self._settled = True
-        few = len(step.slots) <= _FEW
-        for slot, window, added in zip(step.slots, step.windows, step.confirmed, strict=True):
-            before, now = (self._confirmation.height(codes) for codes in (slot.sampled - added, slot.sampled))
-            self._moved |= few and now != before
-            if window > 1:
-                self._confirmation.add(slot, before, window, added - 1)
+        if max(step.windows) > 1:
+            for slot, window, added in zip(step.slots, step.windows, step.confirmed, strict=True):
+                if window > 1:
+                    height = self._confirmation.height(slot.sampled - added)
+                    self._confirmation.add(slot, height, window, added - 1)
         return timed
 
     def _chosen(self, slots: Sequence[Slot], patience: int) -> _Choice:
@@ -158,7 +166,7 @@ class WindowChooser:
             codes.append(codes[-1] + terms[best])
         seconds = self.costs.line(sizes)
         if (way := self._unknown(sizes, [one / own for one, own in zip(seconds, codes, strict=True)])) is not None:
-            return _Choice(ways[way], _PROBED, patience)
+            return _Choice(ways[way], _PROBED, patience=patience)
         margin = _MARGIN
         if len(slots) > 1:
             margin += len(slots) * self._apart() / (self._tokens * seconds[0])
@@ -172,7 +180,7 @@ class WindowChooser:
         if self._saved < _PROBED * lost:
             return _kept(ways[best], patience)
         self._saved = 0.0
-        return _Choice(ways[other], _PROBED, patience)
+        return _Choice(ways[other], _PROBED, patience=patience)
 
     def _unknown(self, sizes: Sequence[int], rates: Sequence[float]) -> int | None:
         """The narrowest way of which nothing near is known, and that may be nearly as good as the best.
@@ -192,4 +200,4 @@ def _kept(widths: tuple[int, ...], patience: int) -> _Choice:
     """Choice of these widths; single places are kept longer each time."""
     if max(widths) > 1:
         return _Choice(widths)
-    return _Choice(widths, patience, patience=min(2 * patience, _MOST_KEPT_STEPS))
+    return _Choice(widths, patience, _MEASURED, min(2 * patience, _MOST_KEPT_STEPS))
