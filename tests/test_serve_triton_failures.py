@@ -204,7 +204,7 @@ def test_a_server_that_stops_answering_is_given_up_until_it_answers(
             process.suspend()
         wait_until(lambda: backend.stats.slots == 2)
         load.wait_for(20)
-        for process in tree:
+        for process in reversed(tree):  # Triton would find that a model which still sleeps is not healthy
             process.resume()
         wait_until(lambda: backend.stats.slots == 4)
         load.wait_for(10)
