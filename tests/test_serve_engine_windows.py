@@ -250,7 +250,8 @@ def test_windows_go_where_in_the_picture_they_add_codes() -> None:
         image, used = slots(1), {False: [], True: []}
         while image[0].sampled < 400:
             lower = image[0].sampled >= 200
-            width = chooser.choose(image)[0]
+            if chooser.due or not image[0].sampled:
+                width = chooser.choose(image)[0]
             used[lower].append(width)
             gained = min(width, 4 if lower else 1, 400 - image[0].sampled)
             tell(
@@ -260,6 +261,17 @@ def test_windows_go_where_in_the_picture_they_add_codes() -> None:
             )
     assert np.mean(used[False]) < 1.5  # in the last picture
     assert np.mean(used[True]) > 3
+
+
+def test_widths_are_chosen_again_at_the_next_height() -> None:
+    """An eighth of the picture further down, though the choice of single places would be kept for 16 steps."""
+    chooser, image = WindowChooser(64, lambda: 0.0), slots(1)
+    measure(chooser, {2: 2, 64: 64})
+    image[0].sampled = 1
+    assert chooser.choose(image) == (1,)
+    while not chooser.due:
+        tell(chooser, Step(image, [1], [1], 2, plain=True), 2.0)
+    assert image[0].sampled == 8
 
 
 @needs_compiler
