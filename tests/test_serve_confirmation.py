@@ -1,4 +1,4 @@
-"""What windows are expected to add: by kind of image, height in the picture, and image."""
+"""Expected gain of windows."""
 
 import random
 

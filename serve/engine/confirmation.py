@@ -1,4 +1,4 @@
-"""How many codes windows add: measured while drawing, by kind of image, height in the picture, and image."""
+"""Measurement of the codes that windows add."""
 
 from serve.engine.slot import Slot
 
@@ -30,7 +30,7 @@ class _Kind:
 
     @property
     def gain(self) -> float:
-        """Of the whole picture."""
+        """Mean gain over the heights, weighted by reach."""
         return (_FIRST_REACHED * self._first + sum(self._added)) / (_FIRST_REACHED + sum(self._reached))
 
     def gain_at(self, height: int) -> float:

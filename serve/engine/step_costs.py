@@ -1,4 +1,4 @@
-"""What a step takes, by its size, as measured while drawing."""
+"""Measurement of the seconds that steps take."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _NOISE_WEIGHT = 0.02  # of each measurement
 
 @dataclass
 class _Size:
-    """What steps of a size take beside those of others.
+    """Measured cost of steps of one size.
 
     log: logarithm of seconds ÷ those of the pace.
     variance: of it, as far as it was known after the last of its measurements.
