@@ -79,7 +79,7 @@ async def submit(backend: Backend, one: Job) -> Generation:
 
 
 async def events_of(backend: Backend, one: Job) -> list[Event]:
-    async with backend.submit(one) as generation:
+    async with await submit(backend, one) as generation:
         return [event async for event in generation]
 
 
@@ -129,25 +129,22 @@ def test_a_full_queue_refuses_jobs_and_loses_no_accepted_one(backend: Backend) -
     """A refusal says how many wait and how long; every accepted image is finished."""
 
     async def crowd() -> tuple[int, int]:
-        accepted, refusals = [], []
+        ten = job(backend, "a blue star", *range(10))
+        accepted = [await submit(backend, ten), await submit(backend, ten)]  # all the room there is
+        refusals = []
         for seed in range(30):
             try:
                 accepted.append(backend.submit(job(backend, "a blue star", seed)))
             except QueueFull as full:
                 refusals.append(full)
-        assert len(accepted) >= QUEUE_LIMIT
         assert refusals
         assert all(full.waiting <= QUEUE_LIMIT and full.wait_seconds >= 0 for full in refusals)
         finished = [event for generation in accepted async for event in generation if isinstance(event, Finished)]
-        return len(accepted), len(finished)
-
-    async def one_more() -> list[Event]:
-        async with await submit(backend, job(backend, "a blue star", 1)) as generation:
-            return [event async for event in generation]
+        return sum(generation.job.images for generation in accepted), len(finished)
 
     accepted, finished = wait(crowd())
     assert finished == accepted
-    assert len(wait(one_more())) == 4  # there is room again
+    assert len(wait(events_of(backend, job(backend, "a blue star", 1)))) == 4  # there is room again
 
 
 def test_cancelling_a_job_frees_its_place_in_the_queue(backend: Backend) -> None:
@@ -160,8 +157,7 @@ def test_cancelling_a_job_frees_its_place_in_the_queue(backend: Backend) -> None
                 async for event in generation:
                     if isinstance(event, Started):
                         break
-        async with await submit(backend, job(backend, "a red heart", 7)) as generation:
-            return [event async for event in generation]
+        return await events_of(backend, job(backend, "a red heart", 7))
 
     events = wait(leave())
     assert isinstance(events[0], Queued)
@@ -180,7 +176,7 @@ def test_a_deadline_that_passes_fails_the_whole_job(backend: Backend) -> None:
 
 def test_closing_finishes_accepted_jobs_and_refuses_new_ones(backend: Backend) -> None:
     async def close() -> list[Event]:
-        generations = [backend.submit(job(backend, "a blue star", seed)) for seed in range(4)]
+        generations = [await submit(backend, job(backend, "a blue star", seed)) for seed in range(4)]
         closing = asyncio.create_task(asyncio.to_thread(backend.close))
         while backend.state == "ready":
             await asyncio.sleep(0.001)
