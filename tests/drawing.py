@@ -7,6 +7,8 @@ from torch import nn
 from transformers import JanusForConditionalGeneration
 
 from model.decoder_weights import PackedMatrix
+from model.generate import generate
+from model.janus import Janus
 from model.params import SamplingParams
 from serve.engine.engine import Engine
 from serve.engine.events import Event, Finished
@@ -53,6 +55,20 @@ def run(engine: Engine, arrivals: Sequence[tuple[int, Job]]) -> list[list[Event]
 
 def codes_of(events: list[Event]) -> list[tuple[int, ...]]:
     return [e.codes for e in sorted((e for e in events if isinstance(e, Finished)), key=lambda e: e.index)]
+
+
+def reference_codes(janus: Janus, one: Job) -> list[tuple[int, ...]]:
+    """Codes of each image of a job by the reference loop."""
+    n = len(one.seeds)
+    negative = None if one.negative_prompt is None else [one.negative_prompt] * n
+    codes = generate(
+        janus,
+        [one.prompt] * n,
+        seeds=one.seeds,
+        negative_prompts=negative,
+        **one.params.as_dict(),  # type: ignore[arg-type]
+    )
+    return [tuple(row) for row in codes.tolist()]
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from model.checkpoints.load import load
 from model.checkpoints.save import save
-from model.generate import generate
 from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.kv_cache import Prefix
@@ -25,7 +24,7 @@ from serve.engine.engine import Engine
 from serve.engine.events import Ended, Event, Failed, Finished, Started
 from serve.engine.job import Job, JobState
 from serve.engine.scheduler import Scheduler
-from tests.drawing import GREEDY, SETTINGS, Clock, codes_of, job, round_to_int8, run
+from tests.drawing import GREEDY, SETTINGS, Clock, codes_of, job, reference_codes, round_to_int8, run
 from tests.random_windows import RandomWindows
 from tests.tools import needs_compiler
 
@@ -33,19 +32,6 @@ from tests.tools import needs_compiler
 @pytest.fixture(scope="module")
 def prompts(golden: Mapping[str, Tensor]) -> list[list[int]]:
     return [golden[f"prompt{i}.input_ids"].tolist() for i in range(3)]
-
-
-def reference(janus: Janus, one: Job) -> list[tuple[int, ...]]:
-    n = len(one.seeds)
-    negative = None if one.negative_prompt is None else [one.negative_prompt] * n
-    codes = generate(
-        janus,
-        [one.prompt] * n,
-        seeds=one.seeds,
-        negative_prompts=negative,
-        **one.params.as_dict(),  # type: ignore[arg-type]
-    )
-    return [tuple(row) for row in codes.tolist()]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -58,7 +44,7 @@ def test_each_image_equals_the_reference_loop(deepseek: Janus, prompts: list[lis
         negative = rng.choice((None, None, prompts[rng.randrange(3)]))
         params = SETTINGS[(number + seed) % len(SETTINGS)]
         arrivals.append((9 * number, job(prompts[rng.randrange(3)], params, *seeds, negative=negative)))
-    expected = [reference(deepseek, one) for _, one in arrivals]
+    expected = [reference_codes(deepseek, one) for _, one in arrivals]
     for native in (True, False):
         for windows in (None, RandomWindows(seed), RandomWindows(seed, widest=32)):
             engine = Engine(deepseek, slots=3, native=native)
@@ -167,7 +153,7 @@ def test_an_unguided_image_takes_the_free_row_of_a_used_pair() -> None:
     scheduler = Scheduler(rows=4, tokens=16)
     for params in (SETTINGS[1], SETTINGS[1], GREEDY):
         scheduler.submit(JobState(job([1], params, 0)))
-    assert [slot.rows for slot in scheduler.admit()] == [(0,), (1,), (2, 3)]
+    assert [slot.rows for slot in scheduler.admit(lambda _: True)] == [(0,), (1,), (2, 3)]
     assert scheduler.free_rows == 0
 
 
@@ -180,7 +166,7 @@ def test_int8_draws_the_codes_of_a_network_with_rounded_weights(
     engine = Engine(janus, slots=2, quantization="int8", release=True)
     jobs = [job(prompts[0], GREEDY, 1), job(prompts[1], SETTINGS[2], 7, 8), job(prompts[2], SETTINGS[4], 9)]
     drawn = run(engine, [(0, jobs[0]), (2, jobs[1]), (5, jobs[2])])
-    assert [codes_of(events) for events in drawn] == [reference(rounded, one) for one in jobs]
+    assert [codes_of(events) for events in drawn] == [reference_codes(rounded, one) for one in jobs]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -218,13 +204,13 @@ def test_a_logit_that_is_not_finite_fails_its_own_image(
 
     monkeypatch.setattr(engine.decoder, "step", poison)
     heard = run(engine, [(0, one) for one in jobs])
-    assert codes_of(heard[0]) == reference(deepseek, jobs[0])
-    assert codes_of(heard[2]) == reference(deepseek, jobs[2])
+    assert codes_of(heard[0]) == reference_codes(deepseek, jobs[0])
+    assert codes_of(heard[2]) == reference_codes(deepseek, jobs[2])
     (failure,) = [event for event in heard[1] if isinstance(event, Failed)]
     assert "not a finite number" in failure.reason
     monkeypatch.undo()
     again = run(engine, [(0, one) for one in jobs])
-    assert codes_of(again[1]) == reference(deepseek, jobs[1])  # the rows can be used again
+    assert codes_of(again[1]) == reference_codes(deepseek, jobs[1])  # the rows can be used again
 
 
 def test_a_job_whose_deadline_has_passed_fails_before_it_starts(deepseek: Janus, prompts: list[list[int]]) -> None:
@@ -264,7 +250,7 @@ def test_loading_other_weights_changes_codes_and_pixels(deepseek_folder: Path, p
     engine.load_weights(others.network)
     events = run(engine, [(0, one)])[0]
     after = codes_of(events)
-    assert before != after == reference(others, one) == reference(janus, one)
+    assert before != after == reference_codes(others, one) == reference_codes(janus, one)
     (picture,) = (event.picture for event in events if isinstance(event, Finished))
     as_before = ImageTokenizer(load(deepseek_folder, device="cpu")).images(torch.tensor(after))[0]
     assert np.array_equal(np.asarray(picture), ImageTokenizer(others).images(torch.tensor(after))[0])

@@ -32,6 +32,7 @@ from serve.engine.events import Finished
 from serve.engine.job import Job, JobState
 from serve.engine.memory import working_memory
 from serve.engine.prefixes import PrefixReader
+from serve.engine.side_stream import SideStream
 from serve.engine.slot import Slot
 from tests.drawing import SETTINGS
 from tests.tools import needs_kernels
@@ -124,13 +125,15 @@ def test_reading_prompts_takes_twice_their_keys_and_values(tmp_path: Path) -> No
     geometry_config("janus-pro-7b").save_pretrained(tmp_path)
     janus = WeightlessJanus.of("7b", tmp_path, torch.bfloat16)
     with without_processes(ALONE), janus.mode:
-        reader = PrefixReader(Decoder(janus, native=False), janus.ids)
+        reader = PrefixReader(Decoder(janus, native=False), janus.ids, SideStream())
         peaks = []
         for count in (34, 340):
             jobs = [Job([1, *[5 + number] * 28, 2], None, (0,), SamplingParams(1)) for number in range(count)]
             states = [JobState(job) for job in jobs]
             with Ledger(lambda _: "all") as ledger:
-                reader.read(states)
+                for state in states:
+                    reader.begin(states, states)
+                    assert reader.ready(state, wait=False)
             kept = sum(prefix.nbytes for state in states for prefix in state.prefixes or ())
             peaks.append((ledger.peak["all"] - kept) / 2**30)
     assert kept / 2**30 == pytest.approx(340 * 30 * 30 * 2 * 4096 * 2 / 2**30, rel=0.01)
@@ -139,12 +142,12 @@ def test_reading_prompts_takes_twice_their_keys_and_values(tmp_path: Path) -> No
 
 def test_unconditional_prefixes_are_bounded_in_bytes(deepseek: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest used ones are kept."""
-    reader = PrefixReader(Decoder(deepseek), deepseek.ids)
+    reader = PrefixReader(Decoder(deepseek), deepseek.ids, SideStream())
 
     def read(length: int) -> JobState:
         state = JobState(Job([1, *[5] * (length - 2), 2], None, (0,), SamplingParams(3)))
-        reader.read([state])
-        assert state.prefixes is not None
+        reader.begin([state], [])
+        assert reader.ready(state, wait=False)
         return state
 
     kept = {length: prefix.nbytes for length in (4, 5, 6) for prefix in (read(length).prefixes or ())[1:]}
@@ -200,7 +203,7 @@ def test_working_memory_of_a_gpu_is_foretold(
     assert foretold.prompts == pytest.approx(reading.peak["all"], rel=0.1)
     assert foretold.pictures == pytest.approx(decoding.peak["all"], rel=0.1)
     token = prefixes[0].keys.nbytes * 2 // 256
-    assert foretold.prefixes == 2**29 + 256 * token
+    assert foretold.prefixes == 2**29 + (256 + 1024) * token
     assert foretold.spare == token * (janus.max_prompt_tokens + janus.image_tokens)
 
 

@@ -1,6 +1,8 @@
 """Pictures that are drawn beside the steps, as on a GPU, and prompts that are read ahead."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,36 +15,45 @@ from model.image_tokenizer import ImageTokenizer
 from model.janus import Janus
 from model.kv_cache import Prefix
 from serve.engine.engine import Engine
-from serve.engine.events import Ended, Finished, Preview
+from serve.engine.events import Ended, Event, Finished, Preview, Started
 from serve.engine.job import Job, JobState
 from serve.engine.prefixes import PrefixReader
-from serve.engine.side_work import Compute, Events, SideWork, Then
-from tests.drawing import GREEDY, SETTINGS, job
+from serve.engine.side_stream import SideStream, Work
+from serve.engine.side_work import Events, SideWork
+from serve.engine.slot import Slot
+from tests.drawing import GREEDY, SETTINGS, codes_of, job, reference_codes, run
+
+T = TypeVar("T")
 
 
-class LateWork(SideWork):
-    """Work that is begun only after some steps: what it reads must not have been changed by them."""
+class LateWork(Work[T]):
+    """Work that is done when somebody has asked some times whether it is over, or waits for it."""
 
-    def __init__(self, steps: int) -> None:
-        super().__init__(lambda: 0.0)
-        self._steps = steps
-        self._late: list[tuple[int, Compute, Then]] = []
+    def __init__(self, compute: Callable[[], T], asked: int) -> None:
+        self._compute, self._left = compute, asked
+
+    @cached_property
+    def result(self) -> T:
+        return self._compute()
 
     @property
-    def idle(self) -> bool:
-        return not self._late
+    def over(self) -> bool:
+        self._left -= 1
+        return self._left < 0
 
-    def add(self, compute: Compute, then: Then) -> None:
-        self._late.append((self._steps, compute, then))
+    @property
+    def seconds(self) -> float:
+        return 0.0
 
-    def collect(self, *, wait: bool) -> Events:
-        events: Events = []
-        self._late = [(left - 1, compute, then) for left, compute, then in self._late]
-        while self._late and (wait or self._late[0][0] < 0):
-            _, compute, then = self._late.pop(0)
-            events += then(compute(), 0.0)
-            wait = False
-        return events
+
+class LateStream(SideStream):
+    """Work is done late: what it reads must not have been changed by then."""
+
+    def __init__(self, asked: int) -> None:
+        self._asked = asked
+
+    def run(self, compute: Callable[[], T]) -> Work[T]:
+        return LateWork(compute, self._asked)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,7 @@ def test_late_pictures_are_those_of_their_codes(deepseek: Janus, prompts: list[l
 
     At the end several are still to be drawn."""
     engine = Engine(deepseek, slots=1)
-    engine._side_work = LateWork(2 * deepseek.image_tokens)
+    engine._side_work = SideWork(LateStream(2 * deepseek.image_tokens))
     jobs = [Job(prompt, None, (3,), SETTINGS[2], preview_rows=frozenset({2})) for prompt in prompts]
     for one, events in zip(jobs, draw(engine, jobs), strict=True):
         codes = generate(deepseek, [one.prompt], seeds=[3], **one.params.as_dict())  # type: ignore[arg-type]
@@ -84,7 +95,7 @@ def test_nothing_comes_of_a_job_that_was_cancelled_while_its_picture_was_drawn(
 ) -> None:
     """The second job is drawn meanwhile."""
     engine = Engine(deepseek, slots=1, jacobi=False)
-    engine._side_work = LateWork(10)
+    engine._side_work = SideWork(LateStream(10))
     dropped, kept = (engine.submit(job(prompts[number], GREEDY, number)) for number in range(2))
     events: dict[JobState, list[str]] = {dropped: [], kept: []}
     step = 0
@@ -101,7 +112,7 @@ def test_nothing_comes_of_a_job_that_was_cancelled_while_its_picture_was_drawn(
 def test_a_job_that_is_late_while_its_picture_is_drawn_fails_once(deepseek: Janus, prompts: list[list[int]]) -> None:
     now = [0.0]
     engine = Engine(deepseek, slots=1, jacobi=False, clock=lambda: now[0])
-    engine._side_work = LateWork(3)
+    engine._side_work = SideWork(LateStream(3))
 
     def pass_time(step: int) -> None:
         now[0] += 1
@@ -112,10 +123,88 @@ def test_a_job_that_is_late_while_its_picture_is_drawn_fails_once(deepseek: Janu
     assert not any(isinstance(event, Finished) for _, event in events)
 
 
+def late_reader(engine: Engine, *, asked: int, ahead: int) -> None:
+    """Let an engine's prompts be read late."""
+    engine._prefixes = PrefixReader(engine.decoder, engine.janus.ids, LateStream(asked), ahead=ahead)
+
+
+@pytest.mark.parametrize("ahead", [0, 20, 256])
+@pytest.mark.parametrize("asked", [1, 7, 1000])
+def test_images_whose_prompts_are_read_late_are_the_same(
+    deepseek: Janus, prompts: list[list[int]], asked: int, ahead: int
+) -> None:
+    """Guided, unguided and with negative prompts, they start in order of arrival."""
+    engine = Engine(deepseek, slots=2)
+    late_reader(engine, asked=asked, ahead=ahead)
+    arrivals = []
+    for i in range(9):
+        negative = prompts[0] if i % 4 == 0 else None
+        arrivals.append((4 * i, job(prompts[i % 3], SETTINGS[i % 5], i, i + 9, negative=negative)))
+    starts: list[JobState] = []
+    admit = engine.scheduler.admit
+
+    def watched(ready: Callable[[JobState], bool]) -> list[Slot]:
+        slots = admit(ready)
+        starts.extend(slot.state for slot in slots)
+        return slots
+
+    engine.scheduler.admit = watched  # type: ignore[method-assign]
+    drawn = run(engine, arrivals)
+    assert [state.job for state in starts] == [one for _, one in arrivals for _ in range(2)]
+    assert list(map(codes_of, drawn)) == [reference_codes(deepseek, one) for _, one in arrivals]
+
+
+@pytest.mark.parametrize(("ahead", "late"), [(256, 0), (0, 5)])
+def test_what_runs_does_not_wait_for_a_prompt(deepseek: Janus, prompts: list[list[int]], ahead: int, late: int) -> None:
+    """Two slots, and reading takes five steps. The first image does not wait for steps; those after it wait as if alone.
+
+    A prompt that was read ahead lets its image begin as soon as there is a slot."""
+    engine = Engine(deepseek, slots=2, jacobi=False)
+    late_reader(engine, asked=5, ahead=ahead)
+    tokens = deepseek.image_tokens
+    assert tokens > 10
+    begun, ended = [], []
+    states = [engine.submit(job(prompts[0], GREEDY, 0))]
+    for step in range(100):
+        if step == 2:
+            states += [engine.submit(job(prompts[i], GREEDY, i)) for i in (1, 2)]
+        for state, event in engine.step():
+            if isinstance(event, Started):
+                begun.append((states.index(state), step))
+            if isinstance(event, Finished):
+                ended.append((states.index(state), step))
+    assert begun == [(0, 0), (1, 7), (2, tokens + late)]
+    assert ended == [(number, step + tokens - 1) for number, step in begun]
+
+
+def test_a_job_that_is_dropped_while_its_prompt_is_read_leaves_nothing(
+    deepseek: Janus, prompts: list[list[int]]
+) -> None:
+    """The next job is read as if the dropped one had never been there."""
+    engine = Engine(deepseek, slots=2, jacobi=False)
+    late_reader(engine, asked=5, ahead=0)
+    first = engine.submit(job(prompts[0], GREEDY, 0))
+    engine.step()
+    dropped = engine.submit(job(prompts[1], GREEDY, 1))
+    engine.step()
+    idle = [engine._prefixes.idle]
+    engine.cancel(dropped)
+    idle.append(engine._prefixes.idle)
+    assert idle == [False, True]
+    other = job(prompts[2], GREEDY, 2)
+    kept = engine.submit(other)
+    events: dict[JobState, list[Event]] = {first: [], kept: []}
+    while not engine.idle:
+        for state, event in engine.step():
+            events[state].append(event)
+    assert codes_of(events[kept]) == reference_codes(deepseek, other)
+    assert dropped.prefixes is None
+
+
 def test_prompts_of_waiting_jobs_are_read_ahead() -> None:
     """Seven prompts of 4 tokens with negative ones: 16 tokens hold two jobs, and a call that has nothing to read is not made."""
     decoder = Decoder(micro_janus(), native=False)
-    reader = PrefixReader(decoder, micro_janus().ids, ahead=16)
+    reader = PrefixReader(decoder, micro_janus().ids, SideStream(), ahead=16)
     jobs = [JobState(Job([1, 5, 6, 7 + i], [1, 8, 9, 7 + i], (0,), SETTINGS[2])) for i in range(7)]
     calls: list[int] = []
     prefill = decoder.prefill
@@ -126,8 +215,8 @@ def test_prompts_of_waiting_jobs_are_read_ahead() -> None:
 
     decoder.prefill = counted  # type: ignore[method-assign]
     for number, state in enumerate(jobs):
-        if state.prefixes is None:
-            reader.read([state], jobs[number + 1 :])
+        reader.begin([state], jobs[number:])
+        assert reader.ready(state, wait=False)
     assert calls == [4, 4, 4, 2]
     (expected,) = prefill([[1, 5, 6, 9]])
     prefixes = jobs[2].prefixes

@@ -51,10 +51,10 @@ def test_parts_of_a_step_are_measured_separately() -> None:
         with times.step():
             clock.now += 1
             if started:
-                with times.starting(started):
+                with times.starting(range(started)):
                     clock.now += 5 * started
             if ended:
-                with times.ending(ended):
+                with times.ending(range(ended)):
                     clock.now += 9 * ended
         assert times.latest == 1 + 5 * started + 9 * ended
     assert times.decoding == 1
@@ -67,11 +67,11 @@ def test_an_end_apart_takes_what_it_takes_longer_than_one_beside_others() -> Non
     times, faster = StepTimes(clock), StepTimes(clock)
     assert times.ending_apart == 0
     for images, seconds, apart in ((1, 9, 0.9), (3, 18, 3.0)):
-        with times.ending(images):
+        with times.ending(range(images)):
             clock.now += seconds
         assert times.ending_apart == pytest.approx(apart)
     for images, seconds in ((1, 2), (2, 10)):
-        with faster.ending(images):
+        with faster.ending(range(images)):
             clock.now += seconds
     assert faster.ending_apart == 0
 

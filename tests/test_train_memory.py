@@ -22,7 +22,7 @@ from model.janus import Janus
 from model.prompt import special_ids
 from serve.engine.job import Job, JobState
 from serve.engine.prefixes import PrefixReader
-from serve.engine.slot import Slot
+from serve.engine.side_stream import SideStream
 from tests.ended import Ended
 from tests.grpo_runs import recipe, trainer
 from train.command import main
@@ -182,14 +182,14 @@ def test_drawing_takes_what_is_planned(prompts: int, length: int, folder: Path) 
         found = list(drawing_parts(weightless, CPU, params, prompts=prompts, at_once=prompts))
     parts = {part.name: part.size for part in found}
     janus = load(folder, device="cpu")
-    reader = PrefixReader(Decoder(janus, native=False), janus.ids)
-    slots = [Slot(JobState(Job([1] * (length - number), None, (0,), params)), 0, (0, 1)) for number in range(prompts)]
+    reader = PrefixReader(Decoder(janus, native=False), janus.ids, SideStream())
+    waiting = [JobState(Job([1] * (length - number), None, (0,), params)) for number in range(prompts)]
 
     def read() -> None:
-        for part in reader.parts(slots):
-            reader.read([slot.state for slot in part])
-            for slot in part:
-                slot.state.prefixes = None
+        while waiting:
+            reader.begin(waiting, waiting)
+            while waiting and reader.ready(waiting[0], wait=False):
+                waiting.pop(0).prefixes = None
 
     reading = peak_bytes(read, CPU)
     image_tokenizer = ImageTokenizer(janus, native=False)

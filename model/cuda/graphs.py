@@ -27,7 +27,7 @@ class StepGraphs:
             return
         # A stream and a memory pool of their own, for as long as the graphs live: PyTorch frees the workspace of cuBLAS,
         # which belongs to a stream, when any graph that was captured there is destroyed (its issue 193402).
-        # Of high priority, which its kernels keep: pictures are drawn beside them (`serve.engine.side_work`).
+        # Of high priority, which its kernels keep: prompts and pictures are computed beside them (`serve.engine.side_stream`).
         self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()
         for inputs in reversed(sampler.inputs):  # the largest first: the others fit into its memory

@@ -1,6 +1,6 @@
 """The engine: every step samples at least one code of every running image.
 
-drop overdue → decode → guide, filter, sample → admit → prefill → sample first codes → previews, finished pictures
+drop overdue → decode → guide, filter, sample → prefill → admit → sample first codes → previews, finished pictures
 """
 
 import time
@@ -26,7 +26,8 @@ from serve.engine.pace import Pace, StreamPace
 from serve.engine.prefixes import AHEAD_TOKENS, PrefixReader
 from serve.engine.previews import PreviewBudget
 from serve.engine.scheduler import Scheduler
-from serve.engine.side_work import Events, SideWork, StreamWork
+from serve.engine.side_stream import CudaSideStream, SideStream
+from serve.engine.side_work import Events, SideWork
 from serve.engine.slot import Slot
 from serve.engine.step_times import StepTimes
 from serve.engine.twins import Twins
@@ -90,13 +91,17 @@ class Engine:
         )
         self._graphs = self._capture()
         self._logprobs = logprobs
-        self._prefixes = PrefixReader(self.decoder, janus.ids, ahead=AHEAD_TOKENS if self.decoder.kernels else 0)
+        on_gpu = janus.device.type == "cuda"
+        # a stream for prompts and one for pictures: no image waits to begin because others have ended
+        for_prompts, for_pictures = (CudaSideStream(janus.device) if on_gpu else SideStream(clock) for _ in range(2))
+        self._prefixes = PrefixReader(
+            self.decoder, janus.ids, for_prompts, ahead=AHEAD_TOKENS if self.decoder.kernels else 0
+        )
         self._deadlines = Deadlines()
         self._times = StepTimes(clock)
         self._preview_budget = PreviewBudget(janus.image_tokens)
-        on_gpu = janus.device.type == "cuda"
         self._pace = StreamPace() if on_gpu else Pace()
-        self._side_work = StreamWork(janus.device) if on_gpu else SideWork(clock)
+        self._side_work = SideWork(for_pictures)
         # PyTorch's attention on a CPU takes each code of a window by itself, which never pays
         times = self._times  # not `self`: an engine that is dropped must free its memory at once
         self._windows = (
@@ -168,13 +173,12 @@ class Engine:
                 self._choose_widths()
             slots, fed = self._batch.slots, self._batch.sampler.rows.count
             windows, confirmed = self._advance()
-            if entering := self.scheduler.admit():
-                self._start(entering)
-                events += [(slot.state, Started(slot.index)) for slot in entering]
+            entering = self._admit() if self.scheduler.waiting else []
+            events += [(slot.state, Started(slot.index)) for slot in entering]
             if self.scheduler.running:
                 self._make_previews()
                 self._collect()
-            plain = not events and self._side_work.idle
+            plain = not events and self._side_work.idle and self._prefixes.idle
             events += self._side_work.collect(wait=self._draws_nothing)
         if self._windows is not None and slots and not entering:
             timed = self._windows.note(Step(slots, windows, confirmed, fed, plain))
@@ -211,21 +215,29 @@ class Engine:
             return self._graphs(cast("KernelBatch", batch.sampler))
         return batch.sampler.sample(self.decoder.step(batch.sampler.codes, batch.sampler.rows, self.cache))
 
-    def _start(self, entering: Sequence[Slot]) -> None:
-        """Fill the rows of new slots, and sample their first codes."""
-        with self._times.starting(len(entering)):
-            logits: list[Tensor] = []
-            for part in self._prefixes.parts(entering):
-                self._prefixes.read(
-                    {slot.state for slot in part if slot.state.prefixes is None}, self.scheduler.waiting
-                )
-                logits += chain.from_iterable(map(self._fill, part))
+    def _admit(self) -> list[Slot]:
+        """Give slots to waiting images whose prompts are read, fill their rows, and sample their first codes."""
+        entering: list[Slot] = []
+        logits: list[Tensor] = []
+        with self._times.starting(entering):
+            while slots := self._give_slots():
+                entering += slots
+                logits += chain.from_iterable(map(self._fill, slots))
+            if not entering:
+                return []
             self._sampler.begin(first_rows(entering))
             self._guess(entering)
             Batch.of(entering, [1] * len(entering), self._sampler).sampler.sample(torch.stack(logits))
             for slot in entering:
                 slot.sampled = slot.gained = 1
             self._rebuild_batch()
+        return entering
+
+    def _give_slots(self) -> list[Slot]:
+        """Slots of the next images whose prompts are read; steps wait for a prompt only if there is nothing else to draw."""
+        self._prefixes.begin(self.scheduler.coming(), self.scheduler.waiting)
+        alone = not self.scheduler.running
+        return self.scheduler.admit(lambda state: self._prefixes.ready(state, wait=alone))
 
     def _fill(self, slot: Slot) -> list[Tensor]:
         """Copy a slot's prefixes into its rows; returns the logits of the first codes."""
@@ -277,7 +289,7 @@ class Engine:
         complete = [slot for slot in self.scheduler.running if slot.sampled == self.janus.image_tokens]
         if not complete:
             return
-        with self._times.ending(len(complete)):
+        with self._times.ending(complete):
             rows = first_rows(complete)
             # a new image may overwrite them while the picture is drawn
             codes, finite = self._sampler.codes(rows), self._sampler.finite(rows)

@@ -18,7 +18,8 @@ _LIBRARIES = 2**30
 class WorkingMemory:
     """Most bytes that an engine takes, by what they are for.
 
-    prefixes: of unconditional rows, which are kept, and of prompts that were read ahead.
+    prefixes: of unconditional rows, which are kept, of prompts that were read ahead, and of those that go into the cache
+        while the next are read.
     prompts: while 1024 tokens are read, rounded matrices widened one by one.
     pictures: while the pixels of some pictures are computed; these may be decoded while prompts are read.
     spare: the cache's row that captured steps write to when their batch is not full.
@@ -55,7 +56,7 @@ def working_memory(
     pixel = 4 * vq.base_channels * vq.channel_multiplier[0] * size
     row = token * min(MAX_PROMPT_TOKENS + vq.num_patches**2, text.max_position_embeddings)
     return WorkingMemory(
-        prefixes=min(UNCONDITIONAL_BYTES, lengths * token) + AHEAD_TOKENS * token,
+        prefixes=min(UNCONDITIONAL_BYTES, lengths * token) + (AHEAD_TOKENS + PREFILL_TOKENS) * token,
         prompts=PREFILL_TOKENS * (token + layer)
         + max(PREFILL_TOKENS * token, widened),  # a copy for each prompt is made last
         pictures=pictures_at_once(image_size, device) * image_size**2 * pixel,

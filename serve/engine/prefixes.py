@@ -1,13 +1,15 @@
 """Prefill: prompts become keys and values, each text once."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from model.decoder import Decoder
 from model.kv_cache import Prefix
 from model.prompt import SpecialIds, unconditional_row
 from serve.engine.job import Job, JobState
-from serve.engine.slot import Slot
+from serve.engine.side_stream import SideStream, Work
 
 UNCONDITIONAL_BYTES = 2**29  # of prefixes, one for each prompt length: of a 7B, 36 with 30 tokens
 Prompts = tuple[
@@ -17,64 +19,103 @@ AHEAD_TOKENS = 256  # of a call on a GPU, which multiplies about as many by a ma
 PREFILL_TOKENS = 1024  # of one call, and of new prefixes that are held at once: those of a 7B take half a GiB
 
 
+@dataclass
+class _Reading:
+    """Prompts that are being read.
+
+    wanted: jobs, and their prompts.
+    work: the prefixes of those that were not known.
+    """
+
+    wanted: Mapping[JobState, Prompts]
+    work: Work[dict[tuple[int, ...], Prefix]]
+
+
 class PrefixReader:
     """Reads the prompts of jobs. Prefixes of unconditional rows are kept by length, the latest used ones, up to 512 MiB.
 
     Args:
         decoder: reads them.
         ids: special tokens, of which unconditional rows are made.
-        ahead: a call that has fewer tokens to read takes along prompts of waiting jobs.
+        stream: where they are read.
+        ahead: tokens up to which prompts of waiting jobs are read before there are rows for them.
     """
 
-    def __init__(self, decoder: Decoder, ids: SpecialIds, *, ahead: int = 0) -> None:
+    def __init__(self, decoder: Decoder, ids: SpecialIds, stream: SideStream, *, ahead: int = 0) -> None:
         self._ahead = ahead
         self._decoder = decoder
         self._ids = ids
+        self._stream = stream
         self._unconditional: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._reading: _Reading | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being read, except for jobs that were dropped."""
+        return self._reading is None or not any(state.live for state in self._reading.wanted)
 
     def clear(self) -> None:
         """Forget what was read with other weights."""
         self._unconditional.clear()
+        self._reading = None
 
-    def parts(self, slots: Sequence[Slot]) -> Iterator[list[Slot]]:
-        """Slots in parts to be filled one after the other, so that few prefixes are held at once."""
-        part: list[Slot] = []
-        tokens, states = 0, set[JobState]()
-        for slot in slots:
-            known = slot.state.prefixes is not None or slot.state in states
-            new = 0 if known else sum(map(len, self._prompts(slot.state.job)))
-            if part and tokens + new > PREFILL_TOKENS:
-                yield part
-                part, tokens, states = [], 0, set()
-            part.append(slot)
-            tokens += new
-            states.add(slot.state)
-        if part:
-            yield part
-
-    def read(self, states: Collection[JobState], waiting: Iterable[JobState] = ()) -> None:
-        """Set the prefixes of jobs; a text that several of them share is read once.
+    def begin(self, coming: Iterable[JobState], waiting: Sequence[JobState]) -> None:
+        """Begin to read prompts, up to 1024 tokens at once, so that few prefixes are held; none while others are being read.
 
         Args:
-            states: the jobs.
-            waiting: those that come next, whose prefixes may be set, too.
+            coming: waiting jobs that there are rows for, in order.
+            waiting: all that wait, in order.
         """
-        wanted = {state: self._prompts(state.job) for state in states}
+        if not self.idle:
+            return
+        wanted = self._first(coming)
         unread = self._unread(wanted)
-        if unread:
+        if self._ahead and (wanted or (waiting and waiting[0].prefixes is None)):
             unread = self._read_ahead(wanted, unread, waiting)
-        known = {
-            row: self._unconditional[row] for rows in wanted.values() for row in rows if row in self._unconditional
+        if wanted:
+            self._reading = _Reading(wanted, self._stream.run(partial(_prefill, self._decoder, unread)))
+
+    def ready(self, state: JobState, *, wait: bool) -> bool:
+        """Whether the prefixes of a job can be used: then they are set.
+
+        Args:
+            state: the job.
+            wait: let the steps wait for its prompts, if these are being read.
+        """
+        reading = self._reading
+        if reading is not None and state in reading.wanted and (wait or reading.work.over):
+            self._end(reading)
+        return state.prefixes is not None
+
+    def _end(self, reading: _Reading) -> None:
+        read = reading.work.result
+        reading.work.join(tensor for prefix in read.values() for tensor in (prefix.keys, prefix.values, prefix.logits))
+        known = read | {
+            row: self._unconditional[row]
+            for rows in reading.wanted.values()
+            for row in rows
+            if row in self._unconditional
         }
-        while unread:
-            # a call pads its prompts to the longest of them, which is the last
-            take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= PREFILL_TOKENS)
-            part, unread = unread[:take], unread[take:]
-            known.update(zip(part, self._decoder.prefill(part), strict=True))
-        for state, rows in wanted.items():
-            state.prefixes = tuple(known[row] for row in rows)
+        for state, rows in reading.wanted.items():
+            if state.live:
+                state.prefixes = tuple(known[row] for row in rows)
             if state.job.params.guided and state.job.negative_prompt is None:
                 self._keep(rows[1], known[rows[1]])
+        self._reading = None
+
+    def _first(self, coming: Iterable[JobState]) -> dict[JobState, Prompts]:
+        """The first jobs without prefixes that are read at once, and their prompts."""
+        wanted: dict[JobState, Prompts] = {}
+        tokens = 0
+        for state in coming:
+            if state.prefixes is not None:
+                continue
+            prompts = self._prompts(state.job)
+            tokens += sum(map(len, prompts))
+            if wanted and tokens > PREFILL_TOKENS:
+                break
+            wanted[state] = prompts
+        return wanted
 
     def _unread(self, wanted: Mapping[JobState, Prompts]) -> list[tuple[int, ...]]:
         """Prompts that are not known, the shortest first."""
@@ -88,7 +129,7 @@ class PrefixReader:
             if state.prefixes is not None or state in wanted:
                 continue
             more = self._unread({**wanted, state: self._prompts(state.job)})
-            if len(more) * len(more[-1]) > self._ahead:
+            if more and len(more) * len(more[-1]) > self._ahead:
                 break
             wanted[state], unread = self._prompts(state.job), more
         return unread
@@ -110,3 +151,14 @@ class PrefixReader:
     @property
     def _bytes(self) -> int:
         return sum(prefix.nbytes for prefix in self._unconditional.values())
+
+
+def _prefill(decoder: Decoder, unread: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Prefix]:
+    """Read prompts, the shortest first, in as few calls as the limit of a call allows."""
+    read: dict[tuple[int, ...], Prefix] = {}
+    while unread:
+        # a call pads its prompts to the longest of them, which is the last
+        take = next(n for n in range(len(unread), 0, -1) if n == 1 or n * len(unread[n - 1]) <= PREFILL_TOKENS)
+        part, unread = unread[:take], unread[take:]
+        read.update(zip(part, decoder.prefill(part), strict=True))
+    return read

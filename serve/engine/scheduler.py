@@ -1,7 +1,7 @@
 """Which images are drawn next: first in, first out, into free rows of the KV cache."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from serve.engine.job import JobState
@@ -53,11 +53,27 @@ class Scheduler:
         self.waiting.append(state)
         self._count(state, state.job.images)
 
-    def admit(self) -> list[Slot]:
-        """Give slots to waiting images in order of arrival while there are rows; none overtakes another."""
+    def coming(self) -> Iterator[JobState]:
+        """The waiting jobs that there are free rows for, in order of arrival."""
+        rows = self.free_rows
+        for state in self.waiting:
+            if rows < state.rows_per_image:
+                return
+            yield state
+            rows -= (state.job.images - state.admitted) * state.rows_per_image
+
+    def admit(self, ready: Callable[[JobState], bool]) -> list[Slot]:
+        """Give slots to waiting images in order of arrival while there are rows; none overtakes another.
+
+        Args:
+            ready: whether a job can begin.
+        """
         admitted = []
-        while self.waiting and (rows := self._take(self.waiting[0].rows_per_image)):
+        while self.waiting:
             state = self.waiting[0]
+            rows = self._take(state.rows_per_image) if ready(state) else None
+            if rows is None:
+                break
             admitted.append(Slot(state, state.admitted, rows))
             state.admitted += 1
             state.status = "running"

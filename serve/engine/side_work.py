@@ -1,4 +1,4 @@
-"""Work beside the steps: pictures, which no step needs."""
+"""Work beside the steps whose results go to the host: pictures, which no step needs."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,27 +9,36 @@ from torch import Tensor
 
 from serve.engine.events import Event
 from serve.engine.job import JobState
+from serve.engine.side_stream import SideStream, Work
 
 Events = list[tuple[JobState, Event]]
 Compute = Callable[[], Sequence[Tensor]]
 Then = Callable[[Sequence[Tensor], float], Events]
 
 
+class _Open(NamedTuple):
+    """Work that was not collected yet; what `compute` reads is held, or steps could get its memory."""
+
+    work: Work[tuple[Sequence[Tensor], Sequence[Tensor]]]  # tensors on the device, and on the host
+    compute: Compute
+    then: Then
+
+
 class SideWork:
-    """Work that is done as soon as it is added; `StreamWork` does it later, where there is a GPU.
+    """Tensors that are computed on a side stream, and the events that are made of them.
 
     Args:
-        clock: seconds.
+        stream: computes them.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._done: deque[tuple[Sequence[Tensor], float, Then]] = deque()
+    def __init__(self, stream: SideStream) -> None:
+        self._stream = stream
+        self._open: deque[_Open] = deque()
 
     @property
     def idle(self) -> bool:
         """Whether all that was added has been collected."""
-        return not self._done
+        return not self._open
 
     def add(self, compute: Compute, then: Then) -> None:
         """Compute tensors, for events of a later `collect`.
@@ -38,60 +47,30 @@ class SideWork:
             compute: must not read anything that a later step changes.
             then: makes the events of the tensors, on the CPU, and of the seconds that they took.
         """
-        begun = self._clock()
-        tensors = compute()
-        self._done.append((tensors, self._clock() - begun, then))
+
+        def both() -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+            tensors = compute()
+            return tensors, [_to_host(tensor) for tensor in tensors]
+
+        self._open.append(_Open(self._stream.run(both), compute, then))
 
     def collect(self, *, wait: bool) -> Events:
-        """Events of the work that is done, in the order in which it was added.
+        """Events of the work that is over, in the order in which it was added.
 
         Args:
-            wait: whether to wait until the oldest is done.
+            wait: whether to wait until the oldest is over.
         """
         events: Events = []
-        while self._done:
-            tensors, seconds, then = self._done.popleft()
-            events += then(tensors, seconds)
-        return events
-
-
-class _Open(NamedTuple):
-    """Work that is on its way. `held` keeps the memory that it uses from being taken by the steps."""
-
-    begun: torch.cuda.Event
-    ended: torch.cuda.Event
-    copies: Sequence[Tensor]
-    held: tuple[object, ...]
-    then: Then
-
-
-class StreamWork(SideWork):
-    """Work on a CUDA stream of its own, with the lowest priority: steps go on meanwhile, and the host waits for nothing."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._open: deque[_Open] = deque()
-
-    @property
-    def idle(self) -> bool:
-        return not self._open
-
-    def add(self, compute: Compute, then: Then) -> None:
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
-            begun.record()
-            tensors = compute()
-            copies = [torch.empty_like(one, device="cpu", pin_memory=True) for one in tensors]
-            for copy, one in zip(copies, tensors, strict=True):
-                copy.copy_(one, non_blocking=True)
-            ended.record()
-        self._open.append(_Open(begun, ended, copies, (compute, tensors), then))
-
-    def collect(self, *, wait: bool) -> Events:
-        events: Events = []
-        while self._open and (wait or self._open[0].ended.query()):  # type: ignore[no-untyped-call]
+        while self._open and (wait or self._open[0].work.over):
             oldest, wait = self._open.popleft(), False
-            oldest.ended.synchronize()
-            events += oldest.then(oldest.copies, oldest.begun.elapsed_time(oldest.ended) / 1000)
+            oldest.work.wait()
+            events += oldest.then(oldest.work.result[1], oldest.work.seconds)
         return events
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU, as soon as the present stream is over."""
+    if not tensor.is_cuda:
+        return tensor
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)

@@ -1,7 +1,7 @@
 """Recent step times, for estimates of queue waits."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
 
 _WINDOW = 64  # latest measurements of a kind
@@ -56,22 +56,22 @@ class StepTimes:
         self.latest = self._clock() - begun
         self._decoding.add((self.latest - self._apart) / self.codes)
 
-    def starting(self, images: int) -> AbstractContextManager[None]:
-        """Measure, within a step, the prefill of `images` images."""
+    def starting(self, images: Sized) -> AbstractContextManager[None]:
+        """Measure, within a step, the prefill of images; which ones, need be known only at the end."""
         return self._part(images, self._starting)
 
-    def ending(self, images: int) -> AbstractContextManager[None]:
-        """Measure, within a step, the pixels of `images` images."""
-        return self._part(images, self._ending, self._ending_alone if images == 1 else self._ending_together)
+    def ending(self, images: Sized) -> AbstractContextManager[None]:
+        """Measure, within a step, the pixels of images."""
+        return self._part(images, self._ending, self._ending_alone if len(images) == 1 else self._ending_together)
 
     @contextmanager
-    def _part(self, images: int, *kinds: RecentSeconds) -> Iterator[None]:
+    def _part(self, images: Sized, *kinds: RecentSeconds) -> Iterator[None]:
         begun = self._clock()
         yield
         seconds = self._clock() - begun
         self._apart += seconds
-        for kind in kinds:
-            kind.add(seconds / images)
+        for kind in kinds if len(images) else ():
+            kind.add(seconds / len(images))
 
     @property
     def ending_apart(self) -> float:

@@ -9,7 +9,7 @@ from model.image_tokenizer import ImageTokenizer, pictures_at_once
 from model.params import SamplingParams
 from serve.engine.job import Job, JobState
 from serve.engine.prefixes import PREFILL_TOKENS, PrefixReader
-from serve.engine.slot import Slot
+from serve.engine.side_stream import SideStream
 from train.memory.ledger import Ledger
 from train.memory.plan import Part
 from train.memory.weightless import WeightlessJanus
@@ -29,17 +29,18 @@ def drawing_parts(
     """
     with janus.mode:
         decoder = Decoder(janus, native=False)
-        reader = PrefixReader(decoder, janus.ids)
+        reader = PrefixReader(decoder, janus.ids, SideStream())
         # of different lengths, so that each has an unconditional row of its own
         lengths = [max(2, janus.prompt_tokens - number) for number in range(prompts)]
-        slots = [Slot(JobState(Job([janus.ids.bos] * length, None, (0,), params)), 0, (0, 1)) for length in lengths]
+        states = [JobState(Job([janus.ids.bos] * length, None, (0,), params)) for length in lengths]
         doing = "reading prompts"
         with Ledger(lambda _: doing) as ledger:
             for start in range(0, prompts, at_once):
-                for part in reader.parts(slots[start : start + at_once]):
-                    reader.read([slot.state for slot in part])
-                    for slot in part:
-                        slot.state.prefixes = None
+                waiting = states[start : start + at_once]
+                while waiting:
+                    reader.begin(waiting, waiting)
+                    while waiting and reader.ready(waiting[0], wait=True):
+                        waiting.pop(0).prefixes = None
             kept = ledger.held["reading prompts"]
             doing, count = "decoding pictures", pictures_at_once(janus.image_size, device)
             with torch.no_grad():
