@@ -139,20 +139,20 @@ def test_widths_that_look_worse_are_measured_now_and_then() -> None:
 
 
 def test_single_places_are_chosen_ever_more_rarely() -> None:
-    """Each choice is kept for 16, 32, 64, … steps, at most 128, also from one image to the next."""
+    """Each choice is kept for 16, 32, 64, … steps, at most 256, also from one image to the next."""
     chooser = WindowChooser(64, lambda: 0.0)
     for fed, seconds in ((2, 1.0), (24, 30.0)):
         for _ in range(4):
             chooser.costs.add(fed, seconds)
     kept, last = [], 0
-    for step in range(1, 500):
+    for step in range(1, 755):
         image = slots(1)
         chooser.choose([])
         tell(chooser, Step(image, chooser.choose(image), [1], 2, plain=True), 1.0)
         if chooser.due:
             kept.append(step - last)
             last = step
-    assert kept == [16, 32, 64, 128, 128, 128]
+    assert kept == [16, 32, 64, 128, 256, 256]
 
 
 def test_the_first_step_after_a_choice_does_not_count() -> None:

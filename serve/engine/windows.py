@@ -16,9 +16,10 @@ from serve.engine.step_costs import FIRST, StepCosts
 _MARGIN = 0.05  # by which windows must be better than single places: estimates err
 # of a step of several images that may have windows: below, choosing costs what windows gain
 _LEAST_SECONDS = 0.002
-_KEPT_STEPS = 16  # that a choice is kept: choosing takes a tenth of a small model's step
-_MOST_KEPT_STEPS = 128  # while single places stay the choice, each is kept twice as long as the last
-_MEASURED = 4  # of single places that stay the choice, one step in so many is measured
+_KEPT_STEPS = 16  # that a choice is kept
+_MOST_KEPT_STEPS = 256  # while single places stay the choice, each is kept twice as long as the last
+_MEASURED = 8  # of single places that stay the choice, one step in so many is measured
+_CHOOSING_SECONDS = 0.0002  # a third of a small model's step
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
 _PROBED = 2  # steps of a probe: the first does not count
 _LEAST_LOST = 0.1  # by a step of a probe, of its time: what it loses is not known better
@@ -107,25 +108,29 @@ class WindowChooser:
         """Widths for the next steps of a batch."""
         if not slots:
             return ()
-        self._codes = math.inf
-        kinds = []
-        for slot in slots:
-            height = 0
-            if len(slots) <= _FEW:
-                height = self._confirmation.height(slot.sampled)
-                self._codes = min(self._codes, self._confirmation.codes_below(height) - slot.sampled)
-            kinds.append(_Kind(len(slot.rows), slot.has_twin, height))
+        at, self._codes = [0] * len(slots), math.inf
+        if len(slots) <= _FEW:
+            at = [self._confirmation.height(slot.sampled) for slot in slots]
+            self._codes = min(
+                self._confirmation.codes_below(height) - slot.sampled for slot, height in zip(slots, at, strict=True)
+            )
+        kinds = [_Kind(len(slot.rows), slot.has_twin, height) for slot, height in zip(slots, at, strict=True)]
+        if len(slots) == 1:
+            return self._take((kinds[0],), slots)
         order = sorted(range(len(slots)), key=kinds.__getitem__)
-        key = tuple(kinds[number] for number in order)
+        widths = self._take(tuple(kinds[number] for number in order), [slots[number] for number in order])
+        return tuple(width for _, width in sorted(zip(order, widths, strict=True)))
+
+    def _take(self, key: tuple[_Kind, ...], slots: Sequence[Slot]) -> tuple[int, ...]:
+        """Widths for images in the order of their kinds."""
         choice = self._choices.get(key)
         if choice is None or choice.steps <= 0:
             if len(self._choices) >= _MOST_CHOICES:
                 self._choices.clear()
             patience = _KEPT_STEPS if choice is None else choice.patience
-            choice = self._choices[key] = self._chosen([slots[number] for number in order], patience)
+            choice = self._choices[key] = self._chosen(slots, patience)
         self._choice, self._settled = choice, False
-        widths = dict(zip(order, choice.widths, strict=True))
-        return tuple(widths[number] for number in range(len(slots)))
+        return choice.widths
 
     def note(self, step: Step) -> int | None:
         """Note a step, for the choices after it. Returns the codes that it was fed if `costs` should be told what it took."""
@@ -172,12 +177,13 @@ class WindowChooser:
             margin += len(slots) * self._apart() / (self._tokens * seconds[0])
         rank = sorted(range(len(ways)), key=lambda way: seconds[way] / codes[way] * (1 + margin * (way > 0)))
         best = rank[0]
-        if self._saved < _PROBED * _LEAST_LOST:
+        choosing = 2 * _CHOOSING_SECONDS / seconds[best]  # the probe, and what is best after it
+        if self._saved < _PROBED * _LEAST_LOST + choosing:
             return _kept(ways[best], patience)
         least = self.costs.least(sizes)
         other = min(rank[1:], key=lambda way: least[way] / codes[way])
         lost = max(_LEAST_LOST, seconds[other] / seconds[best] * codes[best] / codes[other] - 1)
-        if self._saved < _PROBED * lost:
+        if self._saved < _PROBED * lost + choosing:
             return _kept(ways[best], patience)
         self._saved = 0.0
         return _Choice(ways[other], _PROBED, patience=patience)
