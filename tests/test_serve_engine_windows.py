@@ -145,7 +145,7 @@ def test_single_places_are_chosen_ever_more_rarely() -> None:
         for _ in range(4):
             chooser.costs.add(fed, seconds)
     kept, last = [], 0
-    for step in range(1, 755):
+    for step in range(1, 754):
         image = slots(1)
         chooser.choose([])
         tell(chooser, Step(image, chooser.choose(image), [1], 2, plain=True), 1.0)
