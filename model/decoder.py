@@ -32,7 +32,7 @@ from model.decoder_weights import (
     pack_matrices,
     quantize_matrices,
 )
-from model.device import upload
+from model.device import check_quantization, upload
 from model.errors import CheckpointError
 from model.janus import Janus
 from model.kv_cache import FP8, KVCache, Prefix
@@ -90,7 +90,11 @@ class Decoder:
         library = self._native_library() if native else None
         wanted = self.device.type == "cuda" if kernels is None else kernels
         if quantization is not None:
-            _check_quantization(quantization, self.device, has_library=library is not None, fast=native and not wanted)
+            fast = native and not wanted
+            if fast or self.device.type == "cuda":
+                check_quantization(quantization, self.device)
+            if fast and library is None:
+                raise CheckpointError("int8 weights need an NVIDIA GPU, or a CPU, float32 and a C compiler (cc)")
         self._packs, self._quantization = library is not None, quantization
         if quantization is None:
             move(janus.network, self.device)
@@ -321,16 +325,6 @@ def rotate(heads: Tensor, rotations: Tensor) -> Tensor:
     numbers = heads.float()
     turned = torch.addcmul(numbers * rotations[0], numbers.roll(numbers.shape[-1] // 2, -1), rotations[1])
     return turned.to(heads.dtype)
-
-
-def _check_quantization(quantization: Quantization, device: torch.device, *, has_library: bool, fast: bool) -> None:
-    """Raise CheckpointError where a quantization cannot be computed, or, if it should be `fast`, only slowly."""
-    if device.type == "cuda" and quantization == "fp8" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise CheckpointError("fp8 weights need an NVIDIA GPU of compute capability 8.9 or more: give int8")
-    if fast and quantization != "int8":
-        raise CheckpointError(f"{quantization} weights need an NVIDIA GPU: give int8")
-    if fast and not has_library:
-        raise CheckpointError("int8 weights need an NVIDIA GPU, or a CPU, float32 and a C compiler (cc)")
 
 
 def _check_supported(config: LlamaConfig) -> None:

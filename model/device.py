@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
+from model.quantization import Quantization
 from model.vector_math import warm_up_vector_math
 
 Device = Literal["auto", "cpu", "cuda", "mps"] | str
@@ -54,3 +55,15 @@ def upload(values: Sequence[int] | Sequence[float] | Sequence[bool], device: tor
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def check_quantization(quantization: Quantization, device: torch.device) -> None:
+    """Refuse rounded weights that nothing multiplies fast on a device.
+
+    Raises:
+        CheckpointError: the device is too old, or of another kind.
+    """
+    if device.type != "cuda" and quantization != "int8":
+        raise CheckpointError(f"{quantization} weights need an NVIDIA GPU: give int8")
+    if device.type == "cuda" and quantization == "fp8" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise CheckpointError("fp8 weights need an NVIDIA GPU of compute capability 8.9 or more: give int8")

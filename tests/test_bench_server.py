@@ -43,6 +43,8 @@ def test_our_own_server_as_a_strangers(janus: Janus, serve_on_socket: Callable[.
             assert np.abs(pair[0] - pair[1]).max() <= 1
         warm = ServerGenerator(f"{served.url}/v1", "small", key="none", at_once=4, sampling=UNSET | {"temperature": 0})
         assert warm.settings["sampling"]["temperature"] == 0
+        with pytest.raises(GenerationError, match=r"has no list of models \(most servers have it under /v1\)"):
+            ServerGenerator(served.url, None, key="none", at_once=4, sampling=UNSET)
         with pytest.raises(GenerationError, match="--server-model must be one of small, not 'other'"):
             ServerGenerator(f"{served.url}/v1", "other", key="none", at_once=4, sampling=UNSET)
 

@@ -148,6 +148,22 @@ def test_images_start_in_order_of_arrival(deepseek: Janus, prompts: list[list[in
     assert order == [0, 1, 2]
 
 
+def test_the_jobs_that_come_next_are_those_that_are_admitted() -> None:
+    """Guided and unguided jobs of one to three images arrive and end at random, so that single rows are free."""
+    rng = random.Random(0)
+    scheduler = Scheduler(rows=12, tokens=16)
+    alone = 0
+    for _ in range(500):
+        if len(scheduler.waiting) < 4:
+            scheduler.submit(JobState(job([1], rng.choice((SETTINGS[1], GREEDY)), *range(rng.choice((1, 1, 3))))))
+        for slot in [slot for slot in scheduler.running if rng.random() < 0.1]:
+            scheduler.release(slot)
+        coming = list(scheduler.coming())
+        alone += bool(scheduler.free_rows) and not coming
+        assert coming == list(dict.fromkeys(slot.state for slot in scheduler.admit(lambda _: True)))
+    assert alone > 0
+
+
 def test_an_unguided_image_takes_the_free_row_of_a_used_pair() -> None:
     """Two unguided images then leave a pair of rows for a guided one."""
     scheduler = Scheduler(rows=4, tokens=16)

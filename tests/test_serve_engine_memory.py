@@ -203,7 +203,7 @@ def test_working_memory_of_a_gpu_is_foretold(
     assert foretold.prompts == pytest.approx(reading.peak["all"], rel=0.1)
     assert foretold.pictures == pytest.approx(decoding.peak["all"], rel=0.1)
     token = prefixes[0].keys.nbytes * 2 // 256
-    assert foretold.prefixes == 2**29 + (256 + 1024) * token
+    assert foretold.prefixes == 2**29 + (512 + 1024) * token
     assert foretold.spare == token * (janus.max_prompt_tokens + janus.image_tokens)
 
 

@@ -210,6 +210,14 @@ def test_held_bytes_equal_the_estimate_and_are_less_with_int8(small_folder: Path
         loaded.close()
 
 
+def test_what_the_device_cannot_round_is_refused_before_weights_are_loaded(small_folder: Path, tmp_path: Path) -> None:
+    """There are none to load."""
+    folder = shutil.copytree(small_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    loader = ProcessLoader(Settings(slots=2, device="cpu", quantization="int4"), on_death=print)
+    with pytest.raises(CheckpointError, match="int4 weights need an NVIDIA GPU: give int8"):
+        loader(ModelSource(name="small", source=str(folder)))
+
+
 def test_the_newest_finished_checkpoint_is_found(tmp_path: Path, small_folder: Path) -> None:
     assert newest_checkpoint(tmp_path) is None
     for age, name in ((300, "step-1"), (100, "step-2"), (50, ".step-3.partial")):

@@ -51,8 +51,10 @@ class LateStream(SideStream):
 
     def __init__(self, asked: int) -> None:
         self._asked = asked
+        self.begun = 0
 
     def run(self, compute: Callable[[], T]) -> Work[T]:
+        self.begun += 1
         return LateWork(compute, self._asked)
 
 
@@ -123,9 +125,11 @@ def test_a_job_that_is_late_while_its_picture_is_drawn_fails_once(deepseek: Janu
     assert not any(isinstance(event, Finished) for _, event in events)
 
 
-def late_reader(engine: Engine, *, asked: int, ahead: int) -> None:
+def late_reader(engine: Engine, *, asked: int, ahead: int) -> LateStream:
     """Let an engine's prompts be read late."""
-    engine._prefixes = PrefixReader(engine.decoder, engine.janus.ids, LateStream(asked), ahead=ahead)
+    stream = LateStream(asked)
+    engine._prefixes = PrefixReader(engine.decoder, engine.janus.ids, stream, ahead=ahead)
+    return stream
 
 
 @pytest.mark.parametrize("ahead", [0, 20, 256])
@@ -154,7 +158,7 @@ def test_images_whose_prompts_are_read_late_are_the_same(
     assert list(map(codes_of, drawn)) == [reference_codes(deepseek, one) for _, one in arrivals]
 
 
-@pytest.mark.parametrize(("ahead", "late"), [(256, 0), (0, 5)])
+@pytest.mark.parametrize(("ahead", "late"), [(256, 0), (1, 0), (0, 5)])
 def test_what_runs_does_not_wait_for_a_prompt(deepseek: Janus, prompts: list[list[int]], ahead: int, late: int) -> None:
     """Two slots, and reading takes five steps. The first image does not wait for steps; those after it wait as if alone.
 
@@ -177,28 +181,28 @@ def test_what_runs_does_not_wait_for_a_prompt(deepseek: Janus, prompts: list[lis
     assert ended == [(number, step + tokens - 1) for number, step in begun]
 
 
-def test_a_job_that_is_dropped_while_its_prompt_is_read_leaves_nothing(
+def test_jobs_that_are_dropped_while_their_prompts_are_read_leave_nothing(
     deepseek: Janus, prompts: list[list[int]]
 ) -> None:
-    """The next job is read as if the dropped one had never been there."""
+    """What is read for the first of them is over before other prompts are read, so that no more than that is read in vain."""
     engine = Engine(deepseek, slots=2, jacobi=False)
-    late_reader(engine, asked=5, ahead=0)
+    stream = late_reader(engine, asked=10, ahead=0)
     first = engine.submit(job(prompts[0], GREEDY, 0))
     engine.step()
-    dropped = engine.submit(job(prompts[1], GREEDY, 1))
-    engine.step()
-    idle = [engine._prefixes.idle]
-    engine.cancel(dropped)
-    idle.append(engine._prefixes.idle)
-    assert idle == [False, True]
+    for number in range(4):
+        dropped = engine.submit(job(prompts[1], GREEDY, number))
+        engine.step()
+        engine.cancel(dropped)
+        assert dropped.prefixes is None
+    assert stream.begun == 2
     other = job(prompts[2], GREEDY, 2)
     kept = engine.submit(other)
     events: dict[JobState, list[Event]] = {first: [], kept: []}
     while not engine.idle:
         for state, event in engine.step():
             events[state].append(event)
+    assert stream.begun == 3
     assert codes_of(events[kept]) == reference_codes(deepseek, other)
-    assert dropped.prefixes is None
 
 
 def test_prompts_of_waiting_jobs_are_read_ahead() -> None:

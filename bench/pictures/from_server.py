@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -97,7 +98,8 @@ class ServerGenerator:
         try:
             entries = asyncio.run(self._entries())
         except openai.OpenAIError as error:
-            raise GenerationError(f"{self._url} has no list of models: {error.__cause__ or error}") from None
+            hint = "" if urlsplit(self._url).path.strip("/") else " (most servers have it under /v1)"
+            raise GenerationError(f"{self._url} has no list of models{hint}: {error.__cause__ or error}") from None
         names = [entry["id"] for entry in entries]
         if model is None and entries and (len(entries) == 1 or "sampling" in entries[0]):
             return entries[0]

@@ -12,7 +12,7 @@ from model.checkpoints.config import read_config
 from model.checkpoints.footprint import available_bytes, footprint
 from model.checkpoints.hub import find_folder
 from model.checkpoints.load import load
-from model.device import choose_device, choose_dtype
+from model.device import check_quantization, choose_device, choose_dtype
 from model.errors import CheckpointError, NoRoom
 from model.quantization import Quantization
 from serve.backends.loop import EngineLoop
@@ -71,8 +71,10 @@ def load_engine(order: LoadModel) -> Engine:
         CheckpointError: it cannot be loaded, or has no tokenizer.
     """
     source = order.source
-    _check_room(order)
     device = choose_device(order.device)
+    if order.quantization is not None:
+        check_quantization(order.quantization, device)
+    _check_room(order)
     rounds_on_gpu = device.type == "cuda" and order.quantization is not None
     dtype = "bfloat16" if rounds_on_gpu and order.dtype == "auto" else order.dtype
     janus = load(

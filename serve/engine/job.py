@@ -46,8 +46,8 @@ class JobState:
 
     admitted: images that were given a slot.
     ended: images that finished or failed.
-    prefixes: of the prompt and, when guided, of the unconditional or negative prompt; from the first image's
-        prefill to the last one's.
+    prefixes: of the prompt and, when guided, of the unconditional or negative prompt; from when they are read until the last
+        image's rows are filled.
     """
 
     job: Job

@@ -46,6 +46,7 @@ def working_memory(
     head = text.head_dim or hidden // heads
     token = 2 * text.num_hidden_layers * kv_heads * head * size  # keys and values
     lengths = sum(range(2, MAX_PROMPT_TOKENS + 1))  # of unconditional rows: one prefix for each length of a prompt
+    ahead = max(AHEAD_TOKENS, 2 * MAX_PROMPT_TOKENS)  # one job's, or several
     # a layer's queries, keys and values before and after rotation, what is attended to, and the residual stream
     layer = ((2 * heads + 3 * kv_heads) * head + 2 * hidden) * size
     image_size = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
@@ -56,7 +57,7 @@ def working_memory(
     pixel = 4 * vq.base_channels * vq.channel_multiplier[0] * size
     row = token * min(MAX_PROMPT_TOKENS + vq.num_patches**2, text.max_position_embeddings)
     return WorkingMemory(
-        prefixes=min(UNCONDITIONAL_BYTES, lengths * token) + (AHEAD_TOKENS + PREFILL_TOKENS) * token,
+        prefixes=min(UNCONDITIONAL_BYTES, lengths * token) + (ahead + PREFILL_TOKENS) * token,
         prompts=PREFILL_TOKENS * (token + layer)
         + max(PREFILL_TOKENS * token, widened),  # a copy for each prompt is made last
         pictures=pictures_at_once(image_size, device) * image_size**2 * pixel,

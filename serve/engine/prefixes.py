@@ -16,7 +16,7 @@ Prompts = tuple[
     tuple[int, ...], ...
 ]  # token ids of a job's prompt and, when guided, of the one that it is led away from
 AHEAD_TOKENS = 256  # of a call on a GPU, which multiplies about as many by a matrix while it reads the matrix
-PREFILL_TOKENS = 1024  # of one call, and of new prefixes that are held at once: those of a 7B take half a GiB
+PREFILL_TOKENS = 1024  # of one call, and of what is read at once: prefixes of a 7B that take half a GiB
 
 
 @dataclass
@@ -38,7 +38,8 @@ class PrefixReader:
         decoder: reads them.
         ids: special tokens, of which unconditional rows are made.
         stream: where they are read.
-        ahead: tokens up to which prompts of waiting jobs are read before there are rows for them.
+        ahead: tokens up to which prompts of waiting jobs are read before there are rows for them, but those of one job at
+            least; 0: none are.
     """
 
     def __init__(self, decoder: Decoder, ids: SpecialIds, stream: SideStream, *, ahead: int = 0) -> None:
@@ -51,8 +52,9 @@ class PrefixReader:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being read, except for jobs that were dropped."""
-        return self._reading is None or not any(state.live for state in self._reading.wanted)
+        """Whether nothing is being read."""
+        reading = self._reading
+        return reading is None or (not any(state.live for state in reading.wanted) and reading.work.over)
 
     def clear(self) -> None:
         """Forget what was read with other weights."""
@@ -129,7 +131,7 @@ class PrefixReader:
             if state.prefixes is not None or state in wanted:
                 continue
             more = self._unread({**wanted, state: self._prompts(state.job)})
-            if more and len(more) * len(more[-1]) > self._ahead:
+            if wanted and more and len(more) * len(more[-1]) > self._ahead:
                 break
             wanted[state], unread = self._prompts(state.job), more
         return unread

@@ -54,13 +54,21 @@ class Scheduler:
         self._count(state, state.job.images)
 
     def coming(self) -> Iterator[JobState]:
-        """The waiting jobs that there are free rows for, in order of arrival."""
-        rows = self.free_rows
+        """The waiting jobs whose next images `admit` would give slots to, if all were ready."""
+        pairs, singles = len(self._pairs), len(self._singles)
         for state in self.waiting:
-            if rows < state.rows_per_image:
+            left = state.job.images - state.admitted
+            if state.rows_per_image == 2:
+                given = min(left, pairs)
+                pairs -= given
+            else:
+                given = min(left, singles + 2 * pairs)
+                broken = max(0, given - singles + 1) // 2
+                pairs, singles = pairs - broken, singles + 2 * broken - given
+            if given:
+                yield state
+            if given < left:
                 return
-            yield state
-            rows -= (state.job.images - state.admitted) * state.rows_per_image
 
     def admit(self, ready: Callable[[JobState], bool]) -> list[Slot]:
         """Give slots to waiting images in order of arrival while there are rows; none overtakes another.

@@ -32,7 +32,8 @@ class RecentSeconds:
 class StepTimes:
     """Seconds that decoding takes for a code, and that each image adds where it starts (prefill) and ends (pixels).
 
-    They are measured apart because starting and ending can take a hundred times as long as decoding.
+    These are seconds of the host; a GPU computes prefill and pixels beside the steps. They are measured apart because starting and
+    ending can take a hundred times as long as decoding.
 
     Args:
         clock: seconds.

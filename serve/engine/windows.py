@@ -37,7 +37,7 @@ class Step(NamedTuple):
     windows: places of each that were computed.
     confirmed: codes that each gained.
     fed: codes fed to the decoder.
-    plain: whether it only drew codes: no preview was made, and no image ended.
+    plain: whether it only drew codes, and nothing was computed beside it: no prompt, preview or picture.
     """
 
     slots: Sequence[Slot]
