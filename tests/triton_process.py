@@ -70,6 +70,11 @@ class TritonProcess:
             time.sleep(0.05)
 
     @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
     def _listens(self) -> bool:
         """Whether Triton answers; it listens once all models are loaded."""
         with socket.socket() as attempt:

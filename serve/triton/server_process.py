@@ -1,6 +1,6 @@
 """The end of Triton's process, of which this one is a part.
 
-A Triton server that is killed leaves the processes of its models running, and its shared memory allocated.
+A Triton server that is killed leaves the processes of its models running, and the memory that it shares with them allocated.
 """
 
 import os
@@ -12,7 +12,7 @@ _SHARED = Path("/dev/shm")
 
 
 def end_with_server() -> None:
-    """End this process, at once, when the one that started it ends; then remove the memory that they shared.
+    """End this process, at once, when the one that started it ends, so that the memory that they share is free then.
 
     Waits for the process, and not for the thread that started this one: Triton's loading thread ends earlier.
     """
@@ -22,13 +22,14 @@ def end_with_server() -> None:
     named = Path("/proc/self/cmdline").read_text().split("\0")
     if os.getppid() != number or str(number) not in named:
         os._exit(1)  # it has ended already, and the number is another's
+    # both have mapped it: without a name it is freed with the last of them, however they end
+    for region in _shared_regions():
+        region.unlink(missing_ok=True)
     threading.Thread(target=_wait, args=(server,), name="server", daemon=True).start()
 
 
 def _wait(server: int) -> None:
     select.select([server], [], [])  # a pidfd is readable when its process has ended
-    for region in _shared_regions():
-        region.unlink(missing_ok=True)
     os._exit(1)
 
 

@@ -38,7 +38,8 @@ async def supervise(
         models: names in Triton.
         silence_seconds: without an answer, after which a model is dead.
         drain_seconds: for the other models' requests then.
-        shared: first part of the names of Triton's shared memory, which it leaves behind when it is killed.
+        shared: first part of the names of Triton's shared memory. Models take them off when they are loaded
+            (`serve.triton.server_process`); what still has one is removed in the end.
 
     Returns:
         Triton's exit code; 1 if a model was dead.
