@@ -184,7 +184,7 @@ def test_what_runs_does_not_wait_for_a_prompt(deepseek: Janus, prompts: list[lis
 def test_jobs_that_are_dropped_while_their_prompts_are_read_leave_nothing(
     deepseek: Janus, prompts: list[list[int]]
 ) -> None:
-    """What is read for the first of them is over before other prompts are read, so that no more than that is read in vain."""
+    """One reading is under way at a time, so that only the first of them is read in vain."""
     engine = Engine(deepseek, slots=2, jacobi=False)
     stream = late_reader(engine, asked=10, ahead=0)
     first = engine.submit(job(prompts[0], GREEDY, 0))

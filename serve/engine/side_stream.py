@@ -28,7 +28,7 @@ class Work(Generic[T]):
 
     @property
     def seconds(self) -> float:
-        """That it took. Only when it is over."""
+        """Seconds that the work took; known when it is over."""
         return self._seconds
 
     def wait(self) -> None:

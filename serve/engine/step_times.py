@@ -58,7 +58,7 @@ class StepTimes:
         self._decoding.add((self.latest - self._apart) / self.codes)
 
     def starting(self, images: Sized) -> AbstractContextManager[None]:
-        """Measure, within a step, the prefill of images; which ones, need be known only at the end."""
+        """Measure, within a step, the prefill of images. The list may be filled inside the context."""
         return self._part(images, self._starting)
 
     def ending(self, images: Sized) -> AbstractContextManager[None]:
