@@ -48,13 +48,13 @@ class Failing(Brightness):
 class ConstantAtTimes(Brightness):
     """Gives every picture of some steps, which have 8 each, the same score."""
 
-    def __init__(self, *steps: int) -> None:
-        self.steps, self.judged = steps, 0
+    def __init__(self, *steps: int, score: float = 0.0) -> None:
+        self.steps, self.score, self.judged = steps, score, 0
 
     def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
         step = self.judged // 8 + 1
         self.judged += len(images)
-        return [Judgement(0.0) for _ in images] if step in self.steps else super().__call__(images, prompts)
+        return [Judgement(self.score) for _ in images] if step in self.steps else super().__call__(images, prompts)
 
 
 class Constant:
@@ -182,6 +182,15 @@ def test_equal_rewards_stop_a_run_only_in_three_steps_in_a_row(small_folder: Pat
     assert len(rows(tmp_path / "goes on")) == 6
     with pytest.raises(TrainingError, match="stopped at step 4: all 8 rewards are 0: the judge may be broken"):
         trainer(small_folder, tmp_path / "stops", chosen, ConstantAtTimes(2, 3, 4)).run()
+
+
+def test_a_first_step_may_be_too_easy(small_folder: Path, tmp_path: Path) -> None:
+    """A good model may draw every picture right; three such steps in a row leave nothing to learn."""
+    chosen = recipe(steps=3, ground_truth={"use": "none"})
+    trainer(small_folder, tmp_path / "goes on", chosen, ConstantAtTimes(1, 2, score=1.0)).run()
+    assert len(rows(tmp_path / "goes on")) == 3
+    with pytest.raises(TrainingError, match="stopped at step 3: all 8 rewards are 1: the judge may be broken"):
+        trainer(small_folder, tmp_path / "stops", chosen, ConstantAtTimes(1, 2, 3, score=1.0)).run()
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(

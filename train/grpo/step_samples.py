@@ -14,6 +14,7 @@ from train.ranks import Ranks
 from train.run_folder import RunFolder
 
 _MOST_ALIKE = 3
+_BEST = 1.0  # reward of a picture that is all right
 
 
 def advantages_of(samples: Samples, recipe: GRPORecipe) -> Advantages:
@@ -124,8 +125,8 @@ class StepSamples:
         """Stop if the judge seems to be broken.
 
         Raises:
-            TrainingError: too many judgements failed, or all rewards were equal in the first step or in several in a row;
-                in one step they may all be 0 because its prompts are hard.
+            TrainingError: too many judgements failed, or all rewards were equal in the first step or in several in a row.
+                A step may be too hard or too easy: one after the first whose rewards are all 0, or any whose are all 1.
         """
         failed = float(samples.rewards.isnan().float().mean())
         most = self._recipe.judge.most_failures
@@ -133,7 +134,7 @@ class StepSamples:
             raise self._folder.stopped(step, f"{failed:.0%} of the judgements failed; at most {most:.0%} may")
         known = samples.rewards[~samples.rewards.isnan()]
         self._alike = self._alike + 1 if len(known) > 1 and known.min() == known.max() else 0
-        if self._alike == _MOST_ALIKE or (self._alike and step == 0):
+        if self._alike == _MOST_ALIKE or (self._alike and step == 0 and known[0] != _BEST):
             raise self._folder.stopped(
                 step,
                 f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken, or all pictures the same",
