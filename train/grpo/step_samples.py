@@ -125,8 +125,9 @@ class StepSamples:
         """Stop if the judge seems to be broken.
 
         Raises:
-            TrainingError: too many judgements failed, or all rewards were equal in the first step or in several in a row.
-                A step may be too hard or too easy: one after the first whose rewards are all 0, or any whose are all 1.
+            TrainingError: too many judgements failed, or all rewards were equal in the first step or in several in a row;
+                in one step they may all be 0 because its prompts are hard. A good model may have rewards of 1 only in any
+                steps, but not from the first on.
         """
         failed = float(samples.rewards.isnan().float().mean())
         most = self._recipe.judge.most_failures
@@ -134,7 +135,11 @@ class StepSamples:
             raise self._folder.stopped(step, f"{failed:.0%} of the judgements failed; at most {most:.0%} may")
         known = samples.rewards[~samples.rewards.isnan()]
         self._alike = self._alike + 1 if len(known) > 1 and known.min() == known.max() else 0
-        if self._alike == _MOST_ALIKE or (self._alike and step == 0 and known[0] != _BEST):
+        if self._alike and known[0] == _BEST:
+            broken = self._alike == _MOST_ALIKE == step + 1
+        else:
+            broken = self._alike == _MOST_ALIKE or (self._alike == 1 and step == 0)
+        if broken:
             raise self._folder.stopped(
                 step,
                 f"all {len(known)} rewards are {float(known[0]):g}: the judge may be broken, or all pictures the same",
