@@ -141,8 +141,8 @@ static inline int64_t block_rows(int64_t left) {
 }
 
 /* tiles [panels, MOST_TOGETHER, PANEL] = `rows` ≤ MOST_TOGETHER rows of inputs [rows, length] · `panels` ≤ GROUP
-   panels, from `first` on. Those multiplied afterwards begin with panel `then`. The blocks of a chunk fetch equal parts of the
-   next one: of all its panels or, if `places` is 0, of those that they multiply. */
+   panels, from `first` on. Those multiplied afterwards begin with panel `then`. The blocks of a chunk fetch equal parts
+   of the next one: of all its panels or, if `places` is 0, of those that they multiply. */
 INLINE void products_typed(
     const int is_int8, const int places, const Matrix *matrix, int64_t first, int64_t panels, int64_t then,
     const float *inputs, int64_t length, int64_t rows, float *tiles) {
