@@ -168,6 +168,9 @@ def test_the_report_compares_measured_with_predicted(small_folder: Path) -> None
             assert measured.value > 0
             assert measured.count == 1
             assert numbers[f"{precision}, {load_}, codes: predicted single ÷ Jacobi"].value >= 1
+            single, jacobi = (numbers[f"{precision}, {load_}, {way}"].value for way in ("single", "Jacobi"))
+            whole = numbers[f"{precision}, {load_}, whole: single ÷ Jacobi"].value
+            assert jacobi / single == pytest.approx(whole)
         assert numbers[f"{precision}, step of 2 codes"].value == 1
     assert numbers["predicted, H100, janus-pro-7b, 1 images"].value > 1
 

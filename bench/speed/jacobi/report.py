@@ -32,7 +32,7 @@ _PRECISIONS: Mapping[str, Quantization | None] = {"float32": None, "int8": "int8
 _WIDER = (16, 24, 32)  # than the engine's windows: their cost is shown
 _LENGTH = 318  # tokens of a row of Janus-Pro in the middle of a picture
 _HEADER = (
-    "\n                                              steps of a batch   codes s  single ÷ Jacobi: codes     whole"
+    "\n                                              steps of a batch      images/s      single ÷ Jacobi: codes     whole"
     "  predicted, width, measured ÷ predicted"
 )
 Show = Callable[[str], None]
@@ -137,7 +137,7 @@ def _shipped(
         for one in loads:
             both = side_by_side(engine, one, rounds=rounds)
             predicted = _predicted(recorded[one.twin], one.images, cost, own=both.own_per_step)
-            yield from _compared(f"{precision}, {one.name}", both, predicted, show)
+            yield from _compared(f"{precision}, {one.name}", one.images, both, predicted, show)
 
 
 def _random(
@@ -157,7 +157,7 @@ def _random(
                 both = replayed_side_by_side(engine, work, recorded[twin], images=count, twin=twin, rounds=rounds)
                 predicted = _predicted(recorded[twin], count, cost, own=both.own_per_step)
                 name = f"{precision}, {count} images{', twins drawn before' if twin else ''}, replayed"
-                yield from _compared(name, both, predicted, show)
+                yield from _compared(name, count, both, predicted, show)
         del engine, janus, work
         gc.collect()
 
@@ -224,15 +224,19 @@ def _costs(precision: str, cost: Mapping[Shape, float], show: Show) -> Iterator[
         yield Number(f"{precision}, step of {2 * width} codes", seconds / cost[1, 1], "ratio", "lower")
 
 
-def _compared(name: str, both: Both, predicted: _Predicted, show: Show) -> Iterator[Number]:
+def _compared(name: str, images: int, both: Both, predicted: _Predicted, show: Show) -> Iterator[Number]:
     ratios = {part: both.ratios(part) for part in ("codes", "whole")}
-    steps = [statistics.mean(drawn.steps for drawn in way) for way in (both.plain, both.jacobi)]
-    seconds = statistics.median(drawn.codes for drawn in both.plain)
+    ways = {"single": both.plain, "Jacobi": both.jacobi}
+    steps = [statistics.mean(drawn.steps for drawn in way) for way in ways.values()]
+    rates = {way: [images / drawn.whole for drawn in rounds] for way, rounds in ways.items()}
+    single, jacobi = (mean(rate).value for rate in rates.values())
     codes, whole = (mean(ratios[part]) for part in ("codes", "whole"))
     show(
-        f"{name:46} {steps[0]:5.0f} → {steps[1]:5.1f} {seconds:9.3f}  {codes!s:>15}  {whole!s:>15}  "
+        f"{name:46} {steps[0]:5.0f} → {steps[1]:5.1f}  {single:7.3f} → {jacobi:7.3f}  {codes!s:>15}  {whole!s:>15}  "
         f"{predicted.ratio:6.2f} {predicted.width:4}  {codes.value / predicted.ratio - 1:+7.1%}"
     )
+    for way, rate in rates.items():
+        yield Number.of_rounds(f"{name}, {way}", rate, "images/s", "higher")
     for part, values in ratios.items():
         yield Number.of_rounds(f"{name}, {part}: single ÷ Jacobi", values, "ratio", "higher")
     yield Number(f"{name}, codes: predicted single ÷ Jacobi", predicted.ratio, "ratio", "higher")
