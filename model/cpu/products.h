@@ -132,6 +132,8 @@ INLINE void two_panels(
     }
 }
 #undef CASE
+#undef PLACES
+#undef FEW
 
 /* Rows of the next block if `left` are left: as many as fit, and else equal parts. */
 static inline int64_t block_rows(int64_t left) {
