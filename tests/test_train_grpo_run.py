@@ -215,7 +215,16 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
     assert all(parameter.isfinite().all() for parameter in failing._weights.parameters.values())
 
 
-def test_dead_groups_are_replaced_by_others(small_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "ground_truth",
+    [
+        {"use": "both"},
+        {"use": "positive", "advantage": 1.0, "probability": [{"at": 0.0, "value": 1.0}]},  # beside the groups
+    ],
+)
+def test_dead_groups_are_replaced_by_others(
+    small_folder: Path, tmp_path: Path, ground_truth: dict[str, object]
+) -> None:
     class Picky(Brightness):
         """Only prompts with a blue thing are judged; all others are 0."""
 
@@ -225,8 +234,8 @@ def test_dead_groups_are_replaced_by_others(small_folder: Path, tmp_path: Path) 
                 score if "blue" in prompt else Judgement(0.0) for score, prompt in zip(scores, prompts, strict=True)
             ]
 
-    parts = {"advantage": {"scope": "pair", "dead_groups": "resample", "resamples": 3}}
-    trainer(small_folder, tmp_path, recipe(steps=2, **parts), Picky()).run()
+    advantage = {"scope": "pair", "dead_groups": "resample", "resamples": 3}
+    trainer(small_folder, tmp_path, recipe(steps=2, advantage=advantage, ground_truth=ground_truth), Picky()).run()
     attempts = [load_attempts(tmp_path / "samples" / f"00000{step}.safetensors") for step in (1,)]
     assert any(any(own) for own in attempts)
 

@@ -103,11 +103,11 @@ class StepSamples:
         return samples
 
     def _resampled(self, step: int, samples: Samples) -> Samples:
-        """Replace pairs without any advantage by others, each up to `resamples` times."""
+        """Replace pairs whose groups are all dead by others, each up to `resamples` times."""
         for attempt in range(1, self._recipe.advantage.resamples + 1):
-            values = advantages_of(samples, self._recipe).values
-            pairs = samples.places.pair
-            dead = [place for place in range(len(samples.plans)) if not values[pairs == place].any()]
+            groups, pairs = samples.places.groups(self._recipe.advantage.scope), samples.places.pair
+            live = advantages_of(samples, self._recipe).live[groups]
+            dead = [place for place in range(len(samples.plans)) if not live[pairs == place].any()]
             if not dead:
                 break
             plans = [plan_pair(self._recipe, self._source, step, place, attempt) for place in dead]
