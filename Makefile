@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= tiny
-# Unless MODEL= says otherwise, both shipped checkpoints are served, so that they can be compared.
-SERVED = $(if $(filter file,$(origin MODEL)),tiny tiny-base,$(MODEL))
+# Unless MODEL= says otherwise, all shipped checkpoints are served, so that they can be compared.
+SERVED = $(if $(filter file,$(origin MODEL)),tiny tiny-sft tiny-base,$(MODEL))
 PORT ?= 8000
 
 # A Triton server for the tests: one wheel, apart from the other packages. There is none but for Linux on x86-64.
@@ -31,7 +31,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-# Makes run/tiny/tiny and run/tiny/tiny-base from nothing; called again, it goes on where it was stopped.
+# Makes tiny-base, tiny-sft and tiny in run/tiny from nothing; called again, it goes on where it was stopped.
 train: $(VENV)/.train
 	$(BIN)/focusdiff-train tiny --out run/tiny
 

@@ -165,7 +165,12 @@ def test_a_bad_recipe_names_file_and_field(tmp_path: Path, change: str, field: s
             "scaffold_size must be at least vq.num_embeddings",
         ),
         ("base_at = 0.5", "base_at = 0.01", "base_at must leave"),
-        ("guidance_scale = 2.0", "guidance_scale = 0.5", "sampling: .*guidance_scale must be from 1 to 20"),
+        ("\nguidance_scale = 2.0", "\nguidance_scale = 0.5", "sampling: .*guidance_scale must be from 1 to 20"),
+        (
+            "samples = 4, guidance_scale = 2.0",
+            "samples = 4, guidance_scale = 0.5",
+            "grpo.rollout: .*must be from 1 to 20",
+        ),
     ],
 )
 def test_a_recipe_that_would_fail_late_is_refused_at_the_start(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -275,9 +280,10 @@ def test_a_killed_and_resumed_run_gives_the_weights_of_a_whole_run(tmp_path: Pat
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL_RECIPE)
     finish(recipe, tmp_path / "whole")
-    kill_after(recipe, tmp_path / "killed", tmp_path / "killed" / "sft" / "base.safetensors")
+    for marker in (Path("sft", "base.safetensors"), Path("grpo", "latest")):
+        kill_after(recipe, tmp_path / "killed", tmp_path / "killed" / marker)
     finish(recipe, tmp_path / "killed")
-    for name in ("tiny", "tiny-base"):
+    for name in ("tiny-base", "tiny-sft", "tiny"):
         a, b = (load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "killed"))
         assert a.keys() == b.keys()
         for key in a:

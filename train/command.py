@@ -20,7 +20,7 @@ def main() -> None:
     )
     stages = parser.add_subparsers(dest="stage", required=True)
 
-    tiny = stages.add_parser("tiny", help="a tiny model from nothing: image tokenizer, text tokenizer, SFT")
+    tiny = stages.add_parser("tiny", help="tiny models from nothing: image tokenizer, text tokenizer, SFT, GRPO")
     tiny.add_argument("--recipe", default="tiny", help="name of a shipped recipe, or a .toml file (default: tiny)")
     tiny.add_argument("--out", type=Path, default=Path("run/tiny"), help="folder of the run (default: run/tiny)")
     tiny.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")

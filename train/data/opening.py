@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.janus import Janus
-from pairs.scene import CATEGORIES, Category
+from pairs.scene import CATEGORIES, Category, Combination
 from pairs.world import World
 from train.data.listed import open_pairs
 from train.data.pairs import PairSource, WorldPairs
@@ -19,11 +19,13 @@ class DataSettings:
 
     path: "world", the procedural one, or a file or folder (`train.data.listed.open_pairs`).
     prompt_columns, image_columns: of Parquet files; recognised if empty.
+    held_out: combinations that the procedural world leaves out; the recipe of `tiny` lists them if None.
     """
 
     path: str
     prompt_columns: tuple[str, ...] = ()
     image_columns: tuple[str, ...] = ()
+    held_out: tuple[Combination, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def open_source(
     """
     if settings.path == "world":
         weights = tuple(category_weights.get(category, 1.0) for category in CATEGORIES)
-        world = World(load_recipe("tiny").held_out)
+        world = World(load_recipe("tiny").held_out if settings.held_out is None else settings.held_out)
         return OpenedPairs(WorldPairs(world, seed, janus.image_size, weights), "world")
     pairs, report = open_pairs(
         Path(settings.path), janus, prompt_columns=settings.prompt_columns, image_columns=settings.image_columns

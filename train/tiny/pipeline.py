@@ -1,11 +1,14 @@
-"""The whole pipeline: pictures, text tokenizer, image tokenizer, SFT, export.
+"""The whole pipeline: pictures, text tokenizer, image tokenizer, SFT, GRPO, export.
 
 world → crowded pictures → vq ─┐
   └──→ captioned pictures ─────┴→ codes ─┐
-            └──→ captions → tokenizer ───┴→ sft → tiny, tiny-base
+            └──→ captions → tokenizer ───┴→ sft → tiny-base, tiny-sft
+                                                                └──→ grpo → tiny
 """
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,13 +23,16 @@ from transformers import (
 from model.checkpoints.load import load
 from model.checkpoints.save import save
 from model.janus import Janus
-from model.params import SamplingParams
 from model.prompt import special_ids
 from pairs.files import write_atomically
+from pairs.judges.settings import JudgeSettings
 from pairs.world import World
 from train.data.crowded import CrowdedPictures
+from train.data.opening import DataSettings
 from train.data.scenes import SceneSource
 from train.data.shards import render_images
+from train.grpo.run import train as train_grpo
+from train.ranks import ALONE
 from train.recipe import claim_folder
 from train.sft.rows import SceneRows
 from train.tiny.decoder import train_decoder
@@ -36,10 +42,11 @@ from train.tiny.recipe import TinyRecipe
 from train.tiny.text_tokenizer import train_text_tokenizer
 
 _CAPTIONS_FOR_TOKENIZER = 8192
+_SLOTS = 64  # pictures drawn at once
 
 
 def train_tiny(recipe: TinyRecipe, out: Path, device: torch.device) -> dict[str, Path]:
-    """Train `tiny` and `tiny-base` under `out`, resuming after a kill.
+    """Train `tiny-base`, `tiny-sft` and `tiny` under `out`, resuming after a kill.
 
     Returns:
         The finished checkpoint folders by name.
@@ -48,10 +55,17 @@ def train_tiny(recipe: TinyRecipe, out: Path, device: torch.device) -> dict[str,
         RecipeError: `out` holds a run of another recipe.
     """
     claim_folder(out, recipe)
-    finished = {"tiny-base": out / "tiny-base", "tiny": out / "tiny"}
-    if all(folder.exists() for folder in finished.values()):
-        return finished
+    finished = {name: out / name for name in ("tiny-base", "tiny-sft", "tiny")}
     started = time.monotonic()
+    if not (finished["tiny-base"].exists() and finished["tiny-sft"].exists()):
+        _supervised(recipe, out, finished, device)
+    if not finished["tiny"].exists():
+        _reinforced(recipe, out, finished, device)
+    print(f"finished; this call took {(time.monotonic() - started) / 60:.1f} minutes")
+    return finished
+
+
+def _supervised(recipe: TinyRecipe, out: Path, finished: Mapping[str, Path], device: torch.device) -> None:
     source = SceneSource(World(recipe.held_out), recipe.seed, recipe.image_size, recipe.category_weights)
     tokenizer = _text_tokenizer(source, recipe, out / "tokenizer")
     codes = _image_tokenizer(source, recipe, out, device)
@@ -61,21 +75,25 @@ def train_tiny(recipe: TinyRecipe, out: Path, device: torch.device) -> dict[str,
     network.to(device)
     sft = recipe.sft.model_copy(update={"seed": recipe.seed})
     train_decoder(network, tokenizer, SceneRows(source, codes), out / "sft", sft, base_at=recipe.base_at)
-    for name, weights in (("tiny-base", "base"), ("tiny", "final")):
+    ids, sampling = special_ids(tokenizer.backend_tokenizer), recipe.sampling.params
+    for name, weights in (("tiny-base", "base"), ("tiny-sft", "final")):
         if not finished[name].exists():
             network.load_state_dict(load_file(out / "sft" / f"{weights}.safetensors"), strict=False)
-            export(network, tokenizer, recipe.sampling.params, finished[name])
-    print(f"finished; this call took {(time.monotonic() - started) / 60:.1f} minutes")
-    return finished
+            export(Janus(name, network, tokenizer, ids, sampling), finished[name])
 
 
-def export(
-    network: JanusForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, sampling: SamplingParams, folder: Path
-) -> None:
+def _reinforced(recipe: TinyRecipe, out: Path, finished: Mapping[str, Path], device: torch.device) -> None:
+    policy = load(finished["tiny-sft"], device=str(device), dtype="float32")
+    grpo = recipe.grpo.model_copy(update={"seed": recipe.seed})
+    data, judge = DataSettings("world", held_out=recipe.held_out), JudgeSettings()
+    train_grpo(policy, grpo, out / "grpo", data=data, judge=judge, slots=_SLOTS, ranks=ALONE)
+    export(load(out / "grpo" / "latest", device="cpu", dtype="float32"), finished["tiny"])
+
+
+def export(janus: Janus, folder: Path) -> None:
     """Write a checkpoint with weights in bfloat16, and load it once as a check."""
-    network = network.to(torch.bfloat16).eval()
-    save(Janus(folder.name, network, tokenizer, special_ids(tokenizer.backend_tokenizer), sampling), folder)
-    network.float()
+    save(replace(janus, network=janus.network.to(torch.bfloat16).eval()), folder)
+    janus.network.float()
     load(folder, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Recipes of tiny models: pictures, image tokenizer, decoder, SFT and sampling settings."""
+"""Recipes of tiny models: pictures, image tokenizer, decoder, SFT, GRPO and sampling settings."""
 
 from typing import Self
 
@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from model.params import SamplingParams
 from pairs.scene import CATEGORIES, Category, Combination
+from train.grpo.recipe import GRPORecipe
 from train.recipe import Part, read_recipe
 from train.sft.recipe import SFTRecipe
 
@@ -95,9 +96,11 @@ class SamplingRecipe(Part):
 
 
 class TinyRecipe(Part):
-    """Everything that decides a tiny checkpoint.
+    """Everything that decides the tiny checkpoints.
 
+    seed: of every stage.
     base_at: share of the steps of SFT after which `tiny-base` is saved.
+    grpo: what makes `tiny` of `tiny-sft`.
     """
 
     seed: int
@@ -109,6 +112,7 @@ class TinyRecipe(Part):
     language: LanguageRecipe
     sft: SFTRecipe
     base_at: float = Field(gt=0, lt=1)
+    grpo: GRPORecipe
     sampling: SamplingRecipe
 
     @model_validator(mode="after")
