@@ -10,6 +10,7 @@ from bench.speed.geometry import GEOMETRIES
 from bench.speed.jacobi.divergence import compare, measure_divergence
 from bench.speed.jacobi.loads import shipped_loads, side_by_side, single_places
 from bench.speed.jacobi.plot import draw_confirmation, fitted_gain
+from bench.speed.jacobi.prediction import predict
 from bench.speed.jacobi.recording import WIDTHS, ForcedWidths, Recording, Window, codes_of, pair_of, record
 from bench.speed.jacobi.replay import replaying
 from bench.speed.jacobi.report import report
@@ -151,6 +152,32 @@ def test_in_float32_nothing_diverges(small: Janus) -> None:
     jobs = [Job([1, 5, 6 + n, 2], None, (n,), SamplingParams(2, 1)) for n in range(3)]
     for one in measure_divergence(small, jobs):
         assert (one.same.value, one.prefix.value, one.flips) == (1, 1, 0), one.way
+
+
+def alternating(width: int, tokens: int) -> list[Window]:
+    """Windows of a picture: every other one adds all its places, the others one."""
+    added, windows, place = width, list[Window](), 1
+    while place < tokens:
+        windows.append(Window(place, min(width, tokens - place), min(added, tokens - place)))
+        place, added = place + added, 1 + width - added
+    return windows
+
+
+def test_the_prediction_is_that_of_windows_of_which_half_add_everything() -> None:
+    """2.5 codes a step of 4 places. Two images that cost as much as one are drawn when the later of them is."""
+    recorded = Recording({width: [alternating(width, 4000)] for width in WIDTHS}, 4000, grid=200)
+    cost = {(images, width): 1.0 if width <= 4 else 100.0 for images in (1, 2) for width in WIDTHS}
+    one, two = (predict(recorded, images, cost, tokens=401) for images in (1, 2))
+    assert (one.width, two.width) == (4, 4)
+    assert one.ratio == pytest.approx(2.5, rel=0.02)
+    deviation = 1.5 / 2.5 * math.sqrt(400 / 2.5)  # of an image's steps
+    assert two.ratio == pytest.approx(400 / (400 / 2.5 + deviation / math.sqrt(math.pi)), rel=0.01)
+
+
+def test_windows_that_do_not_pay_are_predicted_to_gain_nothing() -> None:
+    recorded = Recording({width: [alternating(width, 4000)] for width in WIDTHS}, 4000, grid=200)
+    cost = {(1, width): float(width) for width in WIDTHS}
+    assert predict(recorded, 1, cost, tokens=401) == (1, 1.0)
 
 
 @needs_compiler

@@ -1,5 +1,6 @@
 """Codes that steps of the engine add with windows of one width (`serve.engine.windows`), recorded."""
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,27 @@ class Recording:
                 if window.width == width:
                     lines[window.place // self.grid].append(window.added)
         return lines
+
+
+class Additions:
+    """Draws how many codes a window adds from the recorded windows of its width that began at the same height.
+
+    Args:
+        recorded: of pictures of any grid.
+        tokens: codes of the picture that the windows are of.
+    """
+
+    def __init__(self, recorded: Recording, tokens: int) -> None:
+        self._lines = {width: recorded.by_line(width) for width in WIDTHS}
+        self._tokens = tokens
+        self._random = random.Random(0)
+
+    def draw(self, width: int, place: int) -> int:
+        """Codes that a window of so many places adds, 1 to `width`, if it begins at this place."""
+        lines = self._lines[width]
+        height = place * len(lines) // self._tokens
+        # wide windows that begin in the last line are all cut short: those of a line above count
+        return self._random.choice(next(line for line in lines[height::-1] if line))
 
 
 def record(janus: Janus, cases: Iterable[Case], *, twin: bool) -> Recording:

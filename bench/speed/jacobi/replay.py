@@ -3,13 +3,12 @@
 A random model's own guesses are nearly always wrong.
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
 
-from bench.speed.jacobi.recording import WIDTHS, Recording
+from bench.speed.jacobi.recording import Additions, Recording
 from model.attention import Rows
 from model.kv_cache import KVCache
 from serve.engine.engine import Engine
@@ -30,9 +29,8 @@ class Replay:
     """
 
     def __init__(self, engine: Engine, recorded: Recording, *, prompt_tokens: int) -> None:
-        self._step, self._tokens, self._prompt_tokens = engine.decoder.step, engine.janus.image_tokens, prompt_tokens
-        self._recorded = {width: recorded.by_line(width) for width in WIDTHS}
-        self._random = random.Random(0)
+        self._step, self._prompt_tokens = engine.decoder.step, prompt_tokens
+        self._additions = Additions(recorded, engine.janus.image_tokens)
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """Compute like `Decoder.step`."""
@@ -42,16 +40,10 @@ class Replay:
         logits = self._step(codes, rows, cache)
         for start, stop in _runs(index):
             if index[start] % 2 == 0 and stop - start > 1:  # the conditional row
-                added = self._added(stop - start, positions[start] + 1 - self._prompt_tokens)
+                added = self._additions.draw(stop - start, positions[start] + 1 - self._prompt_tokens)
                 for place in range(start, min(start + added, stop - 1)):
                     logits[place, fed[place + 1]] += _CERTAIN if place + 1 < start + added else -_CERTAIN
         return logits
-
-    def _added(self, width: int, place: int) -> int:
-        lines = self._recorded[width]
-        height = place * len(lines) // self._tokens
-        # wide windows that begin in the last line are all cut short: those of a line above count
-        return self._random.choice(next(line for line in lines[height::-1] if line))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import gc
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -17,6 +16,7 @@ from bench.speed.engine_alone import EngineAlone
 from bench.speed.geometry import GEOMETRIES, random_janus
 from bench.speed.jacobi.divergence import measure_divergence
 from bench.speed.jacobi.loads import Both, replayed_side_by_side, shipped_loads, side_by_side
+from bench.speed.jacobi.prediction import Prediction, predict
 from bench.speed.jacobi.recording import WIDTHS, Recording, pair_of, record
 from bench.speed.jacobi.step_cost import H100, Shape, roofline, step_seconds
 from model.checkpoints.load import load
@@ -30,6 +30,7 @@ from train.provenance import provenance
 
 _PRECISIONS: Mapping[str, Quantization | None] = {"float32": None, "int8": "int8"}
 _WIDER = (16, 24, 32)  # than the engine's windows: their cost is shown
+_TOKENS = 576  # codes of a picture of Janus-Pro
 _LENGTH = 318  # tokens of a row of Janus-Pro in the middle of a picture
 _HEADER = (
     "\n                                              steps of a batch      images/s      single ÷ Jacobi: codes     whole"
@@ -136,7 +137,7 @@ def _shipped(
         show(_HEADER)
         for one in loads:
             both = side_by_side(engine, one, rounds=rounds)
-            predicted = _predicted(recorded[one.twin], one.images, cost, own=both.own_per_step)
+            predicted = predict(recorded[one.twin], one.images, cost, tokens=janus.image_tokens, own=both.own_per_step)
             yield from _compared(f"{precision}, {one.name}", one.images, both, predicted, show)
 
 
@@ -155,7 +156,7 @@ def _random(
         for count in images:
             for twin in (False, True):
                 both = replayed_side_by_side(engine, work, recorded[twin], images=count, twin=twin, rounds=rounds)
-                predicted = _predicted(recorded[twin], count, cost, own=both.own_per_step)
+                predicted = predict(recorded[twin], count, cost, tokens=janus.image_tokens, own=both.own_per_step)
                 name = f"{precision}, {count} images{', twins drawn before' if twin else ''}, replayed"
                 yield from _compared(name, count, both, predicted, show)
         del engine, janus, work
@@ -185,35 +186,18 @@ def _on_an_accelerator(recorded: Mapping[bool, Recording], show: Show) -> Iterat
     )
     for name in ("janus-pro-1b", "janus-pro-7b"):
         for images in (1, 4, 16):
-            cost = {shape: roofline(GEOMETRIES[name], H100, shape, length=_LENGTH) for shape in _shapes({images})}
+            cost = {shape: roofline(GEOMETRIES[name], H100, shape, length=_LENGTH) for shape in _shapes({1, images})}
             for twin in (False, True):
-                found = _predicted(recorded[twin], images, cost, own=0)
+                found = predict(recorded[twin], images, cost, tokens=_TOKENS)
                 label = f"{name}, {images} images{', twins drawn before' if twin else ''}"
                 show(f"{label:38} {1000 * cost[images, 1]:8.2f}   {found.ratio:22.2f}×   {found.width:5}")
                 yield Number(f"predicted, {H100.name}, {label}", found.ratio, "ratio", "higher")
-
-
-class _Predicted(NamedTuple):
-    """The best width, and the time of single places ÷ that of windows of this width."""
-
-    width: int
-    ratio: float
 
 
 def _shapes(images: Set[int]) -> list[Shape]:
     """Images and widths that the engine may choose, and for one image wider windows."""
     chosen = [(count, width) for count in sorted(images) for width in WIDTHS if 2 * count * width <= MOST_FED]
     return chosen + [(1, width) for width in _WIDER if 1 in images]
-
-
-def _predicted(recorded: Recording, images: int, cost: Mapping[Shape, float], *, own: float) -> _Predicted:
-    """From codes a step as recorded, and seconds a step: `cost` of decoder and sampler, and the engine's `own`.
-
-    The width is the best by `cost` alone, from which the engine chooses.
-    """
-    codes = {width: recorded.codes_per_step(width).value for width in WIDTHS if (images, width) in cost}
-    best = min(codes, key=lambda width: cost[images, width] / codes[width])
-    return _Predicted(best, (cost[images, 1] + own) * codes[best] / (cost[images, best] + own))
 
 
 def _costs(precision: str, cost: Mapping[Shape, float], show: Show) -> Iterator[Number]:
@@ -224,7 +208,7 @@ def _costs(precision: str, cost: Mapping[Shape, float], show: Show) -> Iterator[
         yield Number(f"{precision}, step of {2 * width} codes", seconds / cost[1, 1], "ratio", "lower")
 
 
-def _compared(name: str, images: int, both: Both, predicted: _Predicted, show: Show) -> Iterator[Number]:
+def _compared(name: str, images: int, both: Both, predicted: Prediction, show: Show) -> Iterator[Number]:
     ratios = {part: both.ratios(part) for part in ("codes", "whole")}
     ways = {"single": both.plain, "Jacobi": both.jacobi}
     steps = [statistics.mean(drawn.steps for drawn in way) for way in ways.values()]
