@@ -11,7 +11,7 @@ from bench.speed.jacobi.divergence import compare, measure_divergence
 from bench.speed.jacobi.loads import shipped_loads, side_by_side, single_places
 from bench.speed.jacobi.plot import draw_confirmation, fitted_gain
 from bench.speed.jacobi.prediction import predict
-from bench.speed.jacobi.recording import WIDTHS, ForcedWidths, Recording, Window, codes_of, pair_of, record
+from bench.speed.jacobi.recording import WIDTHS, Additions, ForcedWidths, Recording, Window, codes_of, pair_of, record
 from bench.speed.jacobi.replay import replaying
 from bench.speed.jacobi.report import report
 from bench.speed.jacobi.step_cost import Accelerator, roofline, step_seconds
@@ -152,6 +152,17 @@ def test_in_float32_nothing_diverges(small: Janus) -> None:
     jobs = [Job([1, 5, 6 + n, 2], None, (n,), SamplingParams(2, 1)) for n in range(3)]
     for one in measure_divergence(small, jobs):
         assert (one.same.value, one.prefix.value, one.flips) == (1, 1, 0), one.way
+
+
+def test_where_wide_windows_are_cut_short_narrower_ones_tell_what_they_add() -> None:
+    """In lines of four codes, windows of eight places end in the picture only where they begin in the first half."""
+    windows = {width: [list[Window]()] for width in WIDTHS}
+    windows[1] = [[Window(place, 1, 1) for place in range(16)]]
+    windows[2] = [[Window(place, 2, 1) for place in range(12, 15)]]
+    windows[8] = [[Window(place, 8, 8) for place in range(9)] + [Window(12, 4, 4)]]
+    additions = Additions(Recording(windows, 16, grid=4), 32)
+    assert {additions.draw(8, place) for place in range(16)} == {8}
+    assert {additions.draw(8, place) for place in range(24, 32)} == {1}
 
 
 def alternating(width: int, tokens: int) -> list[Window]:

@@ -76,22 +76,27 @@ class Recording:
 class Additions:
     """Draws how many codes a window adds from the recorded windows of its width that began at the same height.
 
+    Wide windows that begin in the last line are all cut short. The widest whole ones of that line count in their place, which
+    added no more.
+
     Args:
         recorded: of pictures of any grid.
         tokens: codes of the picture that the windows are of.
     """
 
     def __init__(self, recorded: Recording, tokens: int) -> None:
-        self._lines = {width: recorded.by_line(width) for width in WIDTHS}
+        self._lines: dict[int, list[list[int]]] = {}
+        for width in WIDTHS:
+            narrower = self._lines.get(width - 1, [])
+            lines = recorded.by_line(width)
+            self._lines[width] = [line or narrower[number] for number, line in enumerate(lines)]
         self._tokens = tokens
         self._random = random.Random(0)
 
     def draw(self, width: int, place: int) -> int:
         """Codes that a window of so many places adds, 1 to `width`, if it begins at this place."""
         lines = self._lines[width]
-        height = place * len(lines) // self._tokens
-        # wide windows that begin in the last line are all cut short: those of a line above count
-        return self._random.choice(next(line for line in lines[height::-1] if line))
+        return self._random.choice(lines[place * len(lines) // self._tokens])
 
 
 def record(janus: Janus, cases: Iterable[Case], *, twin: bool) -> Recording:
