@@ -176,9 +176,9 @@ def test_a_comparison_by_hand() -> None:
 
 
 def test_a_trained_model_expects_fresh_pictures_and_more_so_given_their_prompt(small_folder: Path) -> None:
-    """An untrained model of 64 codes is near log 64 nats or above; the tiny model far below, and lower with the prompt."""
+    """An untrained model of 64 codes is near log 64 nats or above; one trained by likelihood far below, lower with the prompt."""
     prompts = unseen_prompts(WORLD, 2)
-    given_prompt, unconditional = surprise(load("tiny", device="cpu"), prompts)
+    given_prompt, unconditional = surprise(load("tiny-sft", device="cpu"), prompts)
     assert 0.2 < given_prompt < unconditional < 2
     assert surprise(load(small_folder, device="cpu"), prompts)[0] > 3.5
 
