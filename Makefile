@@ -22,7 +22,7 @@ serve: $(VENV)/.serve
 # Three workers with a thread each for two cores: many tests wait, and threads that wait for each other take the cores
 # from other tests.
 test: $(VENV)/.dev
-	@echo "every test, on the CPU: 15 to 20 minutes on two cores"
+	@echo "every test, on the CPU: 13 to 20 minutes on two cores"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 check: $(VENV)/.dev
