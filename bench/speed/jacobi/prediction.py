@@ -61,9 +61,9 @@ def _seconds(cost: Mapping[Shape, float], images: int, running: int) -> dict[int
     widths = [width for width in WIDTHS if 2 * running * width <= MOST_FED]
 
     def of(count: int) -> NDArray[np.float64]:
-        measured = sorted((2 * count * width, own) for (number, width), own in cost.items() if number == count)
-        sizes, own = np.array(measured).T
-        seconds: NDArray[np.float64] = np.interp([2 * running * width for width in widths], sizes, own)
+        measured = sorted((2 * count * width, taken) for (number, width), taken in cost.items() if number == count)
+        sizes, taken = np.array(measured).T
+        seconds: NDArray[np.float64] = np.interp([2 * running * width for width in widths], sizes, taken)
         return seconds
 
     share = (running - 1) / (images - 1) if images > 1 else 0.0
