@@ -17,21 +17,24 @@ PANEL = 16  # outputs
 
 @dataclass(frozen=True)
 class PackedMatrix:
-    """Matrix in the layout that the C functions read (`model/cpu/products.h`): panels of 16 outputs.
+    """Matrix in the layout that the C functions read (`model/cpu/matrix.h`): panels of 16 outputs.
 
     In a panel, the weights of one input lie side by side. The last panel of each part is filled up with zeros.
 
     A weight w is stored as a float32 or, as an 8-bit integer, as round(127 w / m), where m is the largest magnitude of
-    its output. Integers take a quarter of the memory. docs/performance.md has their effect on pictures.
+    its output. Integers take a quarter of the memory; an output's two by two inputs lie side by side, and an odd number
+    of inputs is filled up with zeros. docs/performance.md has their effect on pictures.
 
-    values: float32 or int8 [parts, panels, inputs, 16].
+    values: float32 [parts, panels, inputs, 16] or int8 [parts, panels, pairs of inputs, 16, 2].
     scales: float32 [parts, 16 · panels], m / 127 of each output; None for floats.
     outputs: of each part.
+    inputs: of the matrix.
     """
 
     values: Tensor
     scales: Tensor | None
     outputs: int
+    inputs: int
 
     @classmethod
     def of(cls, weight: Tensor, *, parts: int = 1, int8: bool = False) -> "PackedMatrix":
@@ -48,14 +51,15 @@ class PackedMatrix:
             scales = split.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
             split = (split / scales[..., None]).round().to(torch.int8)
             scales = F.pad(scales, (0, -outputs % PANEL))
-        filled = F.pad(split, (0, 0, 0, -outputs % PANEL))
-        values = filled.view(parts, -1, PANEL, inputs).transpose(2, 3).contiguous()
-        return cls(values, scales, outputs)
+        together = 2 if int8 else 1  # inputs
+        filled = F.pad(split, (0, -inputs % together, 0, -outputs % PANEL))
+        values = filled.view(parts, -1, PANEL, filled.shape[-1] // together, together).transpose(2, 3).contiguous()
+        return cls(values if int8 else values.squeeze(-1), scales, outputs, inputs)
 
     @property
     def shape(self) -> torch.Size:
         """[outputs of all parts, inputs]."""
-        return torch.Size([len(self.values) * self.outputs, self.values.shape[2]])
+        return torch.Size([len(self.values) * self.outputs, self.inputs])
 
     @property
     def nbytes(self) -> int:
@@ -63,10 +67,10 @@ class PackedMatrix:
 
     def floats(self) -> Tensor:
         """The matrix that these values stand for, float32 [outputs, inputs]."""
-        rows = self.values.float().transpose(2, 3).flatten(1, 2)
+        rows = self.values.float().transpose(2, 3).flatten(3).flatten(1, 2)
         if self.scales is not None:
             rows = rows * self.scales[..., None]
-        return rows[:, : self.outputs].flatten(0, 1)
+        return rows[:, : self.outputs, : self.inputs].flatten(0, 1)
 
     def copy_(self, other: "PackedMatrix") -> None:
         self.values.copy_(other.values)

@@ -29,6 +29,9 @@ from tests.tools import needs_compiler
 
 CPU = torch.device("cpu")
 
+# of logits that spread over 10: two orders of sums differ by 1.1e-5 on some processors, and rounding inputs adds 1.3e-3
+CLOSE = {None: {"rtol": 1e-5, "atol": 5e-5}, "int8": {"rtol": 1e-5, "atol": 5e-3}}
+
 
 @pytest.fixture(scope="module")
 def small(small_folder: Path) -> Janus:
@@ -68,10 +71,8 @@ def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, quantizati
     )
     assert native.is_native
     fed = codes(6, count, vocabulary=golden_janus.codebook_size)
-    # the two sum in different orders; on some processors a logit differs by 1.1e-5
-    torch.testing.assert_close(
-        draw(native, fed, prompts(count)), draw(plain, fed, prompts(count)), rtol=1e-5, atol=5e-5
-    )
+    expected = draw(plain, fed, prompts(count))
+    torch.testing.assert_close(draw(native, fed, prompts(count)), expected, **CLOSE[quantization])
 
 
 @needs_compiler
@@ -97,7 +98,7 @@ def test_native_prefill_equals_pytorchs(golden_janus: Janus, quantization: Quant
     for mine, expected in zip(native.prefill(rows), plain.prefill(rows), strict=True):
         assert mine.length == expected.length
         for part in ("keys", "values", "logits"):
-            torch.testing.assert_close(getattr(mine, part), getattr(expected, part), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(getattr(mine, part), getattr(expected, part), **CLOSE[quantization])
 
 
 @needs_compiler
@@ -139,19 +140,38 @@ def test_logits_do_not_depend_on_the_number_of_threads(small: Janus, threads: in
 
 
 @needs_compiler
-def test_nan_in_one_row_leaves_the_other_rows_unchanged(small: Janus) -> None:
-    decoder = Decoder(small)
+@pytest.mark.parametrize("outlier", [1, 1000])
+def test_rounding_inputs_to_16_bits_adds_little_to_rounding_weights_to_8(small_folder: Path, outlier: float) -> None:
+    """Also where one activation is much larger than the others, as in language models. PyTorch does not round inputs."""
+    janus = load(small_folder, device="cpu")
+    with torch.no_grad():
+        for block in janus.network.model.language_model.layers:
+            block.post_attention_layernorm.weight[5] *= outlier
+    fed = codes(4, 3, vocabulary=janus.codebook_size)
+    floats = draw(Decoder(janus, native=False), fed, prompts(3))
+    rounded = draw(Decoder(janus, native=False, quantization="int8"), fed, prompts(3))
+    native = draw(Decoder(janus, quantization="int8"), fed, prompts(3))
+    assert 0 < (native - rounded).square().mean().sqrt() < (rounded - floats).square().mean().sqrt() / 50
+
+
+@needs_compiler
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_that_are_not_finite_stay_in_their_row(
+    small: Janus, value: float, quantization: Quantization | None
+) -> None:
+    decoder = Decoder(small, quantization=quantization)
     fed = codes(2, 4, vocabulary=small.codebook_size)
     healthy = draw(decoder, fed, prompts(4))
     begin = decoder.cache
     cache = begin(4, 40)
     for row, prefix in enumerate(decoder.prefill(prompts(4))):
         cache.begin(row, prefix)
-    cache.values[0, 1] = torch.nan
+    cache.values[0, 1] = value
     lengths = [len(prompt) for prompt in prompts(4)]
     with torch.inference_mode():
         logits = decoder.step(torch.tensor(fed[0]), Rows.of(range(4), lengths, CPU), cache)
-    assert logits[1].isnan().all()
+    assert not logits[1].isfinite().any()
     assert torch.equal(logits[[0, 2, 3]], healthy[0, [0, 2, 3]])
 
 
@@ -172,7 +192,7 @@ def test_load_weights_takes_over_weights_changed_in_place(
     after = draw(decoder, fed, prompts(2))
     assert not torch.allclose(before, after)
     plain = Decoder(janus, native=False, quantization=quantization)
-    torch.testing.assert_close(after, draw(plain, fed, prompts(2)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after, draw(plain, fed, prompts(2)), **CLOSE[quantization])
 
 
 @needs_compiler
@@ -183,8 +203,9 @@ def test_load_weights_takes_over_weights_changed_in_place(
 def test_heads_of_any_number_and_width_and_rows_of_any_length(
     small: Janus, heads: int, kv_heads: int, head_dim: int, quantization: Quantization | None
 ) -> None:
-    """The C code scores 16 keys and mixes several vectors of values at a time, then the remainder one by one."""
+    """The C code scores 16 keys, mixes several vectors of values and rounds 128 inputs at a time, then the remainder."""
     config = copy.deepcopy(small.network.config)
+    config.text_config.intermediate_size = 401
     config.text_config.num_attention_heads = heads
     config.text_config.num_key_value_heads = kv_heads
     config.text_config.head_dim = head_dim
@@ -198,7 +219,8 @@ def test_heads_of_any_number_and_width_and_rows_of_any_length(
     fed = codes(4, len(long), vocabulary=janus.codebook_size)
     expected = draw(plain, fed, long)
     assert expected.std() > 0.1
-    torch.testing.assert_close(draw(native, fed, long), expected, rtol=1e-4, atol=1e-4)
+    close = {"rtol": 1e-4, "atol": 1e-3} if quantization else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(draw(native, fed, long), expected, **close)
 
 
 @needs_compiler
@@ -219,15 +241,16 @@ def test_the_default_dtype_of_the_process_does_not_change_codes(small: Janus) ->
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize("inputs", [39, 40])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_int8_weights_are_within_half_a_step_of_the_floats(parts: int) -> None:
-    weight = torch.randn(38, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 38)[:, None]
+def test_int8_weights_are_within_half_a_step_of_the_floats(parts: int, inputs: int) -> None:
+    weight = torch.randn(38, inputs, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 38)[:, None]
     weight[3] = 0
     rounded = PackedMatrix.of(weight, parts=parts, int8=True)
     half_a_step = weight.abs().amax(1, keepdim=True) / 127 / 2
     assert ((rounded.floats() - weight).abs() <= half_a_step * 1.0001).all()
     assert torch.equal(rounded.floats()[3], weight[3])
-    largest = rounded.values.abs().amax(2).view(parts, -1)[:, : 38 // parts].flatten().tolist()
+    largest = rounded.values.abs().amax((2, 4)).view(parts, -1)[:, : 38 // parts].flatten().tolist()
     assert largest == [127] * 3 + [0] + [127] * 34
 
 

@@ -60,6 +60,15 @@ XEON_GOLD_6140 = (
 )
 
 
+CORE_I5_1240P = (
+    "pdpe1gb rdtscp lm constant_tsc art arch_perfmon pebs bts rep_good nopl xtopology nonstop_tsc cpuid aperfmperf "
+    "tsc_known_freq pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 sdbg fma cx16 xtpr pdcm pcid sse4_1 sse4_2 "
+    "x2apic movbe popcnt tsc_deadline_timer aes xsave avx f16c rdrand lahf_lm abm 3dnowprefetch cpuid_fault epb ssbd ibrs "
+    "ibpb stibp ibrs_enhanced fsgsbase tsc_adjust bmi1 avx2 smep bmi2 erms invpcid rdseed adx smap clflushopt clwb "
+    "intel_pt sha_ni xsaveopt xsavec xgetbv1 xsaves split_lock_detect avx_vnni dtherm ida arat pln pts"
+)
+
+
 @pytest.mark.parametrize(
     ("flags", "best"),
     [
@@ -67,13 +76,16 @@ XEON_GOLD_6140 = (
         (RYZEN_2700X_IN_A_VM_THAT_HIDES_FMA, "x86-64-v2"),  # AVX2, but no FMA
         (XEON_E5_2690_V4, "x86-64-v3"),
         (XEON_PHI_7210, "x86-64-v3"),  # AVX-512, but not all of it
+        (CORE_I5_1240P, "x86-64-v3-vnni"),
         (XEON_GOLD_6140, "x86-64-v4"),
+        (f"{XEON_GOLD_6140} avx512_vnni", "x86-64-v4-vnni"),  # as the Xeon Gold 6240 after it
     ],
 )
 def test_a_processor_gets_the_highest_level_that_it_has(flags: str, best: str | None) -> None:
     names = [level.name for level in levels_of("x86_64", f"processor\t: 0\nflags\t\t: fpu sse sse2 {flags}\nbugs\t:\n")]
-    below = {None: [], "x86-64-v2": [], "x86-64-v3": ["x86-64-v2"], "x86-64-v4": ["x86-64-v3", "x86-64-v2"]}
-    assert names == ([best] if best else []) + below[best]
+    plain = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
+    below = plain[plain.index(best.removesuffix("-vnni")) + (best in plain) :] if best else []
+    assert names == ([best] if best else []) + below
 
 
 def test_an_arm_processor_gets_no_library_for_x86() -> None:
@@ -90,7 +102,7 @@ def test_this_processor_has_the_levels_that_glibc_finds() -> None:
     loader = Path("/lib64/ld-linux-x86-64.so.2")
     text = subprocess.run([loader, "--help"], capture_output=True, text=True, check=True).stdout
     found = [line.split()[0] for line in text.splitlines() if "x86-64-v" in line and "supported" in line]
-    assert found == HERE
+    assert found == [level for level in HERE if not level.endswith("-vnni")]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +150,9 @@ def test_logits_of_each_level_equal_pytorchs(
     if quantization:  # against the same integers, by the library compiled for this processor
         monkeypatch.setattr("model.decoder.native_library", library.native_library)
         plain = logits_of(Decoder(janus, quantization="int8"), prompts)
-    torch.testing.assert_close(logits_of(decoder, prompts), plain, rtol=1e-5, atol=5e-5)
+    # where sums of floats differ in their last bits, a few inputs are rounded to another integer
+    error = 5e-4 if quantization else 5e-5
+    torch.testing.assert_close(logits_of(decoder, prompts), plain, rtol=1e-5, atol=error)
 
 
 @needs_compiler

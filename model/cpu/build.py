@@ -31,7 +31,7 @@ def build(compiler: str, folder: Path) -> list[Path]:
     for level in LEVELS:
         if level.architecture == architecture:
             files.append(folder / f"{level.name}.so")
-            compile_library(compiler, files[-1], processor=level.name)
+            compile_library(compiler, files[-1], options=level.options)
     return files
 
 

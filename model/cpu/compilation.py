@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
@@ -12,18 +13,18 @@ _SOURCES = {"step.c": ("-falign-loops=64",), "sampler.c": ("-ffp-contract=off",)
 _FLAGS = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math")
 
 
-def compile_library(compiler: str, file: Path, *, processor: str) -> None:
+def compile_library(compiler: str, file: Path, *, options: Sequence[str]) -> None:
     """Compile the C functions to `file`, which appears complete or not at all.
 
     Args:
         compiler: path of the C compiler.
         file: the library, in a folder that exists.
-        processor: value of `-march`.
+        options: the compiler's, for the processor: `-march=native`, or those of a level (`model.cpu.levels`).
 
     Raises:
         subprocess.SubprocessError: the compiler failed or took too long.
     """
-    flags = (*_FLAGS, f"-march={processor}")
+    flags = (*_FLAGS, *options)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         partial = Path(folder) / file.name
         objects = [partial.with_name(name).with_suffix(".o") for name in _SOURCES]

@@ -95,7 +95,7 @@ def _compiled_here() -> Path | None:
         return None
     file = _cache_folder() / f"native-{fingerprint(compiler, _CPUINFO.read_text())}.so"
     if not file.exists():
-        compile_library(compiler, file, processor="native")
+        compile_library(compiler, file, options=("-march=native",))
     return file
 
 

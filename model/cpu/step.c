@@ -140,12 +140,23 @@ static void attend(
     }
 }
 
+static inline int64_t max_int64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Widest activation between two matrices of a block or of the head. */
+static inline int64_t inner_width(const Model *model) { return max_int64(model->intermediate, model->head_hidden); }
+
+/* Floats of a thread's own scratch memory: normalised rows, scores, rounded rows. */
+static inline int64_t thread_scratch_of(const Model *model, int64_t rows, int64_t length) {
+    int64_t longest = max_int64(max_int64(model->hidden, model->heads * model->head_dim), inner_width(model));
+    int is_rounded = model->head_in.bytes != 0;
+    return rows * model->hidden + length + (is_rounded ? rounded_floats(longest, rows) : 0);
+}
+
 /* Floats of scratch memory for a step of `rows` rows over a cache of `length` positions per row. */
 int64_t step_scratch(const Model *model, int64_t rows, int64_t length, int64_t threads) {
     int64_t qkv_width = (model->heads + 2 * model->kv_heads) * model->head_dim;
-    int64_t inner_width = model->intermediate > model->head_hidden ? model->intermediate : model->head_hidden;
-    return rows * (model->hidden + qkv_width + model->heads * model->head_dim + inner_width) +
-           threads * (rows * model->hidden + length);
+    return rows * (model->hidden + qkv_width + model->heads * model->head_dim + inner_width(model)) +
+           threads * thread_scratch_of(model, rows, length);
 }
 
 /* tokens, cache_rows, positions [rows] → logits [end_count, vocabulary].
@@ -164,19 +175,18 @@ void step(
     float *qkv = x + rows * hidden;
     float *attended = qkv + rows * qkv_width;
     float *inner = attended + rows * attended_width;
-    float *thread_scratch =
-        inner + rows * (model->intermediate > model->head_hidden ? model->intermediate : model->head_hidden);
+    float *thread_scratch = inner + rows * inner_width(model);
     for (int64_t row = 0; row < rows; row++)
         memcpy(x + row * hidden, embedding + tokens[row] * hidden, hidden * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
         /* each thread normalises all rows for itself, which costs less than waiting for another thread */
-        float *normed = thread_scratch + omp_get_thread_num() * (rows * hidden + cache->length);
-        float *scores = normed + rows * hidden;
+        float *normed = thread_scratch + omp_get_thread_num() * thread_scratch_of(model, rows, cache->length);
+        float *scores = normed + rows * hidden, *rounded = scores + cache->length;
         for (int64_t l = 0; l < model->layer_count; l++) {
             const Layer *layer = model->layers + l;
             rms_norm(x, layer->attention_norm, hidden, rows, model->epsilon, normed);
-            multiply(&layer->qkv, 0, qkv_width, normed, hidden, rows, qkv, 0);
+            multiply(&layer->qkv, 0, qkv_width, normed, hidden, rows, qkv, 0, rounded);
 #pragma omp barrier
             if (ends) { /* all keys of a sequence must be in the cache before its later tokens attend to them */
 #pragma omp for schedule(static)
@@ -194,23 +204,24 @@ void step(
                 attend(model, cache, l, cache_rows[row], positions[row], head, row_qkv, scores,
                        attended + row * attended_width);
             }
-            multiply(&layer->out, 0, hidden, attended, attended_width, rows, x, 1);
+            multiply(&layer->out, 0, hidden, attended, attended_width, rows, x, 1, rounded);
 #pragma omp barrier
             rms_norm(x, layer->mlp_norm, hidden, rows, model->epsilon, normed);
-            swiglu(&layer->gate_up, model->intermediate, normed, hidden, rows, inner);
+            swiglu(&layer->gate_up, model->intermediate, normed, hidden, rows, inner, rounded);
 #pragma omp barrier
-            multiply(&layer->down, 0, hidden, inner, model->intermediate, rows, x, 1);
+            multiply(&layer->down, 0, hidden, inner, model->intermediate, rows, x, 1, rounded);
 #pragma omp barrier
         }
         for (int64_t i = 0; i < end_count; i++)
             rms_norm(x + (ends ? ends[i] : i) * hidden, model->norm, hidden, 1, model->epsilon, normed + i * hidden);
-        multiply(&model->head_in, model->head_in_bias, model->head_hidden, normed, hidden, end_count, inner, 0);
+        multiply(&model->head_in, model->head_in_bias, model->head_hidden, normed, hidden, end_count, inner, 0,
+                 rounded);
 #pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < end_count * model->head_hidden; i++)
             inner[i] = 0.5f * inner[i] * (1 + erff(inner[i] * 0.70710678f)); /* GELU */
         multiply(&model->head_out, model->head_out_bias, model->vocabulary, inner, model->head_hidden, end_count,
-                 logits, 0);
+                 logits, 0, rounded);
     }
     for (int64_t row = 0; row < rows; row++) positions[row]++;
 }
