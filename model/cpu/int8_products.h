@@ -30,7 +30,8 @@
 #define FEW_ROWS_OF_INT8 1
 #endif
 
-/* Rows as integers [rows, 2 · pairs] and scales [rows, chunks]; an input is its integer times its chunk's scale. */
+/* Rows as integers [rows, 2 · pairs] and scales [rows, chunks]; an input is its integer times its chunk's scale. Where a
+   last pair lacks its second input, anything may stand: its weights are zero. */
 typedef struct {
     int16_t *integers;
     float *scales;
@@ -73,7 +74,6 @@ static void round_rows(const float *inputs, int64_t length, int64_t rows, Rounde
     int64_t width = 2 * pairs_of(length), chunks = chunks_of(length);
     for (int64_t row = 0; row < rows; row++) {
         int16_t *integers = rounded.integers + row * width;
-        if (length < width) integers[length] = 0;
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             int64_t at = chunk * SCALED;
             rounded.scales[row * chunks + chunk] =
