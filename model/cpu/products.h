@@ -27,8 +27,8 @@ static Inputs inputs_for(const Matrix *matrix, const float *floats, int64_t leng
     return inputs;
 }
 
-/* tiles [panels, MOST_TOGETHER, PANEL] = `rows` ≤ MOST_TOGETHER rows of inputs, from `begin` on, · `panels` ≤ GROUP panels,
-   from `first` on. Those multiplied afterwards begin with panel `then`. */
+/* tiles [panels, MOST_TOGETHER, PANEL] = `rows` ≤ MOST_TOGETHER rows of inputs, from `begin` on, · `panels` ≤ GROUP
+   panels, from `first` on. Those multiplied afterwards begin with panel `then`. */
 static void products(
     const Matrix *matrix, int64_t first, int64_t panels, int64_t then, const Inputs *inputs, int64_t begin,
     int64_t rows, float *tiles) {
@@ -55,8 +55,8 @@ static inline Share own_share(int64_t count, int64_t rows) {
     return share;
 }
 
-/* output [rows, columns] = inputs [rows, length] · matrix + bias; with `add`, += instead. `bias` may be null; `scratch` as
-   for `inputs_for`. The threads of the team share the work; there is no barrier at the end. */
+/* output [rows, columns] = inputs [rows, length] · matrix + bias; with `add`, += instead. `bias` may be null; `scratch`
+   as for `inputs_for`. The threads of the team share the work; there is no barrier at the end. */
 static void multiply(
     const Matrix *matrix, const float *bias, int64_t columns, const float *floats, int64_t length, int64_t rows,
     float *output, int add, float *scratch) {
