@@ -87,9 +87,9 @@ static void round_rows(const float *inputs, int64_t length, int64_t rows, Rounde
 INLINE int32s load_pairs(const int8_t *from) {
 #if defined(__AVX512BW__)
     return (int32s)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)from));
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && WIDTH == 8
     return (int32s)_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)from));
-#elif defined(__SSE4_1__)
+#elif defined(__SSE4_1__) && WIDTH == 4
     return (int32s)_mm_cvtepi8_epi16(_mm_loadl_epi64((const void *)from));
 #else
     typedef int16_t int16s __attribute__((vector_size(4 * WIDTH)));
@@ -111,11 +111,11 @@ INLINE int32s add_products(int32s sum, int32s a, int32s b) {
     return (int32s)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #elif defined(__AVX512BW__)
     return sum + (int32s)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVXVNNI__)
+#elif defined(__AVXVNNI__) && WIDTH == 8
     return (int32s)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)a, (__m256i)b);
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && WIDTH == 8
     return sum + (int32s)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__SSE4_1__)
+#elif defined(__SSE4_1__) && WIDTH == 4
     return sum + (int32s)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
     return sum + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
