@@ -31,7 +31,8 @@ CPU = torch.device("cpu")
 
 
 def assert_close(actual: Tensor, expected: Tensor, quantization: Quantization | None) -> None:
-    """Of logits that spread over 10: two orders of sums differ by 1.1e-5 on some processors; rounding inputs adds 1.3e-3."""
+    """Compare logits of the C functions with PyTorch's."""
+    # The two sum in different orders: differences of 1.1e-5 were seen. With int8, C also rounds inputs: 1.3e-3.
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=5e-3 if quantization else 5e-5)
 
 
