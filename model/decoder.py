@@ -87,15 +87,15 @@ class Decoder:
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         self._network = janus.network
-        library = self._native_library() if native else None
+        self._library = self._native_library() if native else None
         wanted = self.device.type == "cuda" if kernels is None else kernels
         if quantization is not None:
             fast = native and not wanted
             if fast or self.device.type == "cuda":
                 check_quantization(quantization, self.device)
-            if fast and library is None:
+            if fast and self._library is None:
                 raise CheckpointError("int8 weights need an NVIDIA GPU, or a CPU, float32 and a C compiler (cc)")
-        self._packs, self._quantization = library is not None, quantization
+        self._quantization = quantization
         if quantization is None:
             move(janus.network, self.device)
         matrices: list[Matrix] = list(self._copies(janus.network, release=release) or fuse_matrices(janus.network))
@@ -106,7 +106,7 @@ class Decoder:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # of what the matrices were fused from
         self.rotations = self._rotation_table()
-        self._native = self._native_step(library) if library else None
+        self._native = self._native_step(self._library) if self._library else None
         self.kernels = self._kernel_step() if wanted else None
 
     @property
@@ -246,8 +246,9 @@ class Decoder:
         self, network: JanusForConditionalGeneration, *, release: bool
     ) -> Iterator[PackedMatrix] | Iterator[QuantizedMatrix] | None:
         """Copies of the network's matrices; None where its own are used."""
-        if self._packs:
-            return pack_matrices(network, int8=self._quantization == "int8", release=release)
+        if self._library is not None:
+            group = self._library.integers_together()
+            return pack_matrices(network, int8=self._quantization == "int8", group=group, release=release)
         if self._quantization:
             return quantize_matrices(network, self._quantization, self.device, release=release)
         return None

@@ -13,6 +13,7 @@ from model.quantization import Quantization
 from model.quantized_matrix import QuantizedMatrix
 
 PANEL = 16  # outputs
+FILL = 64  # integers of an output are filled up with zeros to a multiple of so many inputs
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,10 @@ class PackedMatrix:
     In a panel, the weights of one input lie side by side. The last panel of each part is filled up with zeros.
 
     A weight w is stored as a float32 or, as an 8-bit integer, as round(127 w / m), where m is the largest magnitude of
-    its output. Integers take a quarter of the memory; an output's two by two inputs lie side by side, and an odd number
-    of inputs is filled up with zeros. docs/performance.md has their effect on pictures.
+    its output. Integers take a quarter of the memory; an output's two by two, or four by four, inputs lie side by side.
+    docs/performance.md has their effect on pictures.
 
-    values: float32 [parts, panels, inputs, 16] or int8 [parts, panels, pairs of inputs, 16, 2].
+    values: float32 [parts, panels, inputs, 16] or int8 [parts, panels, groups of inputs, 16, inputs of a group].
     scales: float32 [parts, 16 · panels], m / 127 of each output; None for floats.
     outputs: of each part.
     inputs: of the matrix.
@@ -37,13 +38,14 @@ class PackedMatrix:
     inputs: int
 
     @classmethod
-    def of(cls, weight: Tensor, *, parts: int = 1, int8: bool = False) -> "PackedMatrix":
+    def of(cls, weight: Tensor, *, parts: int = 1, int8: bool = False, group: int = 2) -> "PackedMatrix":
         """Pack a matrix of floats [outputs, inputs]; integers are rounded to nearest.
 
         Args:
             weight: the matrix.
             parts: its outputs are divided into as many equal parts, which begin with a new panel each.
             int8: whether to store integers.
+            group: integers of an output that lie side by side, 2 or 4: the C functions say what they read.
         """
         outputs, inputs = len(weight) // parts, weight.shape[1]
         split, scales = weight.float().view(parts, outputs, inputs), None
@@ -51,10 +53,11 @@ class PackedMatrix:
             scales = split.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny) / 127
             split = (split / scales[..., None]).round().to(torch.int8)
             scales = F.pad(scales, (0, -outputs % PANEL))
-        together = 2 if int8 else 1  # inputs
-        filled = F.pad(split, (0, -inputs % together, 0, -outputs % PANEL))
-        values = filled.view(parts, -1, PANEL, filled.shape[-1] // together, together).transpose(2, 3).contiguous()
-        return cls(values if int8 else values.squeeze(-1), scales, outputs, inputs)
+            split = F.pad(split, (0, -inputs % FILL))
+        filled = F.pad(split, (0, 0, 0, -outputs % PANEL))
+        groups = (-1, group) if int8 else (split.shape[-1],)
+        values = filled.view(parts, len(filled[0]) // PANEL, PANEL, *groups).transpose(2, 3)
+        return cls(values.contiguous(), scales, outputs, inputs)
 
     @property
     def shape(self) -> torch.Size:
@@ -140,16 +143,17 @@ def _fused(network: JanusForConditionalGeneration) -> Iterator[tuple[nn.Linear, 
 
 @torch.no_grad()
 def pack_matrices(
-    network: JanusForConditionalGeneration, *, int8: bool, release: bool = False
+    network: JanusForConditionalGeneration, *, int8: bool, group: int, release: bool = False
 ) -> Iterator[PackedMatrix]:
-    """Pack the matrices of a network, one after the other.
+    """Pack the matrices of a network, one after the other; `int8` and `group` as for `PackedMatrix.of`.
 
     With `release`, each is freed as soon as it is packed; the network alone can then no longer compute.
     """
     for modules in _fused(network):
         # C finds where "up" begins by the number of panels, so it begins with a new one
         parts = 2 if len(modules) == 2 else 1
-        packed = PackedMatrix.of(torch.cat([module.weight.detach() for module in modules]), parts=parts, int8=int8)
+        joined = torch.cat([module.weight.detach() for module in modules])
+        packed = PackedMatrix.of(joined, parts=parts, int8=int8, group=group)
         if release:
             _release(modules)
         yield packed

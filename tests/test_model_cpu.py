@@ -287,15 +287,18 @@ def test_packed_floats_are_the_matrix(outputs: int, parts: int) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("quantization", "size"), [("int8", 1), (None, 4)])
-def test_released_matrices_are_held_once(small_folder: Path, quantization: Quantization | None, size: int) -> None:
-    """An int8 decoder then takes a quarter of the memory."""
+@pytest.mark.parametrize("quantization", ["int8", None])
+def test_released_matrices_are_held_once(small_folder: Path, quantization: Quantization | None) -> None:
+    """An int8 decoder takes a quarter of the memory, if inputs come by 64, as in large models."""
     janus = load(small_folder, device="cpu")
     fed = codes(3, 2, vocabulary=janus.codebook_size)
     before = draw(Decoder(janus, quantization=quantization), fed, prompts(2))
     network = janus.network.model
     held = [p for part in (network.language_model.layers, network.generation_head) for p in part.parameters()]
-    matrices = sum(p.numel() for p in held if p.ndim == 2)
+    shapes = [p.shape for p in held if p.ndim == 2]
+    matrices = sum(
+        outputs * -(-inputs // 64) * 64 if quantization else 4 * outputs * inputs for outputs, inputs in shapes
+    )
     decoder = Decoder(janus, quantization=quantization, release=True)
     left = sum(
         p.nbytes
@@ -305,9 +308,9 @@ def test_released_matrices_are_held_once(small_folder: Path, quantization: Quant
     )
     assert left == sum(p.nbytes for p in held if p.ndim == 1)
     packed = decoder.weights.copies
-    assert sum(matrix.values.nbytes for matrix in packed) == size * matrices
+    assert sum(matrix.values.nbytes for matrix in packed) == matrices
     scales = [matrix.scales.nbytes for matrix in packed if matrix.scales is not None]
-    assert sum(scales) == (4 * sum(p.shape[0] for p in held if p.ndim == 2) if quantization else 0)
+    assert sum(scales) == (4 * sum(outputs for outputs, _ in shapes) if quantization else 0)
     assert torch.equal(draw(decoder, fed, prompts(2)), before)
 
 

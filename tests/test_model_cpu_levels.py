@@ -1,5 +1,6 @@
 """Libraries built ahead: which one a processor gets, and that each computes as the others do."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -79,13 +80,20 @@ CORE_I5_1240P = (
         (CORE_I5_1240P, "x86-64-v3-vnni"),
         (XEON_GOLD_6140, "x86-64-v4"),
         (f"{XEON_GOLD_6140} avx512_vnni", "x86-64-v4-vnni"),  # as the Xeon Gold 6240 after it
+        (f"{XEON_GOLD_6140} avx512_vnni amx_bf16 amx_tile amx_int8", "x86-64-v4-amx"),  # as the Xeon Gold 6430
     ],
 )
 def test_a_processor_gets_the_highest_level_that_it_has(flags: str, best: str | None) -> None:
     names = [level.name for level in levels_of("x86_64", f"processor\t: 0\nflags\t\t: fpu sse sse2 {flags}\nbugs\t:\n")]
-    plain = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
-    below = plain[plain.index(best.removesuffix("-vnni")) + (best in plain) :] if best else []
-    assert names == ([best] if best else []) + below
+    below = {
+        "x86-64-v4-amx": ["x86-64-v4-vnni", "x86-64-v4", "x86-64-v3", "x86-64-v2"],
+        "x86-64-v4-vnni": ["x86-64-v4", "x86-64-v3", "x86-64-v2"],
+        "x86-64-v4": ["x86-64-v3", "x86-64-v2"],
+        "x86-64-v3-vnni": ["x86-64-v3", "x86-64-v2"],
+        "x86-64-v3": ["x86-64-v2"],
+        "x86-64-v2": [],
+    }
+    assert names == ([best, *below[best]] if best else [])
 
 
 def test_an_arm_processor_gets_no_library_for_x86() -> None:
@@ -102,7 +110,7 @@ def test_this_processor_has_the_levels_that_glibc_finds() -> None:
     loader = Path("/lib64/ld-linux-x86-64.so.2")
     text = subprocess.run([loader, "--help"], capture_output=True, text=True, check=True).stdout
     found = [line.split()[0] for line in text.splitlines() if "x86-64-v" in line and "supported" in line]
-    assert found == [level for level in HERE if not level.endswith("-vnni")]
+    assert found == [level for level in HERE if not level.endswith(("-vnni", "-amx"))]
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +161,53 @@ def test_logits_of_each_level_equal_pytorchs(
     # where sums of floats differ in their last bits, a few inputs are rounded to another integer
     error = 5e-4 if quantization else 5e-5
     torch.testing.assert_close(logits_of(decoder, prompts), plain, rtol=1e-5, atol=error)
+
+
+needs_tiles = pytest.mark.skipif("x86-64-v4-amx" not in HERE, reason="this processor has no tiles (AMX)")
+
+
+@needs_tiles
+@needs_compiler
+@pytest.mark.parametrize("rows", [1, 2, 13, 16, 17, 33])
+def test_tiles_and_vectors_compute_the_same_bits(
+    libraries: dict[str, CDLL], rows: int, janus: Janus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [[1, *range(5, 8 + row % 9)] for row in range(rows)]
+    logits = []
+    for level, together in (("x86-64-v4-amx", 4), ("x86-64-v4-vnni", 2)):
+        assert libraries[level].integers_together() == together
+        monkeypatch.setattr("model.decoder.native_library", lambda level=level: libraries[level])
+        logits.append(logits_of(Decoder(janus, quantization="int8"), prompts))
+    assert torch.equal(*logits)
+
+
+@needs_tiles
+@needs_compiler
+def test_a_process_that_gets_no_tiles_uses_vectors(
+    libraries: dict[str, CDLL], small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux refuses tiles to a process with a signal stack that is too small for them."""
+    code = f"""
+import ctypes, sys
+from pathlib import Path
+import torch
+from model.cpu import library
+stack = ctypes.create_string_buffer(2048)
+fields = (ctypes.c_uint64 * 3)(ctypes.addressof(stack), 0, len(stack))  # stack_t: address, flags, size
+assert ctypes.CDLL(None).sigaltstack(fields, None) == 0
+native = library.open_library(Path({libraries["x86-64-v4-amx"]._name!r}))
+assert native.integers_together() == 2
+import model.decoder
+from model.checkpoints.load import load
+model.decoder.native_library = lambda: native
+decoder = model.decoder.Decoder(load({str(small_folder)!r}, device="cpu"), quantization="int8")
+print(decoder.prefill([[1, 5, 6]])[0].logits.tolist())
+"""
+    root = Path(__file__).parent.parent
+    printed = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout
+    monkeypatch.setattr("model.decoder.native_library", lambda: libraries["x86-64-v4-amx"])
+    by_tiles = Decoder(load(small_folder, device="cpu"), quantization="int8").prefill([[1, 5, 6]])[0].logits
+    assert json.loads(printed) == by_tiles.tolist()
 
 
 @needs_compiler

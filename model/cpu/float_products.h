@@ -24,16 +24,16 @@ typedef struct {
     int is_first; /* of its panels */
 } Chunk;
 
-/* tiles [panels, MOST_TOGETHER, PANEL] += `rows` rows of a chunk's inputs · `panels` of its panels; with the first
+/* totals [panels, MOST_TOGETHER, PANEL] += `rows` rows of a chunk's inputs · `panels` of its panels; with the first
    chunk, = instead. `rows`, `panels` and `places` are known to the compiler: each case gets its own code. */
 INLINE void block(
-    const int rows, const int panels, const int places, const Chunk *chunk, Fetch fetch, float *tiles) {
+    const int rows, const int panels, const int places, const Chunk *chunk, Fetch fetch, float *totals) {
     const float *inputs = chunk->inputs;
     int64_t length = chunk->length;
     vector sums[MOST_ROWS][2 * VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < panels * VECTORS; v++) {
-            const float *sum = tiles + v / VECTORS * TILE + r * PANEL + v % VECTORS * WIDTH;
+            const float *sum = totals + v / VECTORS * TOTALS + r * PANEL + v % VECTORS * WIDTH;
             sums[r][v] = chunk->is_first ? (vector){0} : load(sum);
         }
     for (int64_t i = 0; i < chunk->count; i++) {
@@ -46,7 +46,7 @@ INLINE void block(
     }
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < panels * VECTORS; v++)
-            store(tiles + v / VECTORS * TILE + r * PANEL + v % VECTORS * WIDTH, sums[r][v]);
+            store(totals + v / VECTORS * TOTALS + r * PANEL + v % VECTORS * WIDTH, sums[r][v]);
 }
 
 /* `block` for `rows` ≤ MOST_ROWS and `panels` ≤ 2, known at run time. If `places` is 0, blocks fetch from one place for
@@ -56,15 +56,15 @@ INLINE void block(
     case n:                                                                                    \
         if (n <= FEW_ROWS && panels == 2) {                                                    \
             if (places) fetch.step *= 2;                                                       \
-            block(n <= FEW_ROWS ? n : 1, 2, PLACES(2), &chunk, fetch, tiles);                  \
+            block(n <= FEW_ROWS ? n : 1, 2, PLACES(2), &chunk, fetch, totals);                  \
         } else if (n <= MOST_ROWS)                                                             \
             for (int64_t p = 0; p < panels; p++) {                                             \
-                block(n <= MOST_ROWS ? n : 1, 1, PLACES(1), &chunk, fetch, tiles + p * TILE);  \
+                block(n <= MOST_ROWS ? n : 1, 1, PLACES(1), &chunk, fetch, totals + p * TOTALS);  \
                 chunk.weights += chunk.length * PANEL;                                         \
                 fetch.from += places ? chunk.count * fetch.step : fetch.apart;                 \
             }                                                                                  \
         break;
-INLINE void two_panels(const int places, int64_t rows, int64_t panels, Chunk chunk, Fetch fetch, float *tiles) {
+INLINE void two_panels(const int places, int64_t rows, int64_t panels, Chunk chunk, Fetch fetch, float *totals) {
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
     }
@@ -72,12 +72,12 @@ INLINE void two_panels(const int places, int64_t rows, int64_t panels, Chunk chu
 #undef CASE
 #undef PLACES
 
-/* tiles [panels, MOST_TOGETHER, PANEL] = `rows` ≤ MOST_TOGETHER rows of inputs [rows, length] · `panels` ≤ GROUP
+/* totals [panels, MOST_TOGETHER, PANEL] = `rows` ≤ MOST_TOGETHER rows of inputs [rows, length] · `panels` ≤ GROUP
    panels, from `first` on. Those multiplied afterwards begin with panel `then`. The blocks of a chunk fetch equal parts
    of the next one: of all its panels or, if `places` is 0, of those that they multiply. */
 INLINE void float_products(
     const int places, const float *weights, int64_t first, int64_t panels, int64_t then, const float *inputs,
-    int64_t length, int64_t rows, float *tiles) {
+    int64_t length, int64_t rows, float *totals) {
     for (int64_t at = 0, count, part; at < length; at += count) {
         count = min_int64(CHUNK, length - at);
         int64_t next = at + count < length ? first * length + at + count : then * length;
@@ -92,7 +92,7 @@ INLINE void float_products(
                     fetch.step /= places;
                 } else
                     fetch.from += panel * fetch.apart + count * LINE * row / rows;
-                two_panels(places, part, min_int64(2, panels - panel), chunk, fetch, tiles + panel * TILE + row * PANEL);
+                two_panels(places, part, min_int64(2, panels - panel), chunk, fetch, totals + panel * TOTALS + row * PANEL);
             }
     }
 }

@@ -1,9 +1,7 @@
-/* Products of rows of floats with panels of 8-bit integers.
+/* Products of rounded rows of floats with panels of 8-bit integers.
 
-   Processors multiply 16-bit integers, two by two, at twice the rate of floats, and widen 8-bit ones to them in one
-   instruction. So rows are rounded to 16-bit integers, with one scale for each chunk of inputs, which keeps inputs apart
-   that are much larger than others. Rounding adds an error of about 1/32767 of a chunk's largest input to each, where
-   the weights' own is 1/254 of an output's largest weight. Sums of a chunk are exact. */
+   Processors multiply 16-bit integers, two by two, at twice the rate of floats, and those that have tiles multiply bytes
+   much faster still. Sums of a chunk of inputs are exact; then they are scaled and added as floats. */
 
 #ifndef INT8_PRODUCTS_H
 #define INT8_PRODUCTS_H
@@ -11,15 +9,12 @@
 #ifdef __SSE4_1__
 #include <immintrin.h>
 #endif
-#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "matrix.h"
-
-#define LARGEST 32767   /* magnitude of a rounded input */
-#define SMALLEST 1e-30f /* chunks of inputs below it are zero, so that no scale has an infinite inverse */
-#define SCALED 128      /* inputs of a chunk: sums of 128 · 32767 · 127 fit in 32 bits */
+#include "rounded_rows.h"
+#include "tiles.h"
 
 /* With more rows the widened weights of two panels and the sums do not fit in the registers. */
 #if defined(__AVX512F__)
@@ -29,58 +24,6 @@
 #else
 #define FEW_ROWS_OF_INT8 1
 #endif
-
-/* Rows as integers [rows, 2 · pairs] and scales [rows, chunks]; an input is its integer times its chunk's scale. Where a
-   last pair lacks its second input, anything may stand: its weights are zero. */
-typedef struct {
-    int16_t *integers;
-    float *scales;
-} Rounded;
-
-INLINE int64_t pairs_of(int64_t length) { return (length + 1) / 2; }
-INLINE int64_t chunks_of(int64_t length) { return (length + SCALED - 1) / SCALED; }
-
-/* Floats of memory that `rows` rounded rows take. */
-INLINE int64_t rounded_floats(int64_t length, int64_t rows) { return rows * (pairs_of(length) + chunks_of(length)); }
-
-/* Such rows in `memory`. */
-INLINE Rounded rounded_in(float *memory, int64_t length, int64_t rows) {
-    Rounded rounded = {(int16_t *)memory, memory + rows * pairs_of(length)};
-    return rounded;
-}
-
-/* Round `count` ≤ SCALED inputs; returns their scale, which is NaN if an input is not finite. */
-static float round_chunk(const float *inputs, int64_t count, int16_t *integers) {
-    int32_t largest = 0; /* the bits of magnitudes are in their order, and NaN is above infinity */
-    for (int64_t i = 0; i < count; i++) {
-        int32_t bits;
-        memcpy(&bits, inputs + i, sizeof bits);
-        bits &= 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-    }
-    float peak;
-    memcpy(&peak, &largest, sizeof peak);
-    if (!(peak >= SMALLEST && peak < INFINITY)) {
-        memset(integers, 0, count * sizeof *integers);
-        return peak < SMALLEST ? 0 : NAN;
-    }
-    float inverse = LARGEST / peak;
-    for (int64_t i = 0; i < count; i++) integers[i] = (int16_t)rintf(inputs[i] * inverse);
-    return peak / LARGEST;
-}
-
-/* Round rows of inputs [rows, length]. */
-static void round_rows(const float *inputs, int64_t length, int64_t rows, Rounded rounded) {
-    int64_t width = 2 * pairs_of(length), chunks = chunks_of(length);
-    for (int64_t row = 0; row < rows; row++) {
-        int16_t *integers = rounded.integers + row * width;
-        for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            int64_t at = chunk * SCALED;
-            rounded.scales[row * chunks + chunk] =
-                round_chunk(inputs + row * length + at, min_int64(SCALED, length - at), integers + at);
-        }
-    }
-}
 
 /* 2 · WIDTH integers, widened to 16 bits; by intrinsics, since compilers use many instructions where processors have
    one. */
@@ -124,91 +67,112 @@ INLINE int32s add_products(int32s sum, int32s a, int32s b) {
 
 INLINE vector to_floats(int32s integers) { return __builtin_convertvector(integers, vector); }
 
-/* A chunk of some panels of integers, and of rounded rows. Panels lie `apart` integers from each other, rows `width`
-   inputs and `chunks` scales. `fetch`: the next chunk of the same number of panels. */
+/* Integers of a column that lie side by side (`model.decoder_weights.PackedMatrix`). */
+int64_t integers_together(void) { return has_tiles ? 4 : 2; }
+
+/* A chunk of some panels of integers: `count` inputs from `at` on. Panels lie `apart` integers from each other. `fetch`: the
+   next chunk of as many panels. */
 typedef struct {
     const int8_t *weights, *fetch;
-    int64_t apart, pairs;
-    const int16_t *inputs;
-    int64_t width;
-    const float *scales;
-    int64_t chunks;
-    int is_first; /* of its panels */
+    int64_t apart, at, count;
 } ChunkOfInt8;
 
-/* tiles [panels, MOST_TOGETHER, PANEL] += `rows` rows of a chunk's inputs · `panels` of its panels; with the first
+/* totals [WIDTH] += sums · the scale of a row's chunk; with the first chunk, = instead. */
+INLINE void add_scaled(int32s sums, const Rounded *rounded, int64_t row, int64_t at, float *totals) {
+    vector before = at == 0 ? (vector){0} : load(totals);
+    float scale = rounded->scales[row * rounded->chunks + at / SCALED];
+    store(totals, before + __builtin_convertvector(sums, vector) * scale);
+}
+
+/* totals [panels, MOST_TOGETHER, PANEL] += `rows` rounded rows from `begin` on · `panels` panels, of a chunk; with the first
    chunk, = instead. `rows` and `panels` are known to the compiler: each case gets its own code. */
-INLINE void block_of_int8(const int rows, const int panels, const ChunkOfInt8 *chunk, float *tiles) {
-    const int16_t *inputs = chunk->inputs;
+INLINE void block_of_int8(
+    const int rows, const int panels, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin, float *totals) {
+    const int16_t *inputs = rounded->integers + begin * rounded->width + chunk->at;
     int32s sums[MOST_ROWS][2 * VECTORS];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < panels * VECTORS; v++) sums[r][v] = (int32s){0};
-    for (int64_t i = 0; i < chunk->pairs; i++) {
+    for (int64_t i = 0; i < chunk->count; i += 2) {
         int32s weights[2 * VECTORS];
-        for (int p = 0; p < panels; p++) __builtin_prefetch(chunk->fetch + p * chunk->apart + i * 2 * PANEL);
+        for (int p = 0; p < panels; p++) __builtin_prefetch(chunk->fetch + p * chunk->apart + i * PANEL);
         for (int v = 0; v < panels * VECTORS; v++)
             weights[v] =
-                load_pairs(chunk->weights + v / VECTORS * chunk->apart + i * 2 * PANEL + v % VECTORS * 2 * WIDTH);
+                load_pairs(chunk->weights + v / VECTORS * chunk->apart + i * PANEL + v % VECTORS * 2 * WIDTH);
         for (int r = 0; r < rows; r++) {
-            int32s pair = broadcast_pair(inputs + r * chunk->width + 2 * i);
+            int32s pair = broadcast_pair(inputs + r * rounded->width + i);
             for (int v = 0; v < panels * VECTORS; v++) sums[r][v] = add_products(sums[r][v], weights[v], pair);
         }
     }
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < panels * VECTORS; v++) {
-            float *sum = tiles + v / VECTORS * TILE + r * PANEL + v % VECTORS * WIDTH;
-            vector before = chunk->is_first ? (vector){0} : load(sum);
-            store(sum, before + to_floats(sums[r][v]) * chunk->scales[r * chunk->chunks]);
-        }
+        for (int v = 0; v < panels * VECTORS; v++)
+            add_scaled(sums[r][v], rounded, begin + r, chunk->at,
+                       totals + v / VECTORS * TOTALS + r * PANEL + v % VECTORS * WIDTH);
 }
 
 /* `block_of_int8` for `rows` ≤ MOST_ROWS and `panels` ≤ 2, known at run time. */
-#define CASE(n)                                                                        \
-    case n:                                                                            \
-        if (n <= FEW_ROWS_OF_INT8 && panels == 2)                                      \
-            block_of_int8(n <= FEW_ROWS_OF_INT8 ? n : 1, 2, &chunk, tiles);            \
-        else if (n <= MOST_ROWS)                                                       \
-            for (int64_t p = 0; p < panels; p++) {                                     \
-                block_of_int8(n <= MOST_ROWS ? n : 1, 1, &chunk, tiles + p * TILE);    \
-                chunk.weights += chunk.apart, chunk.fetch += chunk.apart;              \
-            }                                                                          \
+#define CASE(n)                                                                                        \
+    case n:                                                                                            \
+        if (n <= FEW_ROWS_OF_INT8 && panels == 2)                                                      \
+            block_of_int8(n <= FEW_ROWS_OF_INT8 ? n : 1, 2, &chunk, rounded, begin, totals);           \
+        else if (n <= MOST_ROWS)                                                                       \
+            for (int64_t p = 0; p < panels; p++) {                                                     \
+                block_of_int8(n <= MOST_ROWS ? n : 1, 1, &chunk, rounded, begin, totals + p * TOTALS); \
+                chunk.weights += chunk.apart, chunk.fetch += chunk.apart;                              \
+            }                                                                                          \
         break;
-static void two_panels_of_int8(int64_t rows, int64_t panels, ChunkOfInt8 chunk, float *tiles) {
+static void two_panels_of_int8(
+    int64_t rows, int64_t panels, ChunkOfInt8 chunk, const Rounded *rounded, int64_t begin, float *totals) {
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
     }
 }
 #undef CASE
 
-/* tiles [panels, MOST_TOGETHER, PANEL] = rounded rows, `rows` ≤ MOST_TOGETHER from `begin` on, · `panels` ≤ GROUP panels
-   from `first` on. Those multiplied afterwards begin with panel `then`. */
+/* `block_of_int8` for `rows` ≤ TILE_ROWS, by tiles. */
+INLINE void tiles_of_int8(
+    int64_t rows, const int panels, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin, float *totals) {
+    int32_t sums[2][2][TILE_ROWS * PANEL];
+    multiply_tiles(rounded->halves, begin, chunk->at, chunk->count, panels, chunk->weights, chunk->fetch, chunk->apart,
+                   sums[0][0]);
+    for (int p = 0; p < panels; p++)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < PANEL; c += WIDTH) {
+                int32s upper, lower;
+                memcpy(&upper, sums[p][0] + r * PANEL + c, sizeof upper);
+                memcpy(&lower, sums[p][1] + r * PANEL + c, sizeof lower);
+                add_scaled((upper << 8) + lower, rounded, begin + r, chunk->at, totals + p * TOTALS + r * PANEL + c);
+            }
+}
+
+/* totals [panels, MOST_TOGETHER, PANEL] = rounded rows, `rows` ≤ MOST_TOGETHER from `begin` on, · `panels` ≤ GROUP
+   panels from `first` on. Those multiplied afterwards begin with panel `then`. */
 static void int8_products(
-    const Matrix *matrix, int64_t first, int64_t panels, int64_t then, Rounded rounded, int64_t length, int64_t begin,
-    int64_t rows, float *tiles) {
-    int64_t width = 2 * pairs_of(length), chunks = chunks_of(length), apart = width * PANEL;
+    const Matrix *matrix, int64_t first, int64_t panels, int64_t then, const Rounded *rounded, int64_t begin,
+    int64_t rows, float *totals) {
+    int64_t width = rounded->width, apart = width * PANEL;
     for (int64_t at = 0, count; at < width; at += count) {
         count = min_int64(SCALED, width - at);
         int64_t next = at + count < width ? first * apart + (at + count) * PANEL : then * apart;
-        for (int64_t panel = 0; panel < panels; panel += 2)
-            for (int64_t row = begin, part; row < begin + rows; row += part) {
-                part = block_rows(begin + rows - row);
-                ChunkOfInt8 chunk = {matrix->bytes + (first + panel) * apart + at * PANEL,
-                                     matrix->bytes + next + panel * apart,
-                                     apart,
-                                     count / 2,
-                                     rounded.integers + row * width + at,
-                                     width,
-                                     rounded.scales + row * chunks + at / SCALED,
-                                     chunks,
-                                     at == 0};
-                two_panels_of_int8(
-                    part, min_int64(2, panels - panel), chunk, tiles + panel * TILE + (row - begin) * PANEL);
+        for (int64_t panel = 0; panel < panels; panel += 2) {
+            ChunkOfInt8 chunk = {matrix->bytes + (first + panel) * apart + at * PANEL,
+                                 matrix->bytes + next + panel * apart, apart, at, count};
+            int64_t side = min_int64(2, panels - panel);
+            for (int64_t row = 0, part; row < rows; row += part) {
+                float *to = totals + panel * TOTALS + row * PANEL;
+                part = rounded->tile_rows ? min_int64(rounded->tile_rows, rows - row) : block_rows(rows - row);
+                if (!rounded->tile_rows)
+                    two_panels_of_int8(part, side, chunk, rounded, begin + row, to);
+                else if (side == 2)
+                    tiles_of_int8(part, 2, &chunk, rounded, begin + row, to);
+                else
+                    tiles_of_int8(part, 1, &chunk, rounded, begin + row, to);
             }
+        }
     }
     for (int64_t panel = 0; panel < panels; panel++)
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < PANEL; c++)
-                tiles[panel * TILE + r * PANEL + c] *= matrix->scales[(first + panel) * PANEL + c];
+                totals[panel * TOTALS + r * PANEL + c] *= matrix->scales[(first + panel) * PANEL + c];
 }
 
 #endif

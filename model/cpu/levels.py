@@ -23,9 +23,16 @@ class Level(NamedTuple):
 _V2 = frozenset({"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"})
 _V3 = _V2 | {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
 _V4 = _V3 | {"avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"}
-# VNNI multiplies and adds integers in one instruction; AVX2 and AVX-512 each have their own.
+_V4_VNNI = _V4 | {"avx512_vnni"}
+# VNNI multiplies and adds integers in one instruction; AVX2 and AVX-512 each have their own. AMX multiplies tiles of them.
 LEVELS = (
-    Level("x86-64-v4-vnni", "x86_64", _V4 | {"avx512_vnni"}, ("-march=x86-64-v4", "-mavx512vnni")),
+    Level(
+        "x86-64-v4-amx",
+        "x86_64",
+        _V4_VNNI | {"amx_tile", "amx_int8"},
+        ("-march=x86-64-v4", "-mavx512vnni", "-mamx-tile", "-mamx-int8"),
+    ),
+    Level("x86-64-v4-vnni", "x86_64", _V4_VNNI, ("-march=x86-64-v4", "-mavx512vnni")),
     Level("x86-64-v4", "x86_64", _V4, ("-march=x86-64-v4",)),
     Level("x86-64-v3-vnni", "x86_64", _V3 | {"avx_vnni"}, ("-march=x86-64-v3", "-mavxvnni")),
     Level("x86-64-v3", "x86_64", _V3, ("-march=x86-64-v3",)),

@@ -59,6 +59,9 @@ def native_library() -> ctypes.CDLL | None:
 def open_library(file: Path) -> ctypes.CDLL:
     """Load a library and declare its functions; raises OSError if it cannot be loaded."""
     library = ctypes.CDLL(str(file))
+    library.request_tiles.restype = None
+    library.request_tiles.argtypes = library.integers_together.argtypes = []
+    library.integers_together.restype = ctypes.c_int64
     library.step_scratch.restype = library.sample_scratch.restype = library.draw.restype = ctypes.c_int64
     library.step_scratch.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
     library.sample_scratch.argtypes = [ctypes.c_int64]
@@ -78,6 +81,7 @@ def open_library(file: Path) -> ctypes.CDLL:
     library.convolve_scratch.argtypes = [ctypes.c_int64] * 4
     library.convolve.restype = None
     library.convolve.argtypes = [*[ctypes.c_void_p] * 4, ctypes.c_int64]
+    library.request_tiles()
     return library
 
 

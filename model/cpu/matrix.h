@@ -2,7 +2,7 @@
 
    A matrix is stored in panels of 16 columns (`model.decoder_weights.PackedMatrix`): the weights of an input lie side by
    side, so each lane of a vector is a column of its own, and an input is multiplied with all of them at once. 8-bit
-   integers lie in pairs: both weights of a column by two inputs, then those of the next column.
+   integers lie in pairs: both weights of a column by two inputs, then those of the next column; for tiles, in fours.
 
    Weights that are in no cache take as long to read as up to a dozen rows take to multiply. So that neither waits for
    the other, panels are multiplied chunk by chunk, and the next chunk is fetched meanwhile. A processor reads faster
@@ -29,12 +29,12 @@
 #define MOST_ROWS 3
 #define FEW_ROWS 1
 #endif
-#define GROUP 4          /* panels side by side, of up to MOST_ROWS rows; else 2 */
-#define MOST_TOGETHER 24 /* rows whose sums are kept from chunk to chunk */
-#define TILE (MOST_TOGETHER * PANEL)
+#define GROUP 4          /* panels side by side, if rows are few; else 2 */
+#define MOST_TOGETHER 32 /* rows whose totals are kept from chunk to chunk */
+#define TOTALS (MOST_TOGETHER * PANEL)
 
-/* Matrix [panels, length, PANEL] of floats or, if `bytes` is not null, [panels, pairs of inputs, PANEL, 2] of integers
-   with one scale per column. */
+/* Matrix [panels, length, PANEL] of floats or, if `bytes` is not null, [panels, groups of inputs, PANEL, 2 or 4] of
+   integers with one scale per column. */
 typedef struct {
     const float *floats;
     const int8_t *bytes;

@@ -67,7 +67,7 @@ static const int32s LOW_HALVES[] = {
     {0, 2, 4, 6},
 #endif
 };
-#define LEVELS (int)(sizeof LOW_HALVES / sizeof *LOW_HALVES)
+#define FOLDS (int)(sizeof LOW_HALVES / sizeof *LOW_HALVES)
 
 /* Add the low and the high halves that LOW_HALVES[level] describes. */
 INLINE vector fold(vector a, vector b, int level) {
@@ -80,7 +80,7 @@ INLINE vector horizontal_sums(const vector v[WIDTH]) {
     vector folded[WIDTH];
     memcpy(folded, v, sizeof folded);
 #pragma GCC unroll 4
-    for (int level = 0; level < LEVELS; level++)
+    for (int level = 0; level < FOLDS; level++)
 #pragma GCC unroll 8
         for (int i = 0; i < WIDTH / 2 >> level; i++) folded[i] = fold(folded[2 * i], folded[2 * i + 1], level);
     return folded[0];
@@ -89,7 +89,7 @@ INLINE vector horizontal_sums(const vector v[WIDTH]) {
 /* Sum over the lanes of one vector, in the order of `horizontal_sums`. */
 INLINE float horizontal_sum(vector v) {
 #pragma GCC unroll 4
-    for (int level = 0; level < LEVELS; level++) v = fold(v, v, level);
+    for (int level = 0; level < FOLDS; level++) v = fold(v, v, level);
     return v[0];
 }
 
