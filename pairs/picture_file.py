@@ -4,10 +4,11 @@ import io
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from pairs.files import write_atomically
@@ -57,6 +58,17 @@ def read_metadata(file: Path | io.BytesIO) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an opened picture, to RGB, turned as its EXIF orientation says: so browsers show it.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it is damaged.
+    """
+    with suppress(SyntaxError, struct.error):  # EXIF that PIL cannot read
+        image = ImageOps.exif_transpose(image)
+    return image.convert("RGB")
 
 
 def _description(image: Image.Image) -> object:

@@ -8,11 +8,12 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from bench.detection.errors import GenEvalError
 from bench.detection.metadata import Metadata, parse_metadata
 from model.errors import first_line
+from pairs.picture_file import upright
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Sample:
         content = _read(self.file)
         try:
             with Image.open(BytesIO(content)) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
+                return upright(picture)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError and others
             raise GenEvalError(f"{self.file}: {_fault(error)}") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from bench.pictures.errors import RunError
-from pairs.picture_file import read_metadata
+from pairs.picture_file import read_metadata, upright
 
 
 class PictureFile:
@@ -54,7 +54,7 @@ class PictureFile:
             image.verify()
 
     def picture(self) -> Image.Image:
-        """Decode the picture, to RGB.
+        """Decode the picture, to RGB, upright.
 
         Raises:
             RunError: it is cut short, damaged or no picture.
@@ -63,7 +63,7 @@ class PictureFile:
             with Image.open(io.BytesIO(self._content)) as image:
                 image.verify()  # decoding ignores the checksums of a PNG
             with Image.open(io.BytesIO(self._content)) as image:
-                return image.convert("RGB")
+                return upright(image)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -1,5 +1,5 @@
-/* Products of tiles of 8-bit integers, which some processors have (AMX): of up to 16 rows of 64 inputs with 16 columns, at
-   sixteen times the rate of vectors of 16-bit integers.
+/* Products of tiles of 8-bit integers, which some processors have (AMX): of up to 16 rows of 64 inputs with 16 columns. In a
+   cycle they multiply 1024 pairs of bytes, where vectors multiply 64 pairs of 16-bit integers.
 
    A 16-bit integer is 256 times its upper byte, which has a sign, plus its lower byte, which has none. Sums of products
    with either are exact, so results are those of vectors, bit for bit. */

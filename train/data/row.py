@@ -7,12 +7,14 @@ from typing import Protocol
 
 from PIL import Image
 
+from pairs.picture_file import upright
+
 
 class Picture(Protocol):
     """A picture that is read when it is needed."""
 
     def open(self) -> Image.Image:
-        """Decode the whole picture.
+        """Decode the whole picture, upright.
 
         Raises:
             OSError: it is missing or damaged.
@@ -27,7 +29,7 @@ class PictureFile:
 
     def open(self) -> Image.Image:
         with Image.open(self.path) as picture:
-            return picture.convert("RGB")
+            return upright(picture)
 
 
 def decode(content: bytes) -> Image.Image:
@@ -37,7 +39,7 @@ def decode(content: bytes) -> Image.Image:
         OSError: they are not a picture, or a damaged one.
     """
     with Image.open(io.BytesIO(content)) as picture:
-        return picture.convert("RGB")
+        return upright(picture)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends
 from PIL import Image
 
 from pairs.judges.opening import OpenedJudge
+from pairs.picture_file import upright
 from pairs.scores import arithmetic_mean, geometric_mean
 from serve.http.errors import InvalidRequest
 from serve.http.guards.keys import Caller
@@ -103,9 +104,9 @@ def _open(file: str, place: str) -> Image.Image:
 
 
 def _decoded(image: Image.Image, place: str) -> Image.Image:
-    """All pixels of a picture, as RGB."""
+    """All pixels of a picture, as RGB, upright."""
     try:
-        return image.convert("RGB")
+        return upright(image)
     except (OSError, SyntaxError, ValueError):
         raise _not_a_picture(place) from None
 
