@@ -65,8 +65,6 @@ INLINE int32s add_products(int32s sum, int32s a, int32s b) {
 #endif
 }
 
-INLINE vector to_floats(int32s integers) { return __builtin_convertvector(integers, vector); }
-
 /* Integers of a column that lie side by side (`model.decoder_weights.PackedMatrix`). */
 int64_t integers_together(void) { return has_tiles ? 4 : 2; }
 

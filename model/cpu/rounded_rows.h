@@ -65,7 +65,7 @@ static Rounded round_rows(const float *inputs, int64_t length, int64_t rows, flo
         .scales = memory + rows * width / 2,
         .width = width,
         .chunks = chunks,
-        .tile_rows = has_tiles ? (rows + blocks - 1) / blocks : 0,
+        .tile_rows = has_tiles && rows ? (rows + blocks - 1) / blocks : 0,
     };
     for (int64_t row = 0; row < rows; row++)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
