@@ -164,6 +164,7 @@ class Decoder:
             device=self.device,
             dtype=FP8 if rounds and self.kernels else self.dtype,
             fp8_values=rounds and not self.kernels,
+            in_blocks=self.is_native,
         )
 
     @torch.inference_mode()

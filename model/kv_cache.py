@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,6 +31,9 @@ class Prefix:
 FP8 = torch.float8_e4m3fn
 
 
+BLOCK = 16  # positions
+
+
 class KVCache:
     """Keys and values of all rows, allocated once: each [layers, rows, kv_heads, length, head_dim].
 
@@ -45,6 +49,8 @@ class KVCache:
         device: holds the cache.
         dtype: of keys and values. Those of float8_e4m3fn have scales: only the kernels of `model.cuda` compute with them.
         fp8_values: store what 8-bit floats and their scales stand for, as floats of `dtype`.
+        in_blocks: store keys as the C functions read them (`model/cpu/attention.h`), dimension by dimension for 16 positions:
+            [layers, rows, kv_heads, blocks, head_dim, 16].
 
     Attributes:
         scales: float32 [2, layers, rows, kv_heads, length], of the keys and values of each token and head; None for other
@@ -62,21 +68,23 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
         fp8_values: bool = False,
+        in_blocks: bool = False,
     ) -> None:
         shape = (layers, rows, kv_heads, length, head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        blocks = (*shape[:3], -(-length // BLOCK), head_dim, BLOCK)
+        self.keys = torch.zeros(blocks if in_blocks else shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.scales = torch.zeros(2, *shape[:-1], device=device) if dtype == FP8 else None
-        self._fp8_values = fp8_values
+        self._fp8_values, self._in_blocks = fp8_values, in_blocks
 
     @property
     def rows(self) -> int:
-        return self.keys.shape[1]
+        return self.values.shape[1]
 
     @property
     def length(self) -> int:
         """Most tokens of a row."""
-        return self.keys.shape[3]
+        return self.values.shape[3]
 
     @property
     def nbytes(self) -> int:
@@ -86,11 +94,20 @@ class KVCache:
     def begin(self, row: int, prefix: Prefix) -> None:
         """Copy a prefix into a row; older content behind it is overwritten before it is read."""
         for number, (kept, new) in enumerate(((self.keys, prefix.keys), (self.values, prefix.values))):
+            if self._in_blocks and kept is self.keys:
+                blocks = F.pad(new, (0, 0, 0, -prefix.length % BLOCK)).reshape(*new.shape[:2], -1, BLOCK, new.shape[-1])
+                kept[:, row, :, : blocks.shape[2]] = blocks.transpose(3, 4)
+                continue
             if self.scales is not None:
                 new, self.scales[number, :, row, :, : prefix.length] = round_to_fp8(new)
             elif self._fp8_values:
                 new = _as_fp8(new)
             kept[:, row, :, : prefix.length] = new
+
+    def prefix(self, row: int, length: int, logits: Tensor) -> Prefix:
+        """Copy the first tokens of a row; of floats that are no 8-bit ones."""
+        keys = self.keys[:, row].transpose(3, 4).flatten(2, 3) if self._in_blocks else self.keys[:, row]
+        return Prefix(keys[:, :, :length].clone(), self.values[:, row, :, :length].clone(), logits.clone())
 
     def write(self, layer: int, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store floats of T tokens, keys and values [T, kv_heads, head_dim], at their rows and positions, each int64 [T]."""

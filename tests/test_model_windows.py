@@ -38,14 +38,23 @@ def small(small_folder: Path) -> Janus:
 @needs_compiler
 @pytest.mark.parametrize(("native", "quantization"), [(True, None), (True, "int8"), (False, None)])
 @pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("before", [5, 8, 13])
 def test_codes_fed_together_give_the_logits_of_codes_fed_one_by_one(
-    small: Janus, native: bool, quantization: Quantization | None, threads: int, monkeypatch: pytest.MonkeyPatch
+    small: Janus,
+    native: bool,
+    quantization: Quantization | None,
+    threads: int,
+    before: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three rows gain 2, 5 and 1 codes. To the last bit in C; what the cache holds behind the codes is NaN."""
+    """Three rows gain 2, 7 and 1 codes. To the last bit in C; what the cache holds behind the codes is NaN.
+
+    C stores keys by 16: codes end before that place, or begin before it and end behind it.
+    """
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # asked for by the C function
     decoder = Decoder(small, native=native, quantization=quantization)
-    fed = [[3, 7], [1, 4, 1, 5, 9], [2]]
-    prefixes = decoder.prefill([[1, *range(5, 9 + 2 * row)] for row in range(3)])
+    fed = [[3, 7], [1, 4, 1, 5, 9, 2, 6], [2]]
+    prefixes = decoder.prefill([[1, *range(5, before + 4 + 2 * row)] for row in range(3)])
 
     def begun() -> KVCache:
         cache = decoder.cache(3, 40)

@@ -128,6 +128,7 @@ class NativeStep:
             head_dim=model.head_dim,
             device=embedding.device,
             dtype=torch.float32,
+            in_blocks=True,
         )
         logits = torch.empty(len(prompts), model.vocabulary, dtype=torch.float32)
         size = self._library.step_scratch(ctypes.byref(model), count, longest, threads)
@@ -145,16 +146,8 @@ class NativeStep:
             *addresses([logits, scratch]),
             threads,
         )
-        if len(prompts) == 1:
-            return [Prefix(cache.keys[:, 0], cache.values[:, 0], logits[0])]
-        return [
-            Prefix(
-                cache.keys[:, row, :, : len(prompt)].clone(),  # a view would keep the other prompts' memory alive
-                cache.values[:, row, :, : len(prompt)].clone(),
-                logits[row].clone(),
-            )
-            for row, prompt in enumerate(prompts)
-        ]
+        # copies: a view would keep the other prompts' memory alive
+        return [cache.prefix(row, len(prompt), logits[row]) for row, prompt in enumerate(prompts)]
 
     def __call__(self, codes: Tensor, rows: Rows, cache: KVCache) -> Tensor:
         """Compute logits like `Decoder.step`; every row must have at least one token in the cache."""

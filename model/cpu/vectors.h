@@ -25,6 +25,13 @@ INLINE vector load(const float *from) { return *(const vector *)from; }
 
 INLINE void store(float *to, vector value) { *(vector *)to = value; }
 
+/* Have a vector in a register: compilers may else read it from memory for each of its uses. */
+#ifdef __aarch64__
+#define IN_REGISTER(vector) __asm__("" : "+w"(vector))
+#else
+#define IN_REGISTER(vector) __asm__("" : "+v"(vector))
+#endif
+
 /* Per lane: `a` where all bits of `mask` are set, `b` where none is. */
 INLINE vector select_lanes(int32s mask, vector a, vector b) {
     return (vector)(((int32s)a & mask) | ((int32s)b & ~mask));
