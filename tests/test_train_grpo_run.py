@@ -176,12 +176,13 @@ def test_a_broken_judge_stops_the_run(small_folder: Path, tmp_path: Path, judge:
 
 
 def test_equal_rewards_stop_a_run_only_in_three_steps_in_a_row(small_folder: Path, tmp_path: Path) -> None:
-    """In one step, or two, all prompts may be too hard."""
-    chosen = recipe(steps=6, ground_truth={"use": "none"})
+    """In one step, or two, all prompts may be too hard. The curve is written up to the stop."""
+    chosen = recipe(steps=6, ground_truth={"use": "none"}, output={"save_every": 6, "grid_every": 0})
     trainer(small_folder, tmp_path / "goes on", chosen, ConstantAtTimes(2, 3, 5, 6)).run()
     assert len(rows(tmp_path / "goes on")) == 6
     with pytest.raises(TrainingError, match="stopped at step 4: all 8 rewards are 0: the judge may be broken"):
         trainer(small_folder, tmp_path / "stops", chosen, ConstantAtTimes(2, 3, 4)).run()
+    assert [row["step"] for row in rows(tmp_path / "stops")] == [1, 2, 3]
 
 
 def test_a_model_may_draw_every_picture_right_but_not_from_the_first_step_on(

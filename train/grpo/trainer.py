@@ -21,6 +21,7 @@ from train.curve import Curve
 from train.data.codes import CodeCache
 from train.data.order import shuffled
 from train.data.pairs import PairSource
+from train.errors import TrainingError
 from train.grpo.metrics import Means, policy_metrics, sample_metrics
 from train.grpo.objective.advantage import Advantages
 from train.grpo.objective.objective import Objective
@@ -122,6 +123,10 @@ class Trainer:
                 if self._board is not None:
                     self._board.values(row)
                 on_step(step + 1, row)
+        except TrainingError:
+            if self._ranks.first:
+                self._curve.write()  # to the stop: it may show why
+            raise
         finally:
             if self._board is not None:
                 self._board.close()
