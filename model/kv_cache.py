@@ -29,8 +29,6 @@ class Prefix:
 
 
 FP8 = torch.float8_e4m3fn
-
-
 BLOCK = 16  # positions
 
 
@@ -93,16 +91,13 @@ class KVCache:
 
     def begin(self, row: int, prefix: Prefix) -> None:
         """Copy a prefix into a row; older content behind it is overwritten before it is read."""
-        for number, (kept, new) in enumerate(((self.keys, prefix.keys), (self.values, prefix.values))):
-            if self._in_blocks and kept is self.keys:
-                blocks = F.pad(new, (0, 0, 0, -prefix.length % BLOCK)).reshape(*new.shape[:2], -1, BLOCK, new.shape[-1])
-                kept[:, row, :, : blocks.shape[2]] = blocks.transpose(3, 4)
-                continue
+        keys = _blocks(prefix.keys) if self._in_blocks else prefix.keys
+        for number, (kept, new) in enumerate(((self.keys, keys), (self.values, prefix.values))):
             if self.scales is not None:
                 new, self.scales[number, :, row, :, : prefix.length] = round_to_fp8(new)
             elif self._fp8_values:
                 new = _as_fp8(new)
-            kept[:, row, :, : prefix.length] = new
+            kept[:, row, :, : new.shape[2]] = new
 
     def prefix(self, row: int, length: int, logits: Tensor) -> Prefix:
         """Copy the first tokens of a row; of floats that are no 8-bit ones."""
@@ -113,6 +108,12 @@ class KVCache:
         """Store floats of T tokens, keys and values [T, kv_heads, head_dim], at their rows and positions, each int64 [T]."""
         for kept, new in ((self.keys, keys), (self.values, values)):
             kept[layer][index, :, positions] = _as_fp8(new) if self._fp8_values else new
+
+
+def _blocks(keys: Tensor) -> Tensor:
+    """Keys [layers, kv_heads, T, head_dim] as [layers, kv_heads, blocks, head_dim, BLOCK]; zeros fill the last block."""
+    layers, heads, length, width = keys.shape
+    return F.pad(keys, (0, 0, 0, -length % BLOCK)).reshape(layers, heads, -1, BLOCK, width).transpose(3, 4)
 
 
 def _as_fp8(numbers: Tensor) -> Tensor:

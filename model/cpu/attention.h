@@ -1,7 +1,7 @@
 /* Attention of new tokens to the keys and values of their cache rows.
 
    Keys of BLOCK positions are stored dimension by dimension, so that each lane of a vector is a position of its own: scores
-   need no sums over lanes. Tokens of one cache row are computed together, as many as TOGETHER, and read each key and value
+   need no sums over lanes. Tokens of one cache row are computed together, up to MOST_TOKENS, and read each key and value
    once. A token's result does not depend on how many others are computed with it. */
 
 #ifndef ATTENTION_H
@@ -20,13 +20,13 @@
 
 /* Sums fill the registers: CHAINS of as many tokens and blocks of keys, or a token's MEANS. */
 #if defined(__AVX512F__)
-#define TOGETHER 4
+#define MOST_TOKENS 4
 #define BLOCKS 2
 #elif defined(__AVX2__) || defined(__aarch64__)
-#define TOGETHER 2
+#define MOST_TOKENS 2
 #define BLOCKS 1
 #else
-#define TOGETHER 1
+#define MOST_TOKENS 1
 #define BLOCKS 1
 #endif
 
@@ -47,7 +47,7 @@ INLINE int64_t blocks_of(int64_t length) { return (length + BLOCK - 1) / BLOCK; 
 
 /* Floats of scratch memory that `attend` needs. */
 INLINE int64_t attention_floats(int64_t length, int64_t head_dim) {
-    return TOGETHER * (blocks_of(length) * BLOCK + head_dim);
+    return MOST_TOKENS * (blocks_of(length) * BLOCK + head_dim);
 }
 
 /* Rotary position embedding of one head [width]; the sines of the first half are negated. */
@@ -83,7 +83,7 @@ static void store_key_value(
 INLINE void score_blocks(
     const int tokens, const int blocks, const float *queries, const float *keys, int64_t width, float scale,
     float *scores, int64_t stride) {
-    vector sums[TOGETHER][BLOCKS * PARTS][CHAINS];
+    vector sums[MOST_TOKENS][BLOCKS * PARTS][CHAINS];
     for (int t = 0; t < tokens; t++)
         for (int v = 0; v < blocks * PARTS; v++)
             for (int c = 0; c < CHAINS; c++) sums[t][v][c] = (vector){0};
@@ -102,8 +102,7 @@ INLINE void score_blocks(
 /* Turn scores [stride], of which `count` count, into weights; the others become zero. Returns the weights' sum. */
 static float weigh(float *scores, int64_t count, int64_t stride) {
     vector peaks = (vector){0} - INFINITY, totals = {0};
-    int32s lanes;
-    for (int i = 0; i < WIDTH; i++) lanes[i] = i;
+    int32s lanes = lane_numbers();
     for (int64_t at = 0; at < stride; at += WIDTH) {
         vector part = load(scores + at);
         peaks = select_lanes((part > peaks) & (lanes < (int32_t)(count - at)), part, peaks);
@@ -124,7 +123,7 @@ static float weigh(float *scores, int64_t count, int64_t stride) {
 INLINE void weighted_means(
     const int tokens, const int vectors, const float *weights, int64_t stride, const float *values, int64_t count,
     int64_t width, const float *totals, float *const *outputs, int64_t at) {
-    vector sums[TOGETHER][MEANS];
+    vector sums[MOST_TOKENS][MEANS];
     for (int t = 0; t < tokens; t++)
         for (int i = 0; i < vectors; i++) sums[t][i] = (vector){0};
     for (int64_t p = 0; p < count; p++)
@@ -141,13 +140,13 @@ INLINE void weighted_means(
     }
 }
 
-/* Attention of one query head of `tokens` ≤ TOGETHER tokens of a cache row, whose positions follow each other from `position`
+/* Attention of one query head of `tokens` ≤ MOST_TOKENS tokens of a cache row, whose positions follow each other from `position`
    on, to keys and values. `queries` [tokens, head_dim] are rotated. `tokens` is known to the compiler. */
 INLINE void attend_together(
     const int tokens, const float *queries, const float *keys, const float *values, int64_t position, int64_t width,
     float *scores, float *const *outputs) {
     int64_t count = position + 1, blocks = blocks_of(count + tokens - 1), stride = blocks * BLOCK, block = 0, i = 0;
-    float scale = 1 / sqrtf((float)width), totals[TOGETHER];
+    float scale = 1 / sqrtf((float)width), totals[MOST_TOKENS];
     for (; block + BLOCKS <= blocks; block += BLOCKS)
         score_blocks(tokens, BLOCKS, queries, keys + block * BLOCK * width, width, scale, scores + block * BLOCK, stride);
     for (; block < blocks; block++)
@@ -165,7 +164,7 @@ INLINE void attend_together(
         }
 }
 
-/* Attention of the query heads that share one key-value head, of `tokens` ≤ TOGETHER tokens of a cache row, whose positions
+/* Attention of the query heads that share one key-value head, of `tokens` ≤ MOST_TOKENS tokens of a cache row, whose positions
    follow each other from `position` on. Their keys and values must be in the cache.
 
    qkv [tokens, qkv_width] → output [tokens, heads · head_dim]. `scratch` as `attention_floats` says. */
@@ -177,7 +176,7 @@ static void attend(
     int64_t number = head_number(attention, layer, cache_row, head);
     const float *keys = cache->keys + number * blocks_of(cache->length) * BLOCK * width;
     const float *values = cache->values + number * cache->length * width;
-    float *queries = scratch, *scores = scratch + TOGETHER * width, *outputs[TOGETHER];
+    float *queries = scratch, *scores = scratch + MOST_TOKENS * width, *outputs[MOST_TOKENS];
     for (int64_t q = head * group; q < (head + 1) * group; q++) {
         for (int64_t t = 0; t < tokens; t++) {
             rotate(attention, position + t, qkv + t * qkv_width + q * width, queries + t * width);
@@ -186,7 +185,7 @@ static void attend(
         switch (tokens) {
 #define CASE(n)                                                                                          \
     case n:                                                                                              \
-        attend_together(n <= TOGETHER ? n : 1, queries, keys, values, position, width, scores, outputs); \
+        attend_together(n <= MOST_TOKENS ? n : 1, queries, keys, values, position, width, scores, outputs); \
         break;
             CASE(1) CASE(2) CASE(3) CASE(4)
 #undef CASE

@@ -49,7 +49,8 @@ static inline int64_t inner_width(const Model *model) { return max_int64(model->
 static inline int64_t thread_scratch_of(const Model *model, int64_t rows, int64_t length) {
     int64_t longest = max_int64(max_int64(model->hidden, model->heads * model->head_dim), inner_width(model));
     int is_rounded = model->head_in.bytes != 0;
-    return rows * model->hidden + attention_floats(length, model->head_dim) + (is_rounded ? rounded_floats(longest, rows) : 0);
+    int64_t rounded = is_rounded ? rounded_floats(longest, rows) : 0;
+    return rows * model->hidden + attention_floats(length, model->head_dim) + rounded;
 }
 
 /* Floats of scratch memory for a step of `rows` rows over a cache of `length` positions per row. */
@@ -82,7 +83,7 @@ void step(
     int64_t groups = 0, firsts[rows + 1]; /* rows that attend together */
     for (int64_t row = 0; row < rows; row++)
         if (row == 0 || cache_rows[row] != cache_rows[row - 1] || positions[row] != positions[row - 1] + 1 ||
-            row == firsts[groups - 1] + TOGETHER)
+            row == firsts[groups - 1] + MOST_TOKENS)
             firsts[groups++] = row;
     firsts[groups] = rows;
 #pragma omp parallel num_threads(threads)

@@ -57,46 +57,17 @@ INLINE vector exponential(vector x) {
 
 INLINE int64_t min_int64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Shuffle indices of two vectors: the low half of each vector, then of each half vector, and so on.
-   Adding `WIDTH / 2 >> level` selects the high halves. */
-static const int32s LOW_HALVES[] = {
-#if WIDTH == 16
-    {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
-    {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27},
-    {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29},
-    {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
-#elif WIDTH == 8
-    {0, 1, 2, 3, 8, 9, 10, 11},
-    {0, 1, 4, 5, 8, 9, 12, 13},
-    {0, 2, 4, 6, 8, 10, 12, 14},
-#else
-    {0, 1, 4, 5},
-    {0, 2, 4, 6},
-#endif
-};
-#define FOLDS (int)(sizeof LOW_HALVES / sizeof *LOW_HALVES)
-
-/* Add the low and the high halves that LOW_HALVES[level] describes. */
-INLINE vector fold(vector a, vector b, int level) {
-    return __builtin_shuffle(a, b, LOW_HALVES[level]) +
-           __builtin_shuffle(a, b, LOW_HALVES[level] + (WIDTH / 2 >> level));
+/* 0, 1, 2 … in the lanes. */
+INLINE int32s lane_numbers(void) {
+    int32s lanes;
+    for (int i = 0; i < WIDTH; i++) lanes[i] = i;
+    return lanes;
 }
 
-/* Sums over the lanes of WIDTH vectors: lane i is the sum of v[i]. Always adds in the same order, by halves. */
-INLINE vector horizontal_sums(const vector v[WIDTH]) {
-    vector folded[WIDTH];
-    memcpy(folded, v, sizeof folded);
-#pragma GCC unroll 4
-    for (int level = 0; level < FOLDS; level++)
-#pragma GCC unroll 8
-        for (int i = 0; i < WIDTH / 2 >> level; i++) folded[i] = fold(folded[2 * i], folded[2 * i + 1], level);
-    return folded[0];
-}
-
-/* Sum over the lanes of one vector, in the order of `horizontal_sums`. */
+/* Sum over the lanes of a vector. Always adds in the same order, by halves. */
 INLINE float horizontal_sum(vector v) {
 #pragma GCC unroll 4
-    for (int level = 0; level < FOLDS; level++) v = fold(v, v, level);
+    for (int apart = WIDTH / 2; apart; apart /= 2) v += __builtin_shuffle(v, lane_numbers() ^ apart);
     return v[0];
 }
 
