@@ -103,6 +103,7 @@ def test_loads_are_drawn_both_ways_with_seeds_of_their_own(small: Janus) -> None
         both = side_by_side(engine, one, rounds=1)
         assert [drawn.steps for drawn in both.plain] == [small.image_tokens]
         assert min(both.ratios("codes") + both.ratios("whole")) > 0
+        assert both.plain[0].choosing == 0 < both.choosing < both.jacobi[0].own / both.jacobi[0].codes
     assert len(set(seeds)) == len(seeds)
 
 

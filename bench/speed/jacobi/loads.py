@@ -73,12 +73,14 @@ class Drawn:
     codes: seconds for the codes of a batch.
     whole: seconds until its pictures are there.
     own: seconds for the codes that neither the decoder's steps nor the sampler take.
+    choosing: seconds of these in which the widths of windows were chosen, and what steps took was noted for that.
     steps: of a batch.
     """
 
     codes: float
     whole: float
     own: float
+    choosing: float
     steps: float
 
 
@@ -97,6 +99,11 @@ class Both:
     def own_per_step(self) -> float:
         """Seconds of a step with single places that neither the decoder nor the sampler takes."""
         return statistics.median(drawn.own / drawn.steps for drawn in self.plain)
+
+    @property
+    def choosing(self) -> float:
+        """Share of the time for codes that choosing widths takes."""
+        return statistics.median(drawn.choosing / drawn.codes for drawn in self.jacobi)
 
 
 @contextmanager
@@ -167,6 +174,13 @@ def replayed_side_by_side(
 def _draw(engine: Engine, load: Load, numbers: Sequence[int], taken: list[Drawn]) -> Codes:
     """Draw batches one after another, and note the mean over them."""
     codes, steps, whole, stopwatch = Codes(), 0, 0.0, Stopwatch()
+    timed: dict[str, tuple[object, str]] = {
+        "pixels": (engine.image_tokenizer, "images"),
+        "step": (engine.decoder, "step"),
+        "sample": (engine, "_decode_and_sample"),
+    }
+    if windows := engine._windows:
+        timed |= {"choose": (windows, "choose"), "note": (windows, "note"), "cost": (windows.costs, "add")}
 
     def count(_: int) -> None:
         nonlocal steps
@@ -177,19 +191,15 @@ def _draw(engine: Engine, load: Load, numbers: Sequence[int], taken: list[Drawn]
             codes_of(engine, load.twins(number))
         jobs = load.jobs(number)
         begun = time.perf_counter()
-        with stopwatch.timing(
-            pixels=(engine.image_tokenizer, "images"),
-            step=(engine.decoder, "step"),
-            sample=(engine, "_decode_and_sample"),
-        ):
+        with stopwatch.timing(**timed):
             found = list(draw(engine, jobs, on_step=count))
         whole += time.perf_counter() - begun
         codes |= {
             (job.seeds[event.index], *job.prompt): event.codes for job, event in found if isinstance(event, Finished)
         }
-    batches = len(numbers)
-    own = whole - sum(stopwatch.seconds.values())
-    taken.append(
-        Drawn((whole - stopwatch.seconds["pixels"]) / batches, whole / batches, own / batches, steps / batches)
-    )
+    batches, seconds = len(numbers), stopwatch.seconds
+    choosing = seconds["choose"] + seconds["note"] + seconds["cost"]
+    drawn = whole - seconds["pixels"]
+    own = drawn - seconds["step"] - seconds["sample"]
+    taken.append(Drawn(drawn / batches, whole / batches, own / batches, choosing / batches, steps / batches))
     return codes

@@ -34,7 +34,7 @@ _TOKENS = 576  # codes of a picture of Janus-Pro
 _LENGTH = 318  # tokens of a row of Janus-Pro in the middle of a picture
 _HEADER = (
     "\n                                              steps of a batch      images/s      single ÷ Jacobi: codes     whole"
-    "  predicted, width, measured ÷ predicted"
+    "  predicted, width, measured ÷ predicted, choosing"
 )
 Show = Callable[[str], None]
 
@@ -217,10 +217,11 @@ def _compared(name: str, images: int, both: Both, predicted: Prediction, show: S
     codes, whole = (mean(ratios[part]) for part in ("codes", "whole"))
     show(
         f"{name:46} {steps[0]:5.0f} → {steps[1]:5.1f}  {single:7.3f} → {jacobi:7.3f}  {codes!s:>15}  {whole!s:>15}  "
-        f"{predicted.ratio:6.2f} {predicted.width:4}  {codes.value / predicted.ratio - 1:+7.1%}"
+        f"{predicted.ratio:6.2f} {predicted.width:4}  {codes.value / predicted.ratio - 1:+7.1%}  {both.choosing:8.2%}"
     )
     for way, rate in rates.items():
         yield Number.of_rounds(f"{name}, {way}", rate, "images/s", "higher")
     for part, values in ratios.items():
         yield Number.of_rounds(f"{name}, {part}: single ÷ Jacobi", values, "ratio", "higher")
     yield Number(f"{name}, codes: predicted single ÷ Jacobi", predicted.ratio, "ratio", "higher")
+    yield Number(f"{name}, choosing widths", both.choosing, "ratio", "lower")
