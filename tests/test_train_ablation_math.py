@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from train.ablation.gradient_report import relative_quality
+from train.ablation.gradient_report import gradient_lines, relative_quality
 from train.ablation.gradients import Alignments
 from train.ablation.scores import CaseScores
 from train.ablation.statistics import Difference, difference, holm
@@ -96,3 +96,17 @@ def test_a_gradient_with_twice_the_signal_has_twice_the_quality() -> None:
     assert low < value < high
     same, interval = relative_quality(arm(0.5, 3.0), arm(0.5, 1.0))
     assert (same, *interval) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_estimates_and_runs_stand_beside_each_other() -> None:
+    """Qualities 1, 2, 3 and gains 0.3, 0.1, 0.2 of the trained arms have rank correlation −1/2; the base arm has no gain."""
+
+    def of_quality(value: float) -> Alignments:
+        return Alignments(np.full((4, 2), value), np.ones(4))
+
+    alignments = {"base": of_quality(0.5), "a": of_quality(0.5), "b": of_quality(1.0), "c": of_quality(1.5)}
+    gains = {"a": Difference(0.3, 0.01, 5), "b": Difference(0.1, 0.01, 5), "c": Difference(0.2, 0.01, 5)}
+    lines = list(gradient_lines(alignments, "base", gains))
+    assert lines[2] == "| base | 1.00 | 1.00 to 1.00 | | |"
+    assert lines[4].startswith("| b | 2.00 | 2.00 to 2.00 | +0.100 | +0.072 to +0.128 |")  # t(4) reaches 2.776 errors
+    assert "3 arms: -0.50" in lines[-1]

@@ -11,7 +11,8 @@ from pairs.files import write_atomically
 
 if TYPE_CHECKING:
     from train.ablation.ablation import Ablation
-    from train.ablation.study import Study
+
+_BASE = "vanilla"  # arm that the others are compared with
 
 
 def add_ablation(stages: "argparse._SubParsersAction[CommandParser]") -> None:
@@ -57,7 +58,7 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     seeds = select(arguments.seeds, study.seeds, option="--seeds")
     ablation = Ablation(study, start, arms, seeds, arguments.out, arguments.results or arguments.out / "results")
     if arguments.gradients is not None:
-        _compare_gradients(study, start, arguments.out, arguments.gradients)
+        _compare_gradients(ablation, arguments.gradients)
     elif arguments.report:
         _report(ablation)
     elif arguments.sheet:
@@ -83,7 +84,7 @@ def _report(ablation: "Ablation") -> None:
         print(line)
     ablation.out.mkdir(parents=True, exist_ok=True)
     draw_contrasts(report.contrasts(), ablation.out / "contrasts.png")
-    draw_curves(ablation.rewards, "vanilla", ablation.out / "curves.png")
+    draw_curves(ablation.rewards, _BASE, ablation.out / "curves.png")
 
 
 def _draw_sheet(ablation: "Ablation") -> None:
@@ -94,11 +95,15 @@ def _draw_sheet(ablation: "Ablation") -> None:
     write_atomically(ablation.out / "sheet.png", lambda partial: sheet.save(partial, format="PNG"))
 
 
-def _compare_gradients(study: "Study", start: str, out: Path, pairs: int) -> None:
+def _compare_gradients(ablation: "Ablation", pairs: int) -> None:
     from train.ablation.gradient_report import gradient_lines
     from train.ablation.gradients import compare_gradients
+    from train.ablation.report import Report
 
     if pairs < 2:
         raise ValueError(f"--gradients must be at least 2, not {pairs}")
-    for line in gradient_lines(compare_gradients(study, start, out, pairs=pairs), "vanilla"):
+    alignments = compare_gradients(ablation.study, ablation.start, ablation.out, pairs=pairs)
+    report = Report(ablation.study, ablation.finished)
+    gains = {arm: both[0] for arm in alignments if arm != _BASE and (both := report.gains(arm, _BASE))}
+    for line in gradient_lines(alignments, _BASE, gains):
         print(line)

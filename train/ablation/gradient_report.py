@@ -1,23 +1,41 @@
-"""Quality of the arms' gradients relative to one arm's, with intervals."""
+"""Quality of the arms' gradients relative to one arm's, with intervals, and what the runs say."""
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from train.ablation.gradients import Alignments
-from train.ablation.statistics import percentile_interval
+from train.ablation.statistics import Difference, percentile_interval
 
 _RESAMPLES = 2000
 
 
-def gradient_lines(alignments: Mapping[str, Alignments], base: str) -> Iterator[str]:
-    """A Markdown table; quality is mean ⟨g, true⟩ / sqrt(mean ‖g‖²), divided by that of the arm `base`."""
-    yield "| arm | quality | 95 % |"
-    yield "|---|---|---|"
-    for arm, own in alignments.items():
-        value, (low, high) = relative_quality(own, alignments[base])
-        yield f"| {arm} | {value:.2f} | {low:.2f} to {high:.2f} |"
+def gradient_lines(alignments: Mapping[str, Alignments], base: str, gains: Mapping[str, Difference]) -> Iterator[str]:
+    """A Markdown table, beside what the runs gained, and how well the two agree.
+
+    Quality is mean ⟨g, true⟩ / sqrt(mean ‖g‖²), divided by that of the arm `base`.
+
+    Args:
+        alignments: by arm.
+        base: arm that the others are compared with.
+        gains: of s_g over `base`, of the arms that were trained.
+    """
+    qualities = {arm: relative_quality(own, alignments[base]) for arm, own in alignments.items()}
+    yield f"| arm | quality | 95 % | gain of the runs over {base} | 95 % |"
+    yield "|---|---|---|---|---|"
+    for arm, (value, (low, high)) in qualities.items():
+        gained = "| |"
+        if arm in gains:
+            least, most = gains[arm].interval
+            gained = f"{gains[arm].value:+.3f} | {least:+.3f} to {most:+.3f} |"
+        yield f"| {arm} | {value:.2f} | {low:.2f} to {high:.2f} | {gained}"
+    trained = [arm for arm in qualities if arm in gains]
+    if len(trained) > 2:
+        test = spearmanr([qualities[arm][0] for arm in trained], [gains[arm].value for arm in trained])
+        yield ""
+        yield f"Rank correlation of quality and gain (Spearman's), {len(trained)} arms: {test.statistic:.2f}, p = {test.pvalue:.2g}"
 
 
 def relative_quality(own: Alignments, base: Alignments, *, seed: int = 0) -> tuple[float, tuple[float, float]]:

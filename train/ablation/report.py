@@ -63,10 +63,27 @@ class Report:
         """The declared contrasts of which both arms have at least two seeds in common."""
         found: list[Contrast] = []
         for family, pairs in self._study.contrasts.items():
-            gains = {pair: gain for pair in pairs if (gain := self._gains(*pair)) is not None}
+            gains = {pair: gain for pair in pairs if (gain := self.gains(*pair)) is not None}
             adjusted = holm({" ".join(pair): gain.p_value for pair, (gain, _) in gains.items()})
             found += [Contrast(family, *pair, *both, adjusted[" ".join(pair)]) for pair, both in gains.items()]
         return found
+
+    def gains(self, after: str, before: str) -> tuple[Difference, Difference] | None:
+        """Gains of s_g and s_a over the seeds that both arms have, if these are at least two; the start has every seed."""
+        runs = {arm: {one.seed: one for one in self._results.get(arm, ())} for arm in (after, before)}
+        for arm in (after, before):
+            if self._study.arms[arm].method == "none" and runs[arm]:
+                (only,) = runs[arm].values()
+                runs[arm] = dict.fromkeys(self._study.seeds, only)
+        seeds = sorted(runs[after].keys() & runs[before].keys())
+        if len(seeds) < 2:
+            return None
+
+        def gain(measure: Callable[[Result], NDArray[np.float64]]) -> Difference:
+            both = (np.stack([measure(runs[arm][seed])[self._trained] for seed in seeds]) for arm in (after, before))
+            return difference(*both)
+
+        return gain(lambda one: one.s_g(PRIMARY)), gain(lambda one: one.s_a(PRIMARY))
 
     def lines(self) -> Iterator[str]:
         """Markdown."""
@@ -104,23 +121,6 @@ class Report:
     @property
     def _settings(self) -> list[str]:
         return [name for name in (*SETTINGS, "served") if name != PRIMARY]
-
-    def _gains(self, after: str, before: str) -> tuple[Difference, Difference] | None:
-        """Gains of s_g and s_a over the seeds that both arms have; the start is the same for every seed."""
-        runs = {arm: {one.seed: one for one in self._results.get(arm, ())} for arm in (after, before)}
-        for arm in (after, before):
-            if self._study.arms[arm].method == "none" and runs[arm]:
-                (only,) = runs[arm].values()
-                runs[arm] = dict.fromkeys(self._study.seeds, only)
-        seeds = sorted(runs[after].keys() & runs[before].keys())
-        if len(seeds) < 2:
-            return None
-
-        def gain(measure: Callable[[Result], NDArray[np.float64]]) -> Difference:
-            both = (np.stack([measure(runs[arm][seed])[self._trained] for seed in seeds]) for arm in (after, before))
-            return difference(*both)
-
-        return gain(lambda one: one.s_g(PRIMARY)), gain(lambda one: one.s_a(PRIMARY))
 
     def _by_category(self, results: Sequence[Result]) -> list[str]:
         chosen = [self._by_case == category for category in CATEGORIES]
