@@ -127,6 +127,16 @@ def values(out: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items() if name != "core seconds"} for row in rows]
 
 
+def test_a_run_that_stops_writes_its_curve_up_to_the_stop(small_folder: Path, tmp_path: Path) -> None:
+    """Steps of a size that no number holds."""
+    chosen = recipe(learning_rate=1e30, save_every=6)
+    with pytest.raises(TrainingError, match="the gradient's norm is nan") as stopped:
+        train(load(small_folder, device="cpu"), chosen, tmp_path, data=DataSettings("world"), ranks=ALONE)
+    stop = int(str(stopped.value).split(":")[0].removeprefix("stopped at step "))
+    assert stop > 1
+    assert [row["step"] for row in values(tmp_path)] == list(range(1, stop))
+
+
 def test_micro_batches_make_the_same_step(small_folder: Path, tmp_path: Path) -> None:
     results = []
     for size in (0, 3):

@@ -13,7 +13,7 @@ from model.janus import Janus
 from train.curve import Curve
 from train.data.codes import CodeCache
 from train.data.opening import DataSettings, open_source
-from train.errors import DataError
+from train.errors import DataError, TrainingError
 from train.ranks import Ranks
 from train.recipe import claim_folder, claim_manifest
 from train.run_folder import RunFolder
@@ -53,17 +53,22 @@ def train(janus: Janus, recipe: SFTRecipe, out: Path, *, data: DataSettings, ran
     with closing(CodeCache(out / "codes.sqlite", janus, ImageTokenizer(janus))) as cache:
         sft = SFT(weights, Batches(PairRows(opened.source, cache), janus, recipe, ranks), recipe, ranks)
         first = _resume(sft, folder, curve, sharded=weights.sharded)
-        with tqdm(total=recipe.steps, initial=first, desc="steps", mininterval=1, disable=not ranks.first) as bar:
-            for step in range(first, recipe.steps):
-                begun = time.process_time()
-                values = sft.step(step)
-                row = curve.add(step + 1, values | {"core seconds": time.process_time() - begun})
-                bar.update()
-                bar.set_postfix(loss=f"{row['loss']:.4f}")
-                if step + 1 == recipe.steps or (step + 1) % recipe.save_every == 0:
-                    _save(sft, folder, curve, janus, step + 1, sharded=weights.sharded)
-                    ranks.at_first(curve.write)
-                    ranks.at_first(curve.draw)
+        try:
+            with tqdm(total=recipe.steps, initial=first, desc="steps", mininterval=1, disable=not ranks.first) as bar:
+                for step in range(first, recipe.steps):
+                    begun = time.process_time()
+                    values = sft.step(step)
+                    row = curve.add(step + 1, values | {"core seconds": time.process_time() - begun})
+                    bar.update()
+                    bar.set_postfix(loss=f"{row['loss']:.4f}")
+                    if step + 1 == recipe.steps or (step + 1) % recipe.save_every == 0:
+                        _save(sft, folder, curve, janus, step + 1, sharded=weights.sharded)
+                        ranks.at_first(curve.write)
+                        ranks.at_first(curve.draw)
+        except TrainingError:
+            if ranks.first:
+                curve.write()  # to the stop: it may show why
+            raise
 
 
 def _resume(sft: SFT, folder: RunFolder, curve: Curve, *, sharded: bool) -> int:
