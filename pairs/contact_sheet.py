@@ -23,7 +23,8 @@ def contact_sheet(
         side: width and height to which each picture is resized, in pixels.
         gap: distance between pictures in pixels.
         captions: for each row, one text per picture, drawn above it. A long text continues above the next
-            picture, so neighbours can share one: give it to the first and "" to the others.
+            pictures up to one that has a text of its own, so neighbours can share one: give it to the first and ""
+            to the others. What does not fit is cut, and ends in "…".
         titles: for each row, a text above its captions.
     """
     title = _LINE_HEIGHT if titles else 0
@@ -39,6 +40,17 @@ def contact_sheet(
         for column, picture in enumerate(pictures):
             x = column * (side + gap)
             if captions and captions[row][column]:
-                pen.text((x + 1, y + title + 6), captions[row][column], fill="black", font=font)
+                others = captions[row][column + 1 : len(pictures)]
+                shared = 1 + next((number for number, text in enumerate(others) if text), len(others))
+                caption = _cut(captions[row][column], shared * (side + gap) - gap, font)
+                pen.text((x + 1, y + title + 6), caption, fill="black", font=font)
             sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y + above))
     return sheet
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of a text as is at most `width` pixels wide, with "…" for the rest."""
+    if font.getlength(text) <= width:
+        return text
+    end = next((end for end in range(len(text), 0, -1) if font.getlength(text[:end].rstrip() + "…") <= width), 0)
+    return text[:end].rstrip() + "…"
