@@ -25,7 +25,7 @@ def contact_sheet(
         captions: for each row, one text per picture, drawn above it. A long text continues above the next
             pictures up to one that has a text of its own, so neighbours can share one: give it to the first and ""
             to the others. What does not fit is cut, and ends in "…".
-        titles: for each row, a text above its captions.
+        titles: for each row, a text above its captions, cut to the sheet's width.
     """
     title = _LINE_HEIGHT if titles else 0
     above = title + (_LINE_HEIGHT if captions else 0)
@@ -36,7 +36,7 @@ def contact_sheet(
     for row, pictures in enumerate(rows):
         y = row * (above + side + gap)
         if titles:
-            pen.text((1, y + 6), titles[row], fill="black", font=font)
+            pen.text((1, y + 6), _cut(titles[row], size[0] - 1, font), fill="black", font=font)
         for column, picture in enumerate(pictures):
             x = column * (side + gap)
             if captions and captions[row][column]:
