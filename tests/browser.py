@@ -87,7 +87,7 @@ def shot(page: Page, name: str, *, full: bool = True) -> None:
     picture = page.screenshot(full_page=full)
     assert picture.startswith(b"\x89PNG")
     if folder:
-        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE)
         image.save(Path(folder) / f"{name}.png", optimize=True)
 
 
