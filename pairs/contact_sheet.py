@@ -49,7 +49,7 @@ def contact_sheet(
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a text as is at most `width` pixels wide, with "…" for the rest."""
+    """Shorten a text to `width` pixels; a shortened text ends in "…"."""
     if font.getlength(text) <= width:
         return text
     end = next((end for end in range(len(text), 0, -1) if font.getlength(text[:end].rstrip() + "…") <= width), 0)

@@ -14,7 +14,7 @@ def sheet(*captions: str) -> np.ndarray:
 
 
 def test_a_long_caption_ends_before_the_next_one() -> None:
-    """Its pixels are above its own picture and those without a caption; what is beyond is as if it were not there."""
+    """It goes on above a picture without a caption, and changes no pixel above one that has a caption."""
     after = sheet(LONG, "", "next", "")
     assert np.array_equal(after[:26, 2 * 64 :], sheet("", "", "next", "")[:26, 2 * 64 :])
     assert (after[:26, 64 : 2 * 64 - 4] < 128).any()
@@ -22,7 +22,7 @@ def test_a_long_caption_ends_before_the_next_one() -> None:
 
 
 def test_a_caption_that_fits_is_whole() -> None:
-    """Above as many pictures as it needs, and then with the same pixels as above more of them."""
+    """More room to the right changes none of its pixels."""
     whole = sheet(LONG, *[""] * 9)
     assert (whole[:26, 5 * 64 :] < 128).any()
     assert np.array_equal(sheet(LONG, *[""] * 19)[:26, : 640 - 4], whole[:26])

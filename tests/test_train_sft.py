@@ -128,7 +128,7 @@ def values(out: Path) -> list[dict[str, float]]:
 
 
 def test_a_run_that_stops_writes_its_curve_up_to_the_stop(small_folder: Path, tmp_path: Path) -> None:
-    """Steps of a size that no number holds."""
+    """The learning rate is so large that the weights overflow."""
     chosen = recipe(learning_rate=1e30, save_every=6)
     with pytest.raises(TrainingError, match="the gradient's norm is nan") as stopped:
         train(load(small_folder, device="cpu"), chosen, tmp_path, data=DataSettings("world"), ranks=ALONE)

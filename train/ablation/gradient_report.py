@@ -13,7 +13,7 @@ _RESAMPLES = 2000
 
 
 def gradient_lines(alignments: Mapping[str, Alignments], base: str, gains: Mapping[str, Difference]) -> Iterator[str]:
-    """A Markdown table, beside what the runs gained, and how well the two agree.
+    """A Markdown table of qualities and of what the runs gained, and the rank correlation of the two.
 
     Quality is mean ⟨g, true⟩ / sqrt(mean ‖g‖²), divided by that of the arm `base`.
 
