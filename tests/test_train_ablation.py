@@ -1,5 +1,7 @@
 """The ablation: arms are recipes, what is finished is kept and not repeated, and gradients are compared fairly."""
 
+import json
+import shutil
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +22,7 @@ from serve.engine.engine import Engine
 from tests.ended import Ended
 from train.ablation import run as run_module
 from train.ablation.ablation import Ablation
-from train.ablation.gradients import Gradients, part_of
+from train.ablation.gradients import Alignments, Gradients, part_of, read_alignments
 from train.ablation.results import read_result
 from train.ablation.run import SETTINGS, Run, perform
 from train.ablation.scores import score_cases
@@ -159,6 +161,11 @@ def test_runs_are_kept_resumed_and_not_repeated(
     assert not np.array_equal(sheets[0][52:202, : -width[0]], sheets[1][52:202])
     with pytest.raises(RecipeError, match="run sft with seed 7 first"):
         arms_sheet(made, 7)
+    weights = Path(made.checkpoint("sft", 1), "model.safetensors")
+    before = weights.read_bytes()
+    shutil.rmtree(weights.parents[2] / "seed-1")
+    made.train(1, jobs=1)  # what is not there is trained again
+    assert weights.read_bytes() == before
     other = short.model_copy(update={"sft": short.sft | {"drop_prompt": 0.5}})
     with pytest.raises(RecipeError, match="holds a result of another recipe"):
         list(Ablation(other, str(small_folder), arms, (0,), tmp_path, tmp_path / "results").perform(jobs=1))
@@ -173,13 +180,42 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(
     short: Study, small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The small model's pictures are all judged 0, which stops every run of GRPO."""
-    monkeypatch.setattr("train.ablation.ablation._perform_alone", perform_on_few_cases)
+    monkeypatch.setattr("train.ablation.ablation.perform", perform_on_few_cases)
     made = Ablation(short, str(small_folder), ("vanilla", "sft"), (0,), tmp_path, tmp_path / "results")
     performing = made.perform(jobs=2)
     assert [next(performing)[0].arm for _ in range(2)] == ["sft", "sft"]
     with pytest.raises(TrainingError, match=r"2 runs failed, first .*vanilla/rate-.*: stopped at step 1: all"):
         next(performing)
     assert caplog.text.count("vanilla/rate-") >= 2
+
+
+def test_pictures_to_be_labelled_are_those_that_were_judged(tmp_path: Path, command: Callable[..., Ended]) -> None:
+    """A table counts labels, once every picture has one."""
+    call = ("ablation", "--out", tmp_path, "--arms", "frozen", "--labels", "12")
+    assert "12 pictures to be labelled" in command(main, *call).out
+    folder = tmp_path / "labelled" / "tiny-base"
+    labels = json.loads((folder / "labels.json").read_text())
+    unlabelled = command(main, *call)
+    assert unlabelled.code == 2
+    assert f"{labels[0]['prompt']!r} (row 1, column 1 of pictures.png) must be true or false" in unlabelled.err
+    with Image.open(folder / "pictures.png") as sheet:
+        pictures = [
+            sheet.crop((64 * (i % 10), 64 * (i // 10), 64 * (i % 10) + 64, 64 * (i // 10) + 64)) for i in range(12)
+        ]
+    judged = ExactJudge()(pictures, [label["prompt"] for label in labels])
+    scores = [label["score"] for label in labels]
+    assert [one.score for one in judged if one is not None] == pytest.approx(scores, abs=1e-4)
+    assert min(scores) < 0.5 < max(scores)
+    accepted = sum(score >= 0.5 for score in scores)
+    for label in labels:  # whoever looks disagrees about the last one alone
+        label["shown"] = label["score"] >= 0.5
+    labels[-1]["shown"] ^= True
+    (folder / "labels.json").write_text(json.dumps(labels))
+    refused, doubtful = 12 - accepted, int(scores[-1] >= 0.5)
+    labelled = command(main, *call)
+    row = f"12 | {accepted} | {accepted - doubtful} | {refused} | {1 - doubtful} |"
+    assert labelled.out.splitlines()[2:4] == [f"| frozen | {row}", f"| all | {row}"]
+    assert labelled.out.count(": judged ") == 1
 
 
 def test_gradients_are_those_of_the_arms_and_a_killed_call_goes_on(tmp_path: Path) -> None:
@@ -191,18 +227,24 @@ def test_gradients_are_those_of_the_arms_and_a_killed_call_goes_on(tmp_path: Pat
         grpo={"rollout": {"pairs": 1, "samples": 3}},
     )
     kept = {name: made.arms[name] for name in ("frozen", "plain", "pair_grpo", "guidance_3")}
-    gradients = Gradients(made.model_copy(update={"arms": kept}), "tiny-base", tmp_path)
+    made = made.model_copy(update={"arms": kept})
+    gradients = Gradients(made, "tiny-base", tmp_path)
+
+    def compared(pairs: int) -> dict[str, Alignments]:
+        gradients.compute(true_pairs=8, pairs=pairs)
+        return read_alignments(made, tmp_path, pairs)
+
     samples = gradients._samples("score", 503)  # beyond the study's steps, where p has fallen to 0
     positives = part_of(samples, made.variant({"ground_truth": {"use": "positive", "group": "fixed"}}, seed=0))
     assert positives.places.picture.tolist() == [-1, -1, -1, -1, 0, 1]
     assert positives.rewards.tolist() == samples.rewards[[0, 1, 3, 4, 6, 9]].tolist()
-    found = gradients.compare(true_pairs=8, pairs=1)
+    found = compared(1)
     assert found.keys() == {"plain", "pair_grpo"}
-    more = gradients.compare(true_pairs=8, pairs=2)
+    more = compared(2)
     assert np.array_equal(more["plain"].products[:1], found["plain"].products)
     lines = (tmp_path / "alignments.jsonl").read_text()
     (tmp_path / "alignments.jsonl").write_text(lines[:-20])  # a line that a kill cut short
-    assert np.array_equal(gradients.compare(true_pairs=8, pairs=2)["plain"].products, more["plain"].products)
+    assert np.array_equal(compared(2)["plain"].products, more["plain"].products)
     true = torch.stack([gradients._true_gradient(number, 1) for number in range(8)]).double()
     gradients._recipes = {"plain": gradients._recipes["plain"]}
     own = [gradients._alignments(number, true)["plain"] for number in range(8)]

@@ -1,6 +1,7 @@
 """The ablation's report on made-up results, whose effects are known, and on the results that are kept."""
 
 import csv
+import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -126,3 +127,29 @@ def test_the_results_that_are_kept_are_reported(command: Callable[..., Ended], t
     for name in ("contrasts.png", "curves.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
+
+
+def test_the_gradients_that_are_kept_are_reported(command: Callable[..., Ended], tmp_path: Path) -> None:
+    """A quality agrees with the file; those of other arms are left out, and a file without an arm is refused."""
+    kept = KEPT.parent / "gradients" / "tiny-base" / "alignments.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    file = tmp_path / "gradients" / "tiny-base" / "alignments.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(kept.read_text())
+    call = ("ablation", "--out", tmp_path, "--results", KEPT, "--gradients", len(rows))
+    ended = command(main, *call, "--arms", "pair", "paper", "shuffled")
+
+    def quality(arm: str) -> float:
+        values = np.array([row[arm] for row in rows])
+        return float(values[:, :-1].mean() / np.sqrt(values[:, -1].mean()))
+
+    assert f"| pair | {quality('pair') / quality('vanilla'):.2f} |" in ended.out
+    assert [line.split(" | ")[0] for line in ended.out.splitlines()[2:6]] == [
+        "| vanilla",
+        "| pair",
+        "| paper",
+        "| shuffled",
+    ]
+    assert "Spearman's), 3 arms" in ended.out
+    file.write_text("".join(f"{json.dumps(row | {'other': row['pair']})}\n" for row in rows))
+    assert "alignments.jsonl has gradients of other arms" in command(main, *call).err.splitlines()[-1]

@@ -2,7 +2,7 @@
 
 import logging
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from train.ablation.results import Result, read_curve, read_result
-from train.ablation.run import PRIMARY, Run, perform
+from train.ablation.run import PRIMARY, Run, perform, train
 from train.ablation.study import Study
 from train.errors import TrainingError
 from train.recipe import RecipeError
@@ -48,6 +48,17 @@ class Ablation:
         """
         yield from self._perform(self.trials, jobs)
         yield from self._perform(self.runs, jobs)
+
+    def train(self, seed: int, *, jobs: int) -> None:
+        """Train every arm with a seed, unless that is done; the trials must be finished.
+
+        Raises:
+            TrainingError: runs failed.
+            RecipeError: a folder holds a run of another recipe, or the trials are not finished.
+        """
+        runs = [Run(self.start, arm, seed, self.chosen_factor(arm), "test") for arm in self.arms]
+        for _ in _in_processes(train, self.study, runs, (self.out,), jobs):
+            pass
 
     @property
     def trials(self) -> list[Run]:
@@ -138,21 +149,31 @@ class Ablation:
 
     def _perform(self, runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, Result]]:
         missing = [run for run in runs if self.result(run) is None]
-        with ProcessPoolExecutor(jobs, mp_context=_PROCESSES, max_tasks_per_child=1) as pool:
-            calls = {pool.submit(_perform_alone, self.study, run, self.out, self.results): run for run in missing}
-            failed: dict[Run, BaseException] = {}
-            for call in as_completed(calls):
-                run, error = calls[call], call.exception()
-                if error is None:
-                    yield run, read_result(self.results / run.key)
-                else:  # said now, because the others may take hours
-                    failed[run] = error
-                    logger.error("%s failed: %s", run.key, error)
-        for run, error in failed.items():
-            raise TrainingError(f"{len(failed)} runs failed, first {run.key}: {error}") from error
+        for run in _in_processes(perform, self.study, missing, (self.out, self.results), jobs):
+            yield run, read_result(self.results / run.key)
 
 
-def _perform_alone(study: Study, run: Run, out: Path, results: Path) -> None:
-    """In a process of its own."""
+def _in_processes(
+    function: Callable[..., None], study: Study, runs: Sequence[Run], folders: tuple[Path, ...], jobs: int
+) -> Iterator[Run]:
+    """Call a function for every run, in `jobs` processes of one thread each; yields each run as it ends.
+
+    Raises:
+        TrainingError: runs failed, of which the others are done.
+    """
+    with ProcessPoolExecutor(jobs, mp_context=_PROCESSES, max_tasks_per_child=1, initializer=_one_thread) as pool:
+        calls = {pool.submit(function, study, run, *folders): run for run in runs}
+        failed: dict[Run, BaseException] = {}
+        for call in as_completed(calls):
+            run, error = calls[call], call.exception()
+            if error is None:
+                yield run
+            else:  # said now, because the others may take hours
+                failed[run] = error
+                logger.error("%s failed: %s", run.key, error)
+    for run, error in failed.items():
+        raise TrainingError(f"{len(failed)} runs failed, first {run.key}: {error}") from error
+
+
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    perform(study, run, out, results)

@@ -1,6 +1,7 @@
 """`focusdiff-train ablation`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,13 @@ def add_ablation(stages: "argparse._SubParsersAction[CommandParser]") -> None:
     instead.add_argument(
         "--sheet",
         action="store_true",
-        help="train nothing; draw the same prompts by the first seed of every arm, and write OUT/sheet.png",
+        help="draw the same prompts by the first seed of every arm, which is trained if it is not, into OUT/sheet.png",
+    )
+    instead.add_argument(
+        "--labels",
+        type=int,
+        metavar="PICTURES",
+        help="draw so many pictures of every arm likewise, to be labelled by eye, into OUT/labelled; print a table of labels",
     )
     instead.add_argument(
         "--gradients",
@@ -62,7 +69,9 @@ def run_ablation(arguments: argparse.Namespace) -> None:
     elif arguments.report:
         _report(ablation)
     elif arguments.sheet:
-        _draw_sheet(ablation)
+        _draw_sheet(ablation, arguments.jobs)
+    elif arguments.labels is not None:
+        _label(ablation, arguments.labels, arguments.jobs)
     else:
         _perform(ablation, arguments.jobs)
 
@@ -87,14 +96,33 @@ def _report(ablation: "Ablation") -> None:
     draw_curves(ablation.rewards, _BASE, ablation.out / "curves.png")
 
 
-def _draw_sheet(ablation: "Ablation") -> None:
+def _draw_sheet(ablation: "Ablation", jobs: int) -> None:
     from train.ablation.sheet import arms_sheet
 
+    ablation.train(ablation.seeds[0], jobs=jobs)
     sheet = arms_sheet(ablation, ablation.seeds[0])
     # a third of the bytes; without k-means, the 256 colours mix red with orange
     sheet = sheet.quantize(256, kmeans=3, dither=Image.Dither.NONE)
     ablation.out.mkdir(parents=True, exist_ok=True)
     write_atomically(ablation.out / "sheet.png", lambda partial: sheet.save(partial, format="PNG"))
+
+
+def _label(ablation: "Ablation", count: int, jobs: int) -> None:
+    from train.ablation.labels import draw_pictures, label_lines, read_labels
+
+    if count < 1:
+        raise ValueError(f"--labels must be at least 1, not {count}")
+    folder = ablation.out / "labelled" / Path(ablation.start).name
+    if not folder.exists():
+        ablation.train(ablation.seeds[0], jobs=jobs)
+        draw_pictures(ablation, ablation.seeds[0], count, folder)
+        number = count * len(ablation.arms)
+        print(
+            f'{number} pictures to be labelled are in {folder}: set every "shown" in labels.json, then repeat this command'
+        )
+        return
+    for line in label_lines(read_labels(folder)):
+        print(line)
 
 
 def _compare_gradients(ablation: "Ablation", pairs: int) -> None:
@@ -104,8 +132,10 @@ def _compare_gradients(ablation: "Ablation", pairs: int) -> None:
 
     if pairs < 2:
         raise ValueError(f"--gradients must be at least 2, not {pairs}")
-    alignments = compare_gradients(ablation.study, ablation.start, ablation.out, pairs=pairs)
-    report = Report(ablation.study, ablation.finished)
+    arms = {_BASE, *ablation.arms}
+    computed = compare_gradients(ablation.study, ablation.start, ablation.out, pairs=pairs)
+    alignments = {arm: own for arm, own in computed.items() if arm in arms}
+    report = Report(ablation.study, replace(ablation, arms=list(alignments)).finished)
     gains = {arm: both[0] for arm in alignments if arm != _BASE and (both := report.gains(arm, _BASE))}
     for line in gradient_lines(alignments, _BASE, gains):
         print(line)

@@ -32,10 +32,12 @@ from train.grpo.rollout.rollout import Rollout
 from train.grpo.rollout.samples import Places, Samples
 from train.grpo.step_samples import advantages_of
 from train.ranks import ALONE
+from train.recipe import RecipeError
 from train.weights.shared import SharedWeights
 
 _SEED = 200  # of pairs and pictures; no run of a study has it
 _CHUNKS = 8
+_ALIGNMENTS = "alignments.jsonl"
 _TRUE = {"ground_truth": {"use": "none"}, "advantage": {"scope": "prompt", "normalise": "none"}}
 _ALWAYS = [{"at": 0.0, "value": 1.0}]
 _ALL = {"ground_truth": {"use": "both", "group": "grown", "probability": _ALWAYS}}  # every sample that any arm uses
@@ -85,34 +87,23 @@ class Gradients:
             )
             for reward in ("score", "factors")
         }
-        recipes = {name: study.recipe(name, seed=_SEED, factor=1.0) for name in study.arms}
-        self._recipes: dict[str, GRPORecipe] = {
-            name: recipe
-            for name, recipe in recipes.items()
-            if isinstance(recipe, GRPORecipe) and recipe.rollout == drawn.rollout
-        }
+        self._recipes = _compared(study)
 
-    def compare(self, *, true_pairs: int, pairs: int) -> dict[str, Alignments]:
-        """Compute what is missing.
+    def compute(self, *, true_pairs: int, pairs: int) -> None:
+        """Compute the alignments that are missing in the folder.
 
         Args:
             true_pairs: on which the true gradient is estimated.
             pairs: on which the arms are compared.
-
-        Returns:
-            Alignments by arm.
         """
         directions = torch.stack([self._true_gradient(chunk, true_pairs // _CHUNKS) for chunk in range(_CHUNKS)])
         directions = directions.double()  # products of long vectors lose digits in float32
-        file = self._folder / "alignments.jsonl"
+        file = self._folder / _ALIGNMENTS
         done = len(_whole_lines(file))
         with open(file, "a") as opened:
             for number in tqdm(range(done, pairs), desc="pairs", disable=None):
                 opened.write(json.dumps(self._alignments(true_pairs + number, directions)) + "\n")
                 opened.flush()
-        rows = [json.loads(line) for line in _whole_lines(file)[:pairs]]
-        values = {arm: np.array([row[arm] for row in rows]) for arm in self._recipes}
-        return {arm: Alignments(own[:, :-1], own[:, -1]) for arm, own in values.items()}
 
     def close(self) -> None:
         """End the judges' threads, and close the cache."""
@@ -159,12 +150,42 @@ class Gradients:
 
 
 def compare_gradients(study: Study, start: str, out: Path, *, pairs: int) -> dict[str, Alignments]:
-    """Compare the arms on `pairs` pairs, with the true gradient of twice as many; in the folder "gradients" of `out`."""
-    gradients = Gradients(study, start, out / "gradients" / Path(start).name)
-    try:
-        return gradients.compare(true_pairs=2 * pairs // _CHUNKS * _CHUNKS, pairs=pairs)
-    finally:
-        gradients.close()
+    """Compare the arms on `pairs` pairs, with the true gradient of twice as many; in the folder "gradients" of `out`.
+
+    Raises:
+        RecipeError: the folder has alignments of other arms.
+    """
+    folder = out / "gradients" / Path(start).name
+    if len(_whole_lines(folder / _ALIGNMENTS)) < pairs:
+        gradients = Gradients(study, start, folder)
+        try:
+            gradients.compute(true_pairs=2 * pairs // _CHUNKS * _CHUNKS, pairs=pairs)
+        finally:
+            gradients.close()
+    return read_alignments(study, folder, pairs)
+
+
+def read_alignments(study: Study, folder: Path, pairs: int) -> dict[str, Alignments]:
+    """Alignments of the first `pairs` pairs, by arm.
+
+    Raises:
+        RecipeError: they are of other arms than the study's.
+    """
+    file, arms = folder / _ALIGNMENTS, _compared(study)
+    rows = [json.loads(line) for line in _whole_lines(file)[:pairs]]
+    if any(row.keys() != arms.keys() for row in rows):
+        raise RecipeError(f"{file} has gradients of other arms than the study: choose another --out")
+    values = {arm: np.array([row[arm] for row in rows]) for arm in arms}
+    return {arm: Alignments(own[:, :-1], own[:, -1]) for arm, own in values.items()}
+
+
+def _compared(study: Study) -> dict[str, GRPORecipe]:
+    """Recipes of the arms of GRPO that draw as the study's recipe says."""
+    drawn = study.variant(_ALL, seed=_SEED).rollout
+    recipes = {name: study.recipe(name, seed=_SEED, factor=1.0) for name in study.arms}
+    return {
+        name: recipe for name, recipe in recipes.items() if isinstance(recipe, GRPORecipe) and recipe.rollout == drawn
+    }
 
 
 def part_of(full: Samples, recipe: GRPORecipe) -> Samples:
@@ -188,8 +209,8 @@ def _keys(plans: tuple[PairPlan, ...]) -> list[tuple[int, ...]]:
 
 def _whole_lines(file: Path) -> list[str]:
     """Lines of a file; one that a kill cut short is removed from it."""
-    if not file.exists():
-        return []
-    lines = file.read_text().split("\n")[:-1]
-    write_atomically(file, lambda partial: partial.write_text("".join(f"{line}\n" for line in lines)))
-    return lines
+    text = file.read_text() if file.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_atomically(file, lambda partial: partial.write_text(whole))
+    return whole.splitlines()

@@ -50,6 +50,25 @@ class Run:
         return Path(Path(self.start).name) / self.arm / own
 
 
+def train(study: Study, run: Run, out: Path) -> None:
+    """Train, unless that is done.
+
+    Args:
+        study: has the recipes.
+        run: what to train; an arm that does not train is left alone.
+        out: folder of all runs; the run's own gets the weights, in "latest".
+
+    Raises:
+        TrainingError: training cannot go on.
+        RecipeError: the folder holds a run of another recipe.
+    """
+    recipe = study.recipe(run.arm, seed=run.seed, factor=run.factor)
+    if recipe is not None:
+        folder = out / run.key
+        with _alone(folder):
+            _train(load(run.start, device="cpu"), recipe, folder)
+
+
 def perform(study: Study, run: Run, out: Path, results: Path) -> None:
     """Train, unless that is done, then measure and write the results.
 
@@ -65,7 +84,6 @@ def perform(study: Study, run: Run, out: Path, results: Path) -> None:
     """
     recipe = study.recipe(run.arm, seed=run.seed, factor=run.factor)
     folder = out / run.key
-    folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         start = load(run.start, device="cpu")
         rows: list[dict[str, str]] = []
@@ -83,9 +101,10 @@ def perform(study: Study, run: Run, out: Path, results: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Context that one process at a time is in, for a folder."""
+    """Context that one process at a time is in, for a folder, which is made."""
     import fcntl
 
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
