@@ -3,6 +3,7 @@
 import csv
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.miniature import miniature_cases
 from tests.ended import Ended
 from train.ablation.figures import draw_contrasts, draw_curves
+from train.ablation.labels import read_labels
 from train.ablation.report import Report
 from train.ablation.results import Cost, Result
 from train.ablation.study import Study
@@ -127,6 +130,22 @@ def test_the_results_that_are_kept_are_reported(command: Callable[..., Ended], t
     for name in ("contrasts.png", "curves.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 500
+
+
+def test_the_labelled_pictures_are_those_that_were_judged() -> None:
+    """Ten of every arm; the judge agrees with people on nearly all, as it does for the shipped models."""
+    folder = KEPT.parent / "labelled" / "tiny-base"
+    labels = read_labels(folder)
+    with Image.open(folder / "pictures.png") as sheet:
+        boxes = [(64 * (i % 10), 64 * (i // 10), 64 * (i % 10) + 64, 64 * (i // 10) + 64) for i in range(len(labels))]
+        pictures = [sheet.crop(box) for box in boxes]
+    judged = ExactJudge()(pictures, [label.prompt for label in labels])
+    assert [one.score for one in judged if one is not None] == pytest.approx(
+        [label.score for label in labels], abs=1e-4
+    )
+    assert Counter(label.arm for label in labels) == dict.fromkeys(STUDY.arms, 10)
+    assert 40 <= sum(bool(label.shown) for label in labels) <= 120  # both labels occur
+    assert sum(label.accepted == label.shown for label in labels) >= 0.95 * len(labels)
 
 
 def test_the_gradients_that_are_kept_are_reported(command: Callable[..., Ended], tmp_path: Path) -> None:
