@@ -19,6 +19,7 @@ _LEAST_SECONDS = 0.002
 _KEPT_STEPS = 16  # that a choice is kept
 _MOST_KEPT_STEPS = 256  # while single places stay the choice, each is kept twice as long as the last
 _MEASURED = 8  # of single places that stay the choice, one step in so many is measured
+_RARELY_MEASURED = 32  # where steps are too short for windows: only to see when they no longer are
 _CHOOSING_SECONDS = 0.0002  # a third of a small model's step
 _PROBE_SHARE = 0.005  # of the time goes into steps of other widths, to measure what they take now
 _PROBED = 2  # steps of a probe: the first does not count
@@ -109,7 +110,7 @@ class WindowChooser:
         if not slots:
             return ()
         at, self._codes = [0] * len(slots), math.inf
-        if len(slots) <= _FEW:
+        if len(slots) <= _FEW and not self._too_short(slots):
             at = [self._confirmation.height(slot.sampled) for slot in slots]
             self._codes = min(
                 self._confirmation.codes_below(height) - slot.sampled for slot, height in zip(slots, at, strict=True)
@@ -137,7 +138,8 @@ class WindowChooser:
         choice = self._choice
         choice.steps -= 1
         self._saved += _PROBE_SHARE
-        self._codes -= max(step.confirmed)
+        if self._codes < math.inf:
+            self._codes -= max(step.confirmed)
         # the first step after a choice is not typical: choosing belongs to it, and its batch prepares its memory
         timed = step.fed if self._settled and step.plain and not choice.steps % choice.measured else None
         self._settled = True
@@ -155,8 +157,8 @@ class WindowChooser:
             return _kept(tuple(widths), patience)
         if not self.costs.known(plain):
             return _Choice(tuple(widths), FIRST + 1)
-        if len(slots) > 1 and self.costs.line([plain])[0] < _LEAST_SECONDS:
-            return _kept(tuple(widths), patience)
+        if self._too_short(slots):
+            return _Choice(tuple(widths), _MOST_KEPT_STEPS, _RARELY_MEASURED)
         gains = [self._confirmation.gain(slot, everywhere=len(slots) > _FEW) for slot in slots]
         ways, sizes, codes = [tuple(widths)], [plain], [float(len(slots))]
         while True:
@@ -187,6 +189,11 @@ class WindowChooser:
             return _kept(ways[best], patience)
         self._saved = 0.0
         return _Choice(ways[other], _PROBED, patience=patience)
+
+    def _too_short(self, slots: Sequence[Slot]) -> bool:
+        """Whether steps of single places are so short that several images have no windows."""
+        plain = sum(len(slot.rows) for slot in slots)
+        return len(slots) > 1 and self.costs.known(plain) and self.costs.line([plain])[0] < _LEAST_SECONDS
 
     def _unknown(self, sizes: Sequence[int], rates: Sequence[float]) -> int | None:
         """The narrowest way of which nothing near is known, and that may be nearly as good as the best.
