@@ -14,6 +14,7 @@ from pairs.render import render
 from pairs.scene import CATEGORIES, COLOURS, SHAPES, TONES, Group, Scene
 from pairs.scores import arithmetic_mean, geometric_mean, mean
 from pairs.world import World
+from tests.tiles import tiles
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +92,7 @@ def test_the_judge_agrees_with_people_on_generated_pictures() -> None:
     """60 pictures that the shipped models drew for random unseen prompts, labelled by eye."""
     folder = Path(__file__).parent / "labelled"
     labels = json.loads((folder / "labels.json").read_text())
-    with Image.open(folder / "pictures.png") as sheet:
-        boxes = [(64 * (i % 10), 64 * (i // 10), 64 * (i % 10) + 64, 64 * (i // 10) + 64) for i in range(len(labels))]
-        pictures = [sheet.crop(box) for box in boxes]
-    judgements = ExactJudge()(pictures, [label["caption"] for label in labels])
+    judgements = ExactJudge()(tiles(folder / "pictures.png", len(labels)), [label["caption"] for label in labels])
     agreed = [(j is not None and j.score >= 0.5) == label["shown"] for j, label in zip(judgements, labels, strict=True)]
     assert len(labels) == 60
     assert 10 <= sum(label["shown"] for label in labels) <= 50  # both labels occur

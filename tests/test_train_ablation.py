@@ -20,6 +20,7 @@ from pairs.miniature import miniature_cases
 from pairs.paircomp import Case
 from serve.engine.engine import Engine
 from tests.ended import Ended
+from tests.tiles import tiles
 from train.ablation import run as run_module
 from train.ablation.ablation import Ablation
 from train.ablation.gradients import Alignments, Gradients, part_of, read_alignments
@@ -198,11 +199,7 @@ def test_pictures_to_be_labelled_are_those_that_were_judged(tmp_path: Path, comm
     unlabelled = command(main, *call)
     assert unlabelled.code == 2
     assert f"{labels[0]['prompt']!r} (row 1, column 1 of pictures.png) must be true or false" in unlabelled.err
-    with Image.open(folder / "pictures.png") as sheet:
-        pictures = [
-            sheet.crop((64 * (i % 10), 64 * (i // 10), 64 * (i % 10) + 64, 64 * (i // 10) + 64)) for i in range(12)
-        ]
-    judged = ExactJudge()(pictures, [label["prompt"] for label in labels])
+    judged = ExactJudge()(tiles(folder / "pictures.png", len(labels)), [label["prompt"] for label in labels])
     scores = [label["score"] for label in labels]
     assert [one.score for one in judged if one is not None] == pytest.approx(scores, abs=1e-4)
     assert min(scores) < 0.5 < max(scores)

@@ -15,6 +15,7 @@ from PIL import Image
 from pairs.judges.exact.exact_judge import ExactJudge
 from pairs.miniature import miniature_cases
 from tests.ended import Ended
+from tests.tiles import tiles
 from train.ablation.figures import draw_contrasts, draw_curves
 from train.ablation.labels import read_labels
 from train.ablation.report import Report
@@ -136,10 +137,7 @@ def test_the_labelled_pictures_are_those_that_were_judged() -> None:
     """Ten of every arm; the judge agrees with people on nearly all, as it does for the shipped models."""
     folder = KEPT.parent / "labelled" / "tiny-base"
     labels = read_labels(folder)
-    with Image.open(folder / "pictures.png") as sheet:
-        boxes = [(64 * (i % 10), 64 * (i // 10), 64 * (i % 10) + 64, 64 * (i // 10) + 64) for i in range(len(labels))]
-        pictures = [sheet.crop(box) for box in boxes]
-    judged = ExactJudge()(pictures, [label.prompt for label in labels])
+    judged = ExactJudge()(tiles(folder / "pictures.png", len(labels)), [label.prompt for label in labels])
     assert [one.score for one in judged if one is not None] == pytest.approx(
         [label.score for label in labels], abs=1e-4
     )

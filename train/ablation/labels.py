@@ -98,8 +98,7 @@ def label_lines(labels: Sequence[Label]) -> Iterator[str]:
     """A Markdown table of how many pictures of each arm the judge accepts and people do, and the differences."""
     yield "| arm | pictures | accepted by the judge | of these shown | refused by the judge | of these shown |"
     yield "|---|---|---|---|---|---|"
-    arms = list(dict.fromkeys(sorted(label.arm for label in labels)))
-    for arm in arms:
+    for arm in sorted({label.arm for label in labels}):
         yield _row(arm, [label for label in labels if label.arm == arm])
     yield _row("all", labels)
     differing = [label for label in labels if label.accepted != label.shown]
