@@ -1,5 +1,6 @@
 """Training in two processes: the same samples and gradients as in one; sharded runs resume and are served."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,16 @@ def test_two_processes_train_as_one_does(together: Path, small_folder: Path, tmp
         for name in ("reward", "kl", "entropy", "gradient norm", "ground truth logprob", "live groups"):
             for mine, other in zip(found[:2], alone[:2], strict=True):
                 assert mine.get(name) == pytest.approx(other.get(name), rel=1e-3, abs=1e-6), (kind, name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_thread_of_the_process_group_outlives_it(together: Path, rank: int) -> None:
+    """A thread that runs while the interpreter ends can abort a process whose work is done."""
+    during, after = json.loads((together / f"threads-{rank}.json").read_text())
+    if during is None:
+        pytest.skip("needs /proc, to count threads")
+    assert during > 0
+    assert after == 0
 
 
 def test_a_sharded_run_that_was_stopped_equals_one_that_was_not(together: Path) -> None:

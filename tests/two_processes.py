@@ -2,9 +2,11 @@
 
     torchrun --nproc-per-node 2 -m tests.two_processes CHECKPOINT FOLDER
 
-Writes to FOLDER, for tests/test_train_parallel.py: samples and gradients of the first step by kind, and runs.
+Writes to FOLDER, for tests/test_train_parallel.py: samples and gradients of the first step by kind, runs, and numbers
+of threads.
 """
 
+import json
 import os
 import sys
 from contextlib import suppress
@@ -80,6 +82,14 @@ def train_sft(checkpoint: Path, out: Path, ranks: Ranks, stop_at: int | None = N
         sft(load(checkpoint, device="cpu"), chosen, out, data=DataSettings("world"), ranks=ranks)
 
 
+def group_threads() -> int | None:
+    """Number of this process's threads that belong to a process group (Gloo); None where the system does not say."""
+    threads = Path("/proc/self/task")
+    if not threads.exists():
+        return None
+    return sum("gloo" in (thread / "comm").read_text() for thread in threads.iterdir())
+
+
 def go_on_alone(checkpoint: Path, out: Path) -> None:
     """Go on with a sharded run in this process alone."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -108,7 +118,9 @@ def main() -> None:
     with suppress(Killed):
         train_sft(checkpoint, folder / "sft-resumed", fsdp, stop_at=2)
     train_sft(checkpoint, folder / "sft-resumed", fsdp)
+    during = group_threads()
     leave()
+    (folder / f"threads-{ddp.rank}.json").write_text(json.dumps([during, group_threads()]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The processes of a run, and what they tell each other."""
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from train.errors import TrainingError
 
@@ -114,5 +116,12 @@ def join(kind: Kind, *, processes: int | None = None) -> Ranks:
 
 def leave() -> None:
     """Part from the other processes, if there are any."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    dist.destroy_process_group()
+    # PyTorch caches the meshes of sharded weights, and a mesh keeps its process group. A thread of the group that
+    # still frees a tensor while the interpreter ends would abort the process.
+    for item in gc.get_objects():
+        if type(item) is DeviceMesh:
+            getattr(item, "_pg_registry", {}).clear()
+    gc.collect()
