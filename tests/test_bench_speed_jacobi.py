@@ -14,7 +14,7 @@ from bench.speed.jacobi.prediction import predict
 from bench.speed.jacobi.recording import WIDTHS, Additions, ForcedWidths, Recording, Window, codes_of, pair_of, record
 from bench.speed.jacobi.replay import replaying
 from bench.speed.jacobi.report import report
-from bench.speed.jacobi.step_cost import Accelerator, roofline, step_seconds
+from bench.speed.jacobi.step_cost import Accelerator, StepTimer, roofline
 from model.checkpoints.load import load
 from model.janus import Janus
 from model.params import SamplingParams
@@ -100,7 +100,9 @@ def test_loads_are_drawn_both_ways_with_seeds_of_their_own(small: Janus) -> None
         jobs = [job for batch in range(3) for job in one.jobs(batch)]
         assert sum(job.images for job in one.jobs(0)) == one.images
         seeds += {seed for job in jobs for seed in job.seeds}
-        both = side_by_side(engine, one, rounds=1)
+        timer = StepTimer(engine, [(1, 1), (one.images, 1)], small.sampling, prompt_tokens=9)
+        both = side_by_side(engine, one, timer, rounds=1)
+        assert [set(cost) for cost in both.costs] == [{(1, 1), (one.images, 1)}]
         assert [drawn.steps for drawn in both.plain] == [small.image_tokens]
         assert min(both.ratios("codes") + both.ratios("whole")) > 0
         assert both.plain[0].choosing == 0 < both.choosing < both.jacobi[0].own / both.jacobi[0].codes
@@ -111,9 +113,13 @@ def test_loads_are_drawn_both_ways_with_seeds_of_their_own(small: Janus) -> None
 def test_timed_steps_are_fed_whole_windows_in_every_round(small: Janus) -> None:
     """Guesses that an earlier round left would all be right, and soon the picture would end."""
     shapes = [(1, 1), (1, 24), (2, 3)]
-    taken = step_seconds(Engine(small, slots=2), shapes, small.sampling, prompt_tokens=9, rounds=3)
-    assert list(taken) == shapes
+    timer = StepTimer(Engine(small, slots=2), shapes, small.sampling, prompt_tokens=9)
+    for _ in range(3):
+        timer.turn()
+    taken = timer.take()
+    assert taken.keys() == set(shapes)
     assert min(taken.values()) > 0
+    assert timer.take() == {}
 
 
 def test_a_roofline_is_the_larger_of_reading_and_computing() -> None:

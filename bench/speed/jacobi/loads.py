@@ -4,11 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from bench.speed.engine import Workload
 from bench.speed.jacobi.recording import Recording, codes_of, pair_of
 from bench.speed.jacobi.replay import replaying
+from bench.speed.jacobi.step_cost import StepSeconds, StepTimer
 from bench.speed.stopwatch import Stopwatch
 from model.janus import Janus
 from pairs.paircomp import Case
@@ -18,6 +20,8 @@ from serve.engine.events import Finished
 from serve.engine.job import Job
 from serve.engine.twins import Twins
 
+T = TypeVar("T")
+R = TypeVar("R")
 Codes = dict[tuple[int, ...], tuple[int, ...]]  # seed and prompt → codes of the picture
 
 _SEEDS = 100_000  # of a load; others have other ones: the engine remembers its pictures by seed
@@ -83,22 +87,26 @@ class Drawn:
     choosing: float
     steps: float
 
+    @property
+    def own_per_step(self) -> float:
+        """Seconds of a step that neither the decoder nor the sampler takes."""
+        return self.own / self.steps
+
 
 @dataclass(frozen=True)
 class Both:
-    """Rounds of a load with single places and with Jacobi decoding."""
+    """Rounds of a load with single places and with Jacobi decoding.
 
-    plain: list[Drawn]
-    jacobi: list[Drawn]
+    costs: of steps, measured in each round before either way.
+    """
+
+    plain: list[Drawn] = field(default_factory=list)
+    jacobi: list[Drawn] = field(default_factory=list)
+    costs: list[StepSeconds] = field(default_factory=list)
 
     def ratios(self, part: str) -> list[float]:
         """Single places ÷ Jacobi, of each round."""
         return [getattr(a, part) / getattr(b, part) for a, b in zip(self.plain, self.jacobi, strict=True)]
-
-    @property
-    def own_per_step(self) -> float:
-        """Seconds of a step with single places that neither the decoder nor the sampler takes."""
-        return statistics.median(drawn.own / drawn.steps for drawn in self.plain)
 
     @property
     def choosing(self) -> float:
@@ -120,13 +128,13 @@ def single_places(engine: Engine) -> Iterator[None]:
         engine._windows, engine._twins = kept
 
 
-def side_by_side(engine: Engine, load: Load, *, rounds: int) -> Both:
+def side_by_side(engine: Engine, load: Load, timer: StepTimer, *, rounds: int) -> Both:
     """Draw a load in alternated rounds, after one that is not counted.
 
     Raises:
         AssertionError: the codes differ.
     """
-    batches, both = max(1, _PICTURES // load.images), Both([], [])
+    batches, both = max(1, _PICTURES // load.images), Both()
 
     def plain(numbers: range) -> Codes:
         with single_places(engine):
@@ -137,20 +145,20 @@ def side_by_side(engine: Engine, load: Load, *, rounds: int) -> Both:
 
     for turn in range(rounds + 1):
         numbers = range(turn * batches, (turn + 1) * batches)
-        first, second = (way(numbers) for way in (plain, jacobi)[:: -1 if turn % 2 else 1])
+        first, second = _in_turn(plain, jacobi, numbers, turn, timer, both)
         assert first == second, f"{load.name}: Jacobi decoding draws other codes"
-    return Both(both.plain[1:], both.jacobi[1:])
+    return Both(both.plain[1:], both.jacobi[1:], both.costs[1:])
 
 
 def replayed_side_by_side(
-    engine: Engine, work: Workload, recorded: Recording, *, images: int, twin: bool, rounds: int
+    engine: Engine, work: Workload, recorded: Recording, timer: StepTimer, *, images: int, twin: bool, rounds: int
 ) -> Both:
     """Draw `images` images of a model with random weights in alternated rounds, with as many codes a window as recorded.
 
     Args:
         twin: whether the images are taken for ones whose twins were drawn before, as the recorded ones must be.
     """
-    both = Both([], [])
+    both = Both()
     load = Load("", images, lambda batch: [work.job(range(batch * images, (batch + 1) * images))])
 
     def plain(turn: int) -> None:
@@ -166,9 +174,20 @@ def replayed_side_by_side(
             _draw(engine, load, [turn], both.jacobi)
 
     for turn in range(rounds):
-        for way in (plain, jacobi)[:: -1 if turn % 2 else 1]:
-            way(turn)
+        _in_turn(plain, jacobi, turn, turn, timer, both)
     return both
+
+
+def _in_turn(
+    plain: Callable[[T], R], jacobi: Callable[[T], R], work: T, turn: int, timer: StepTimer, both: Both
+) -> list[R]:
+    """Draw both ways, and time steps before each: the speed of a machine that others use, too, changes within minutes."""
+    found = []
+    for way in (plain, jacobi)[:: -1 if turn % 2 else 1]:
+        timer.turn()
+        found.append(way(work))
+    both.costs.append(timer.take())
+    return found
 
 
 def _draw(engine: Engine, load: Load, numbers: Sequence[int], taken: list[Drawn]) -> Codes:

@@ -1,13 +1,12 @@
 """Prediction of what windows gain, from recorded confirmation and the seconds that steps take."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.speed.jacobi.recording import WIDTHS, Additions, Recording
-from bench.speed.jacobi.step_cost import Shape
+from bench.speed.jacobi.step_cost import StepSeconds
 from model.sampler.state import MOST_FED
 
 _BATCHES = 32  # drawn at random; their mean is within a hundredth
@@ -20,9 +19,7 @@ class Prediction(NamedTuple):
     ratio: float
 
 
-def predict(
-    recorded: Recording, images: int, cost: Mapping[Shape, float], *, tokens: int, own: float = 0.0
-) -> Prediction:
+def predict(recorded: Recording, images: int, cost: StepSeconds, *, tokens: int, own: float = 0.0) -> Prediction:
     """Draw batches of images at random, with as many codes a window as recorded.
 
     With windows images end apart, and those that are left have wider ones. The width is the best by `cost` alone, from which the
@@ -52,7 +49,7 @@ def predict(
     return Prediction(widths[images], plain * _BATCHES / taken)
 
 
-def _seconds(cost: Mapping[Shape, float], images: int, running: int) -> dict[int, float]:
+def _seconds(cost: StepSeconds, images: int, running: int) -> dict[int, float]:
     """Seconds of a step of the images that still run, by width.
 
     Numbers between one and `images` are not measured: their seconds lie between those of one and of all images that are fed as many

@@ -18,7 +18,7 @@ from bench.speed.jacobi.divergence import measure_divergence
 from bench.speed.jacobi.loads import Both, replayed_side_by_side, shipped_loads, side_by_side
 from bench.speed.jacobi.prediction import Prediction, predict
 from bench.speed.jacobi.recording import WIDTHS, Recording, pair_of, record
-from bench.speed.jacobi.step_cost import H100, Shape, roofline, step_seconds
+from bench.speed.jacobi.step_cost import H100, Shape, StepTimer, roofline
 from model.checkpoints.load import load
 from model.janus import Janus
 from model.quantization import Quantization
@@ -29,12 +29,11 @@ from serve.engine.engine import Engine
 from train.provenance import provenance
 
 _PRECISIONS: Mapping[str, Quantization | None] = {"float32": None, "int8": "int8"}
-_WIDER = (16, 24, 32)  # than the engine's windows: their cost is shown
 _TOKENS = 576  # codes of a picture of Janus-Pro
 _LENGTH = 318  # tokens of a row of Janus-Pro in the middle of a picture
 _HEADER = (
     "\n                                              steps of a batch      images/s      single ÷ Jacobi: codes     whole"
-    "  predicted, width, measured ÷ predicted, choosing"
+    "        predicted, width      measured ÷ predicted, choosing"
 )
 Show = Callable[[str], None]
 
@@ -51,7 +50,7 @@ def report(
     plot: Path | None,
     show: Show,
 ) -> Measurement:
-    """Record confirmation, measure what steps cost, draw both ways, and compare with what the former two predict.
+    """Record confirmation, measure what steps cost and draw both ways in turn, and compare with what the former two predict.
 
     Args:
         model: shipped name or folder, whose confirmation is recorded.
@@ -126,18 +125,12 @@ def _shipped(
     engines = {precision: Engine(janus, slots=16, quantization=_PRECISIONS[precision]) for precision in _PRECISIONS}
     tokens, loads = len(janus.encode(PROMPT)), list(shipped_loads(janus, pairs))
     for precision, engine in engines.items():
-        cost = step_seconds(
-            engine,
-            _shapes({1, *(one.images for one in loads)}),
-            janus.sampling,
-            prompt_tokens=tokens,
-            rounds=5 * rounds,
-        )
-        yield from _costs(precision, cost, show)
+        yield from _costs(precision, StepTimer(engine, _SHOWN, janus.sampling, prompt_tokens=tokens), 5 * rounds, show)
         show(_HEADER)
         for one in loads:
-            both = side_by_side(engine, one, rounds=rounds)
-            predicted = predict(recorded[one.twin], one.images, cost, tokens=janus.image_tokens, own=both.own_per_step)
+            timer = StepTimer(engine, _shapes({1, one.images}), janus.sampling, prompt_tokens=tokens)
+            both = side_by_side(engine, one, timer, rounds=rounds)
+            predicted = _predicted(both, recorded[one.twin], one.images, janus)
             yield from _compared(f"{precision}, {one.name}", one.images, both, predicted, show)
 
 
@@ -148,18 +141,19 @@ def _random(
         janus = random_janus(geometry, torch.device("cpu"), torch.float32)
         engine = Engine(janus, slots=max(images), quantization=_PRECISIONS[precision], release=True)
         work = Workload.of(janus)
-        cost = step_seconds(
-            engine, _shapes({1, *images}), work.params, prompt_tokens=len(work.prompt), rounds=2 * rounds
-        )
-        yield from _costs(precision, cost, show)
+        tokens = len(work.prompt)
+        yield from _costs(precision, StepTimer(engine, _SHOWN, work.params, prompt_tokens=tokens), 2 * rounds, show)
         show(_HEADER)
         for count in images:
+            timer = StepTimer(engine, _shapes({1, count}), work.params, prompt_tokens=tokens)
             for twin in (False, True):
-                both = replayed_side_by_side(engine, work, recorded[twin], images=count, twin=twin, rounds=rounds)
-                predicted = predict(recorded[twin], count, cost, tokens=janus.image_tokens, own=both.own_per_step)
+                both = replayed_side_by_side(
+                    engine, work, recorded[twin], timer, images=count, twin=twin, rounds=rounds
+                )
+                predicted = _predicted(both, recorded[twin], count, janus)
                 name = f"{precision}, {count} images{', twins drawn before' if twin else ''}, replayed"
                 yield from _compared(name, count, both, predicted, show)
-        del engine, janus, work
+        del engine, janus, work, timer
         gc.collect()
 
 
@@ -195,33 +189,49 @@ def _on_an_accelerator(recorded: Mapping[bool, Recording], show: Show) -> Iterat
 
 
 def _shapes(images: Set[int]) -> list[Shape]:
-    """Images and widths that the engine may choose, and for one image wider windows."""
-    chosen = [(count, width) for count in sorted(images) for width in WIDTHS if 2 * count * width <= MOST_FED]
-    return chosen + [(1, width) for width in _WIDER if 1 in images]
+    """Images and widths that the engine may choose."""
+    return [(count, width) for count in sorted(images) for width in WIDTHS if 2 * count * width <= MOST_FED]
 
 
-def _costs(precision: str, cost: Mapping[Shape, float], show: Show) -> Iterator[Number]:
+_SHOWN = [*_shapes({1}), *((1, width) for width in (16, 24, 32))]  # also wider windows than the engine's
+
+
+def _costs(precision: str, timer: StepTimer, turns: int, show: Show) -> Iterator[Number]:
+    for _ in range(turns):
+        timer.turn()
+    cost = timer.take()
     show(f"\n{precision}: codes fed, one image      ms   ÷ 2 codes")
-    for width in (width for images, width in cost if images == 1):
+    for width in (width for _, width in _SHOWN):
         seconds = cost[1, width]
         show(f"{2 * width:27}  {1000 * seconds:8.3f}   {seconds / cost[1, 1]:8.2f}×")
         yield Number(f"{precision}, step of {2 * width} codes", seconds / cost[1, 1], "ratio", "lower")
 
 
-def _compared(name: str, images: int, both: Both, predicted: Prediction, show: Show) -> Iterator[Number]:
+def _predicted(both: Both, recorded: Recording, images: int, janus: Janus) -> list[Prediction]:
+    """Prediction for each round, from what steps took in it."""
+    return [
+        predict(recorded, images, cost, tokens=janus.image_tokens, own=plain.own_per_step)
+        for cost, plain in zip(both.costs, both.plain, strict=True)
+    ]
+
+
+def _compared(name: str, images: int, both: Both, predicted: Sequence[Prediction], show: Show) -> Iterator[Number]:
     ratios = {part: both.ratios(part) for part in ("codes", "whole")}
     ways = {"single": both.plain, "Jacobi": both.jacobi}
     steps = [statistics.mean(drawn.steps for drawn in way) for way in ways.values()]
     rates = {way: [images / drawn.whole for drawn in rounds] for way, rounds in ways.items()}
     single, jacobi = (mean(rate).value for rate in rates.values())
     codes, whole = (mean(ratios[part]) for part in ("codes", "whole"))
+    expected = [one.ratio for one in predicted]
+    off = mean(measured / one for measured, one in zip(ratios["codes"], expected, strict=True))
+    width = statistics.median_low(one.width for one in predicted)
     show(
         f"{name:46} {steps[0]:5.0f} → {steps[1]:5.1f}  {single:7.3f} → {jacobi:7.3f}  {codes!s:>15}  {whole!s:>15}  "
-        f"{predicted.ratio:6.2f} {predicted.width:4}  {codes.value / predicted.ratio - 1:+7.1%}  {both.choosing:8.2%}"
+        f"{mean(expected)!s:>15} {width:4}  {off!s:>15}  {both.choosing:8.2%}"
     )
     for way, rate in rates.items():
         yield Number.of_rounds(f"{name}, {way}", rate, "images/s", "higher")
     for part, values in ratios.items():
         yield Number.of_rounds(f"{name}, {part}: single ÷ Jacobi", values, "ratio", "higher")
-    yield Number(f"{name}, codes: predicted single ÷ Jacobi", predicted.ratio, "ratio", "higher")
+    yield Number.of_rounds(f"{name}, codes: predicted single ÷ Jacobi", expected, "ratio", "higher")
     yield Number(f"{name}, choosing widths", both.choosing, "ratio", "lower")

@@ -1,7 +1,8 @@
 """Seconds of a step by images and width of their windows: measured on this machine, or by a roofline."""
 
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.speed.geometry import Geometry
@@ -11,33 +12,43 @@ from model.sampler.state import SampledImage
 from serve.engine.engine import Engine
 
 Shape = tuple[int, int]  # images, and places of each
+StepSeconds = Mapping[Shape, float]
 
 _REPEATS = 6  # steps of a shape in a row: right after those of another, a step takes longer
 
 
-def step_seconds(
-    engine: Engine, shapes: Sequence[Shape], params: SamplingParams, *, prompt_tokens: int, rounds: int
-) -> dict[Shape, float]:
-    """Seconds of decoder and sampler for a step of guided images in the middle of their pictures.
+class StepTimer:
+    """Times the part of decoder and sampler in steps of guided images in the middle of their pictures.
 
-    Shapes take turns in every round. Of their times the lower quartile counts: other load on the machine only adds.
+    Args:
+        engine: draws nothing meanwhile.
+        shapes: that take turns.
+        params: of all images.
+        prompt_tokens: of all prompts.
     """
-    janus = engine.janus
-    sampler = Sampler(
-        rows=engine.cache.rows,
-        tokens=janus.image_tokens,
-        vocabulary=janus.codebook_size,
-        grid=janus.grid,
-        device=janus.device,
-    )
-    taken: dict[Shape, list[float]] = {shape: [] for shape in shapes}
-    middle = (janus.image_tokens - max(width for _, width in shapes)) // 2
-    for turn in range(rounds):
-        for images, width in list(shapes)[:: -1 if turn % 2 else 1]:
-            sampler.begin(range(0, 2 * images, 2))  # forgets guesses, which would all be right
-            batch = sampler.batch(
+
+    def __init__(self, engine: Engine, shapes: Sequence[Shape], params: SamplingParams, *, prompt_tokens: int) -> None:
+        janus = engine.janus
+        self._engine, self._shapes, self._params, self._prompt_tokens = engine, shapes, params, prompt_tokens
+        self._sampler = Sampler(
+            rows=engine.cache.rows,
+            tokens=janus.image_tokens,
+            vocabulary=janus.codebook_size,
+            grid=janus.grid,
+            device=janus.device,
+        )
+        self._middle = (janus.image_tokens - max(width for _, width in shapes)) // 2
+        self._turns, self._taken = 0, defaultdict[Shape, list[float]](list)
+
+    def turn(self) -> None:
+        """Time a few steps of every shape."""
+        for images, width in self._shapes[:: -1 if self._turns % 2 else 1]:
+            self._sampler.begin(range(0, 2 * images, 2))  # forgets guesses, which would all be right
+            batch = self._sampler.batch(
                 [
-                    SampledImage((2 * image, 2 * image + 1), (prompt_tokens,) * 2, params, image, middle)
+                    SampledImage(
+                        (2 * image, 2 * image + 1), (self._prompt_tokens,) * 2, self._params, image, self._middle
+                    )
                     for image in range(images)
                 ],
                 [width] * images,
@@ -47,10 +58,18 @@ def step_seconds(
                     assert repeat > 1, "the window was cut short"
                     break
                 begun = time.perf_counter()
-                batch.sample(engine.decoder.step(batch.codes, batch.rows, engine.cache))
+                batch.sample(self._engine.decoder.step(batch.codes, batch.rows, self._engine.cache))
                 if repeat:  # the first step of a batch prepares its memory
-                    taken[images, width].append(time.perf_counter() - begun)
-    return {shape: sorted(times)[len(times) // 4] for shape, times in taken.items()}
+                    self._taken[images, width].append(time.perf_counter() - begun)
+        self._turns += 1
+
+    def take(self) -> StepSeconds:
+        """Seconds of a step of each shape, from the turns since this was last called.
+
+        Of their times the lower quartile counts: other load on the machine only adds.
+        """
+        taken, self._taken = self._taken, defaultdict(list)
+        return {shape: sorted(times)[len(times) // 4] for shape, times in taken.items()}
 
 
 @dataclass(frozen=True)
