@@ -29,7 +29,7 @@ from tests.killed_runs import main as killed_runs
 from tests.vlm_endpoint import VlmEndpoint
 from train.command import main
 from train.errors import TrainingError
-from train.grpo.rollout.samples import load_attempts
+from train.grpo.rollout.plan import plan_pair
 from train.grpo.sheets import credit_overlay
 
 
@@ -216,6 +216,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
     assert all(parameter.isfinite().all() for parameter in failing._weights.parameters.values())
 
 
+class Picky(Brightness):
+    """Only prompts with a blue thing are judged; all others are 0."""
+
+    def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
+        scores = super().__call__(images, prompts)
+        return [score if "blue" in prompt else Judgement(0.0) for score, prompt in zip(scores, prompts, strict=True)]
+
+
 @pytest.mark.parametrize(
     "ground_truth",
     [
@@ -226,19 +234,21 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(
 def test_dead_groups_are_replaced_by_others(
     small_folder: Path, tmp_path: Path, ground_truth: dict[str, object]
 ) -> None:
-    class Picky(Brightness):
-        """Only prompts with a blue thing are judged; all others are 0."""
-
-        def __call__(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Judgement | None]:
-            scores = super().__call__(images, prompts)
-            return [
-                score if "blue" in prompt else Judgement(0.0) for score, prompt in zip(scores, prompts, strict=True)
-            ]
-
-    advantage = {"scope": "pair", "dead_groups": "resample", "resamples": 3}
-    trainer(small_folder, tmp_path, recipe(steps=2, advantage=advantage, ground_truth=ground_truth), Picky()).run()
-    attempts = [load_attempts(tmp_path / "samples" / f"00000{step}.safetensors") for step in (1,)]
-    assert any(any(own) for own in attempts)
+    """Pairs stay where they are, and each has the codes and rewards that its plan has by itself."""
+    advantage = {"scope": "pair", "dead_groups": "resample", "resamples": 2}
+    rollout = {"pairs": 6, "samples": 2, "guidance_scale": 2.0}
+    chosen = recipe(advantage=advantage, rollout=rollout, ground_truth=ground_truth)
+    made = trainer(small_folder, tmp_path, chosen, Picky())
+    samples = made._samples.of(0)
+    assert {plan.attempt for plan in samples.plans} >= {0, 2}
+    for place, pair in enumerate(samples.by_pair()):
+        (planned,) = pair.plans
+        assert planned == plan_pair(chosen, made._source, 0, place, planned.attempt)
+        alone = made._rollout.begin(pair.plans).samples()
+        assert torch.equal(pair.codes, alone.codes)
+        assert torch.equal(pair.rewards, alone.rewards)
+        assert planned.attempt == 2 or any("blue" in prompt for prompt in planned.prompts)
+    made._rollout.close()
 
 
 def train_on_a_full_disk(folder: Path, out: Path) -> None:

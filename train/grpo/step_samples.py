@@ -111,15 +111,17 @@ class StepSamples:
             if not dead:
                 break
             plans = [plan_pair(self._recipe, self._source, step, place, attempt) for place in dead]
-            for place, other in zip(dead, self._drawn_apart(plans), strict=True):
-                samples = samples.replaced(place, other)
+            by_pair = samples.by_pair()
+            for place, other in zip(dead, self._replacements(plans), strict=True):
+                by_pair[place] = other
+            samples = Samples.joined(by_pair)
         return samples
 
-    def _drawn_apart(self, plans: Sequence[PairPlan]) -> list[Samples]:
-        """Draw and judge plans, each by one of the processes."""
+    def _replacements(self, plans: Sequence[PairPlan]) -> list[Samples]:
+        """Draw and judge plans, each process a share of them; returns the samples of each."""
         own = self._ranks.own(plans)
-        parts = self._ranks.together(lambda: [self._rollout.begin([plan]).samples() for plan in own])
-        return [one for part in parts for one in part]
+        parts = self._ranks.together(lambda: self._rollout.begin(own).samples().by_pair() if own else [])
+        return [pair for part in parts for pair in part]
 
     def _check_rewards(self, step: int, samples: Samples) -> None:
         """Stop if the judge seems to be broken.

@@ -89,21 +89,11 @@ class Samples:
             *(torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS),
         )
 
-    def replaced(self, place: int, other: "Samples") -> "Samples":
-        """These samples with those of the pair at `place` replaced by the one pair of `other`."""
-        starts = [0]
-        for pair in self.plans:
-            starts.append(starts[-1] + pair.samples)
-
-        def spliced(mine: Tensor, new: Tensor) -> Tensor:
-            return torch.cat([mine[: starts[place]], new, mine[starts[place + 1] :]])
-
-        return Samples(
-            (*self.plans[:place], *other.plans, *self.plans[place + 1 :]),
-            spliced(self.codes, other.codes),
-            spliced(self.rollout_logprobs, other.rollout_logprobs),
-            spliced(self.rewards, other.rewards),
-        )
+    def by_pair(self) -> list["Samples"]:
+        """The samples of each pair."""
+        sizes = [pair.samples for pair in self.plans]
+        parts = zip(*(getattr(self, name).split(sizes) for name in _TENSORS), strict=True)
+        return [Samples((pair,), *tensors) for pair, tensors in zip(self.plans, parts, strict=True)]
 
 
 _TENSORS = tuple(field.name for field in fields(Samples) if field.name != "plans")
