@@ -71,6 +71,6 @@ class SideWork:
 def _to_host(tensor: Tensor) -> Tensor:
     """The tensor on the CPU, as soon as the present stream is over."""
     if not tensor.is_cuda:
-        return tensor
+        return tensor.cpu()
     copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
     return copy.copy_(tensor, non_blocking=True)

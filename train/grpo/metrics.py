@@ -20,7 +20,7 @@ class Means:
 
     def add(self, name: str, values: Tensor, where: Tensor) -> None:
         """Add the values at the places where `where`, of the same shape, is true."""
-        self._sums[name] += float(values.detach()[where].double().sum())
+        self._sums[name] += float(values.detach()[where].cpu().double().sum())  # MPS has no float64
         self._counts[name] += float(where.sum())
 
     def gather(self, ranks: Ranks) -> "Means":

@@ -118,4 +118,5 @@ class Objective:
             assert self._reference is not None
             logits = self._reference.logits
         params, logp = self._recipe.rollout.params, self._recipe.loss.logp
+        kept = kept.to(batch.codes.device) if kept is not None else None
         return score(logits, batch.prompts, batch.codes, params, logp=logp, kept=kept)

@@ -49,7 +49,7 @@ class OldPolicy:
         return whole
 
     def kept(self, numbers: list[int]) -> Tensor | None:
-        """Codes that the filters kept for these samples, bool [B, tokens, V].
+        """Codes that the filters kept for these samples, bool [B, tokens, V] on the CPU.
 
         None without filters, or if the samples were not stored yet: then the network still is the old policy.
         """

@@ -69,7 +69,7 @@ def score(
     """Score pictures under the policy: log-softmax in float32 of exactly the logits that are sampled from.
 
     Args:
-        image_logits: of the network (`train.parallel.weights.ImageLogits`). Gradients flow through both rows.
+        image_logits: of the network (`train.weights.image_logits.ImageLogits`). Gradients flow through both rows.
         prompts: of the pictures.
         codes: int64 [B, tokens].
         params: settings that the pictures were sampled with; the temperature must be above 0.
