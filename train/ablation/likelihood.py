@@ -40,7 +40,7 @@ def surprise(janus: Janus, cases: Sequence[Case]) -> tuple[float, float]:
         found = _score(janus, [prompts[row] for row in rows], codes[rows], params)
         for which, logits in enumerate((found.conditional, found.unconditional)):
             own = logits.log_softmax(-1).gather(-1, codes[rows].to(logits.device)[..., None])
-            sums[which] -= float(own.double().sum())
+            sums[which] -= float(own.cpu().double().sum())
     given_prompt, unconditional = (sums / codes.numel()).tolist()
     return given_prompt, unconditional
 
@@ -61,7 +61,7 @@ def drift(janus: Janus, start: Janus, cases: Sequence[Case], codes: Tensor, para
     for rows in _batches(len(prompts)):
         own = [prompts[row] for row in rows]
         policies = [_score(one, own, flat[rows], params).distribution for one in (janus, start)]
-        total += float(codebook_kl(*policies).double().sum())
+        total += float(codebook_kl(*policies).cpu().double().sum())
     return total / flat.numel()
 
 
