@@ -165,15 +165,15 @@ def add_device() -> None:
     checkpoints.choose_device = torch.device  # type: ignore[attr-defined]
 
 
-def drawn(janus: Janus, *, native: bool = True) -> dict[str, Any]:
-    """Codes and previews of images with filters, negative prompts, and greedy ones."""
+def drawn(janus: Janus) -> dict[str, Any]:
+    """Codes and previews of images with filters, negative prompts, and greedy ones, by PyTorch's operations."""
     filters, greedy = SamplingParams(3.0, 1.0, top_k=20, top_p=0.9), SamplingParams(1.0, 0.0)
     jobs = [
         Job(janus.encode("three red circles"), None, (1, 2), filters),
         Job(janus.encode("three red circles"), None, (4,), greedy),
         Job(janus.encode("a blue star"), janus.encode("a square"), (3,), filters, frozenset({2, 4})),
     ]
-    engine = Engine(janus, slots=4, native=native)
+    engine = Engine(janus, slots=4, native=False)
     events = [*draw(engine, jobs[:2]), *draw(engine, jobs[2:])]  # previews are certain if nothing else is drawn
     codes = {
         f"{jobs.index(job)} {event.index}": list(event.codes) for job, event in events if isinstance(event, Finished)

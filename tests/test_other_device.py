@@ -30,7 +30,7 @@ def test_codes_are_those_of_a_cpu(small_folder: Path, tmp_path: Path) -> None:
     assert ended.wait() == 0, ended.printed
     found = json.loads((tmp_path / "drawn.json").read_text())
     assert (len(found["codes"]), found["previews"]) == (4, 2)
-    assert found == drawn(load(small_folder, device="cpu"), native=False)
+    assert found == drawn(load(small_folder, device="cpu"))
 
 
 @pytest.mark.long

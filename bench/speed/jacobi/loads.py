@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from bench.speed.engine import Workload
 from bench.speed.jacobi.recording import Recording, codes_of, pair_of
@@ -20,8 +19,6 @@ from serve.engine.events import Finished
 from serve.engine.job import Job
 from serve.engine.twins import Twins
 
-T = TypeVar("T")
-R = TypeVar("R")
 Codes = dict[tuple[int, ...], tuple[int, ...]]  # seed and prompt → codes of the picture
 
 _SEEDS = 100_000  # of a load; others have other ones: the engine remembers its pictures by seed
@@ -136,16 +133,15 @@ def side_by_side(engine: Engine, load: Load, timer: StepTimer, *, rounds: int) -
     """
     batches, both = max(1, _PICTURES // load.images), Both()
 
-    def plain(numbers: range) -> Codes:
+    def plain(turn: int) -> Codes:
         with single_places(engine):
-            return _draw(engine, load, numbers, both.plain)
+            return _draw(engine, load, range(turn * batches, (turn + 1) * batches), both.plain)
 
-    def jacobi(numbers: range) -> Codes:
-        return _draw(engine, load, numbers, both.jacobi)
+    def jacobi(turn: int) -> Codes:
+        return _draw(engine, load, range(turn * batches, (turn + 1) * batches), both.jacobi)
 
     for turn in range(rounds + 1):
-        numbers = range(turn * batches, (turn + 1) * batches)
-        first, second = _in_turn(plain, jacobi, numbers, turn, timer, both)
+        first, second = _in_turn(plain, jacobi, turn, timer, both)
         assert first == second, f"{load.name}: Jacobi decoding draws other codes"
     return Both(both.plain[1:], both.jacobi[1:], both.costs[1:])
 
@@ -161,31 +157,31 @@ def replayed_side_by_side(
     both = Both()
     load = Load("", images, lambda batch: [work.job(range(batch * images, (batch + 1) * images))])
 
-    def plain(turn: int) -> None:
+    def plain(turn: int) -> Codes:
         with single_places(engine):
-            _draw(engine, load, [turn], both.plain)
+            return _draw(engine, load, [turn], both.plain)
 
-    def jacobi(turn: int) -> None:
+    def jacobi(turn: int) -> Codes:
         engine._twins.clear()
         if twin:
             for seed in range(turn * images, (turn + 1) * images):
                 engine._twins.add(seed, (0,) * engine.janus.image_tokens)
         with replaying(engine, recorded, prompt_tokens=len(work.prompt)):
-            _draw(engine, load, [turn], both.jacobi)
+            return _draw(engine, load, [turn], both.jacobi)
 
     for turn in range(rounds):
-        _in_turn(plain, jacobi, turn, turn, timer, both)
+        _in_turn(plain, jacobi, turn, timer, both)
     return both
 
 
 def _in_turn(
-    plain: Callable[[T], R], jacobi: Callable[[T], R], work: T, turn: int, timer: StepTimer, both: Both
-) -> list[R]:
+    plain: Callable[[int], Codes], jacobi: Callable[[int], Codes], turn: int, timer: StepTimer, both: Both
+) -> list[Codes]:
     """Draw both ways, and time steps before each: the speed of a machine that others use, too, changes within minutes."""
     found = []
     for way in (plain, jacobi)[:: -1 if turn % 2 else 1]:
         timer.turn()
-        found.append(way(work))
+        found.append(way(turn))
     both.costs.append(timer.take())
     return found
 
