@@ -17,7 +17,10 @@ def geometric_mean(scores: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of `count` judgements with its standard error; `missing` others failed and are left out."""
+    """Mean of `count` judgements with its standard error; `missing` others failed and are left out.
+
+    One judgement has no spread: its standard error is 0, and is not printed.
+    """
 
     value: float
     standard_error: float
@@ -25,7 +28,7 @@ class Mean:
     missing: int = 0
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.standard_error:.3f}"
+        return f"{self.value:.3f}" if self.count == 1 else f"{self.value:.3f} ± {self.standard_error:.3f}"
 
 
 def mean(scores: Iterable[float | None]) -> Mean:

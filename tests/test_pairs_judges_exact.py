@@ -88,6 +88,11 @@ def test_a_failed_judgement_is_not_a_zero() -> None:
         mean([None, None])
 
 
+def test_one_judgement_has_no_spread_to_print() -> None:
+    assert str(mean([0.5])) == "0.500"
+    assert str(mean([1.0, 0.5])) == "0.750 ± 0.250"
+
+
 def test_the_judge_agrees_with_people_on_generated_pictures() -> None:
     """60 pictures that the shipped models drew for random unseen prompts, labelled by eye."""
     folder = Path(__file__).parent / "labelled"
