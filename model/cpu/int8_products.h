@@ -92,7 +92,7 @@ INLINE void block_of_int8(
         for (int v = 0; v < panels * VECTORS; v++) sums[r][v] = (int32s){0};
     for (int64_t i = 0; i < chunk->count; i += 2) {
         int32s weights[2 * VECTORS];
-        for (int p = 0; p < panels; p++) __builtin_prefetch(chunk->fetch + p * chunk->apart + i * PANEL);
+        for (int p = 0; p < panels; p++) FETCH(chunk->fetch + p * chunk->apart + i * PANEL);
         for (int v = 0; v < panels * VECTORS; v++)
             weights[v] =
                 load_pairs(chunk->weights + v / VECTORS * chunk->apart + i * PANEL + v % VECTORS * 2 * WIDTH);
@@ -126,20 +126,36 @@ static void two_panels_of_int8(
 }
 #undef CASE
 
-/* `block_of_int8` for `rows` ≤ TILE_ROWS, by tiles. */
-INLINE void tiles_of_int8(
-    int64_t rows, const int panels, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin, float *totals) {
+/* `block_of_int8` for `rows` of one or two blocks, by tiles. */
+INLINE void blocks_of_tiles(
+    const int blocks, const int panels, int64_t rows, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin,
+    float *totals) {
+    int64_t block = rounded->tile_rows;
     int32_t sums[2][2][TILE_ROWS * PANEL];
-    multiply_tiles(rounded->halves, begin, chunk->at, chunk->count, panels, chunk->weights, chunk->fetch, chunk->apart,
-                   sums[0][0]);
-    for (int p = 0; p < panels; p++)
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < PANEL; c += WIDTH) {
-                int32s upper, lower;
-                memcpy(&upper, sums[p][0] + r * PANEL + c, sizeof upper);
-                memcpy(&lower, sums[p][1] + r * PANEL + c, sizeof lower);
-                add_scaled((upper << 8) + lower, rounded, begin + r, chunk->at, totals + p * TOTALS + r * PANEL + c);
-            }
+    multiply_tiles(blocks, panels, rounded->halves, begin, block, chunk->at, chunk->count, chunk->weights, chunk->fetch,
+                   chunk->apart, sums[0][0]);
+    for (int b = 0; b < blocks; b++)
+        for (int p = 0; p < panels; p++)
+            for (int64_t r = 0; r < min_int64(block, rows - b * block); r++)
+                for (int64_t c = 0; c < PANEL; c += WIDTH) {
+                    int64_t row = b * block + r;
+                    int32s upper, lower;
+                    memcpy(&upper, sums[b + p][0] + r * PANEL + c, sizeof upper);
+                    memcpy(&lower, sums[b + p][1] + r * PANEL + c, sizeof lower);
+                    add_scaled((upper << 8) + lower, rounded, begin + row, chunk->at,
+                               totals + p * TOTALS + row * PANEL + c);
+                }
+}
+
+/* `blocks_of_tiles` for one or two blocks and panels, known at run time. */
+static void tiles_of_int8(
+    int64_t rows, int64_t panels, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin, float *totals) {
+    if (rows > rounded->tile_rows)
+        blocks_of_tiles(2, 1, rows, chunk, rounded, begin, totals);
+    else if (panels == 2)
+        blocks_of_tiles(1, 2, rows, chunk, rounded, begin, totals);
+    else
+        blocks_of_tiles(1, 1, rows, chunk, rounded, begin, totals);
 }
 
 /* totals [panels, MOST_TOGETHER, PANEL] = rounded rows, `rows` ≤ MOST_TOGETHER from `begin` on, · `panels` ≤ GROUP
@@ -148,23 +164,22 @@ static void int8_products(
     const Matrix *matrix, int64_t first, int64_t panels, int64_t then, const Rounded *rounded, int64_t begin,
     int64_t rows, float *totals) {
     int64_t width = rounded->width, apart = width * PANEL;
+    int64_t most = rounded->tile_rows && rows > rounded->tile_rows ? 1 : 2; /* panels at once */
     for (int64_t at = 0, count; at < width; at += count) {
         count = min_int64(SCALED, width - at);
         int64_t next = at + count < width ? first * apart + (at + count) * PANEL : then * apart;
-        for (int64_t panel = 0; panel < panels; panel += 2) {
+        for (int64_t panel = 0; panel < panels; panel += most) {
             ChunkOfInt8 chunk = {matrix->bytes + (first + panel) * apart + at * PANEL,
                                  matrix->bytes + next + panel * apart, apart, at, count};
-            int64_t side = min_int64(2, panels - panel);
-            for (int64_t row = 0, part; row < rows; row += part) {
-                float *to = totals + panel * TOTALS + row * PANEL;
-                part = rounded->tile_rows ? min_int64(rounded->tile_rows, rows - row) : block_rows(rows - row);
-                if (!rounded->tile_rows)
-                    two_panels_of_int8(part, side, chunk, rounded, begin + row, to);
-                else if (side == 2)
-                    tiles_of_int8(part, 2, &chunk, rounded, begin + row, to);
-                else
-                    tiles_of_int8(part, 1, &chunk, rounded, begin + row, to);
-            }
+            int64_t side = min_int64(most, panels - panel);
+            float *to = totals + panel * TOTALS;
+            if (rounded->tile_rows)
+                tiles_of_int8(rows, side, &chunk, rounded, begin, to);
+            else
+                for (int64_t row = 0, part; row < rows; row += part) {
+                    part = block_rows(rows - row);
+                    two_panels_of_int8(part, side, chunk, rounded, begin + row, to + row * PANEL);
+                }
         }
     }
     for (int64_t panel = 0; panel < panels; panel++)

@@ -29,7 +29,7 @@
 #define MOST_ROWS 3
 #define FEW_ROWS 1
 #endif
-#define GROUP 4          /* panels side by side, if rows are few; else 2 */
+#define GROUP 4          /* panels side by side, if rows are few or multiplied by tiles; else 2 */
 #define MOST_TOGETHER 32 /* rows whose totals are kept from chunk to chunk */
 #define TOTALS (MOST_TOGETHER * PANEL)
 

@@ -28,8 +28,8 @@ static Inputs begin_products(
     if (matrix->bytes) inputs.rounded = round_rows(floats, length, rows, scratch);
     int64_t block = inputs.rounded.tile_rows;
     if (block) {
-        inputs.together = MOST_TOGETHER / block * block; /* whole blocks, so that there are as few as can be */
-        inputs.side = rows <= TILE_ROWS ? GROUP : 2;
+        inputs.together = 2 * block; /* as many as tiles multiply at once: up to MOST_TOGETHER */
+        inputs.side = GROUP;
         begin_tiles(block);
     }
     return inputs;

@@ -15,7 +15,7 @@
 
 #define LARGEST 32767   /* magnitude of a rounded input */
 #define SMALLEST 1e-30f /* chunks of inputs below it are zero, so that no scale has an infinite inverse */
-#define SCALED 128      /* inputs of a chunk: sums of 128 · 32767 · 127 fit in 32 bits */
+#define SCALED 512      /* inputs of a chunk: sums of 512 · 32767 · 127 fit in 32 bits */
 
 /* Rows as integers [rows, width] and scales [rows, chunks]; an input is its integer times its chunk's scale. `width` is
    the number of inputs up to a multiple of TILE_INPUTS; beyond the last anything may stand, since its weights are zero.

@@ -13,6 +13,9 @@
 #define TILE_INPUTS 64
 #define TILE_COLUMNS 16
 
+/* Fetch a line of integers into the second cache: those fetched ahead would fill the first, where the inputs are. */
+#define FETCH(from) __builtin_prefetch(from, 0, 2)
+
 /* Rows as tiles, [inputs / TILE_INPUTS, rows, TILE_INPUTS] of upper bytes, and of lower ones. */
 typedef struct {
     int8_t *upper;
@@ -61,26 +64,32 @@ static void write_halves(const int16_t *integers, int64_t count, Halves halves, 
     }
 }
 
-/* sums [panels, 2, TILE_ROWS, TILE_COLUMNS] = upper and lower halves of a block's rows from `row` and input `at` on, `count`
-   inputs, · one or two panels of weights, `apart` bytes from each other. Fetches as many bytes from `fetch` on. */
+/* sums [blocks · panels, 2, TILE_ROWS, TILE_COLUMNS] = upper and lower halves of one or two blocks of `block` rows from `row` and
+   input `at` on, `count` inputs, · one or two panels of weights, `apart` bytes from each other; of two blocks only one.
+   Fetches as many bytes from `fetch` on. */
 static inline __attribute__((always_inline)) void multiply_tiles(
-    Halves halves, int64_t row, int64_t at, int64_t count, const int panels, const int8_t *weights,
-    const int8_t *fetch, int64_t apart, int32_t *sums) {
+    const int blocks, const int panels, Halves halves, int64_t row, int64_t block, int64_t at, int64_t count,
+    const int8_t *weights, const int8_t *fetch, int64_t apart, int32_t *sums) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t i = 0; i < count; i += TILE_INPUTS) {
         for (int line = 0; line < TILE_INPUTS / 4; line++)
-            for (int p = 0; p < panels; p++)
-                __builtin_prefetch(fetch + p * apart + (i + 4 * line) * TILE_COLUMNS);
+            for (int p = 0; p < panels; p++) FETCH(fetch + p * apart + (i + 4 * line) * TILE_COLUMNS);
         int64_t place = ((at + i) / TILE_INPUTS * halves.rows + row) * TILE_INPUTS;
-        _tile_loadd(4, halves.upper + place, TILE_INPUTS);
-        _tile_loadd(5, halves.lower + place, TILE_INPUTS);
         _tile_loadd(6, weights + i * TILE_COLUMNS, 4 * TILE_COLUMNS);
+        _tile_loadd(4, halves.upper + place, TILE_INPUTS);
         _tile_dpbssd(0, 4, 6);
+        _tile_loadd(5, halves.lower + place, TILE_INPUTS);
         _tile_dpbusd(1, 5, 6);
-        if (panels == 2) {
+        if (blocks == 2) {
+            place += block * TILE_INPUTS;
+            _tile_loadd(4, halves.upper + place, TILE_INPUTS);
+            _tile_dpbssd(2, 4, 6);
+            _tile_loadd(5, halves.lower + place, TILE_INPUTS);
+            _tile_dpbusd(3, 5, 6);
+        } else if (panels == 2) {
             _tile_loadd(7, weights + apart + i * TILE_COLUMNS, 4 * TILE_COLUMNS);
             _tile_dpbssd(2, 4, 7);
             _tile_dpbusd(3, 5, 7);
@@ -89,7 +98,7 @@ static inline __attribute__((always_inline)) void multiply_tiles(
     const int size = TILE_ROWS * TILE_COLUMNS;
     _tile_stored(0, sums, 4 * TILE_COLUMNS);
     _tile_stored(1, sums + size, 4 * TILE_COLUMNS);
-    if (panels == 2) {
+    if (blocks * panels == 2) {
         _tile_stored(2, sums + 2 * size, 4 * TILE_COLUMNS);
         _tile_stored(3, sums + 3 * size, 4 * TILE_COLUMNS);
     }
@@ -101,8 +110,8 @@ static inline void begin_tiles(int64_t rows) {}
 static inline void end_tiles(void) {}
 static inline void write_halves(const int16_t *integers, int64_t count, Halves halves, int64_t row, int64_t at) {}
 static inline void multiply_tiles(
-    Halves halves, int64_t row, int64_t at, int64_t count, int panels, const int8_t *weights, const int8_t *fetch,
-    int64_t apart, int32_t *sums) {}
+    int blocks, int panels, Halves halves, int64_t row, int64_t block, int64_t at, int64_t count, const int8_t *weights,
+    const int8_t *fetch, int64_t apart, int32_t *sums) {}
 #endif
 
 #endif
