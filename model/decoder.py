@@ -150,11 +150,16 @@ class Decoder:
         self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
-        """Allocate a KV cache of `rows` × `length` tokens; with fp8 weights its numbers are rounded to 8-bit floats.
+        """Allocate a KV cache of `rows` × `length` tokens, whose numbers are rounded like the weights.
 
-        Kernels read them as such, PyTorch as floats of the same values.
+        They are 8-bit floats with fp8 weights, and bfloat16 with a CPU's int8 weights. Kernels and C functions read them as
+        such, PyTorch as floats of the same values.
         """
-        rounds = self._quantization == "fp8"
+        rounded, read = None, False
+        if self._quantization == "fp8":
+            rounded, read = FP8, self.kernels is not None
+        elif self._quantization == "int8" and self.device.type == "cpu" and not self.kernels:
+            rounded, read = torch.bfloat16, self.is_native
         return KVCache(
             layers=len(self.weights.layers),
             rows=rows,
@@ -162,8 +167,8 @@ class Decoder:
             length=length,
             head_dim=self._head_dim,
             device=self.device,
-            dtype=FP8 if rounds and self.kernels else self.dtype,
-            fp8_values=rounds and not self.kernels,
+            dtype=rounded if rounded and read else self.dtype,
+            rounded=None if read else rounded,
             in_blocks=self.is_native,
         )
 

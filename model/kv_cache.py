@@ -46,7 +46,7 @@ class KVCache:
         head_dim: numbers of a head.
         device: holds the cache.
         dtype: of keys and values. Those of float8_e4m3fn have scales: only the kernels of `model.cuda` compute with them.
-        fp8_values: store what 8-bit floats and their scales stand for, as floats of `dtype`.
+        rounded: dtype that numbers are rounded to before they are stored as `dtype`; 8-bit floats with their scales.
         in_blocks: store keys as the C functions read them (`model/cpu/attention.h`), dimension by dimension for 16 positions:
             [layers, rows, kv_heads, blocks, head_dim, 16].
 
@@ -65,7 +65,7 @@ class KVCache:
         head_dim: int,
         device: torch.device,
         dtype: torch.dtype,
-        fp8_values: bool = False,
+        rounded: torch.dtype | None = None,
         in_blocks: bool = False,
     ) -> None:
         shape = (layers, rows, kv_heads, length, head_dim)
@@ -73,7 +73,7 @@ class KVCache:
         self.keys = torch.zeros(blocks if in_blocks else shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.scales = torch.zeros(2, *shape[:-1], device=device) if dtype == FP8 else None
-        self._fp8_values, self._in_blocks = fp8_values, in_blocks
+        self._rounded, self._in_blocks = rounded, in_blocks
 
     @property
     def rows(self) -> int:
@@ -95,9 +95,7 @@ class KVCache:
         for number, (kept, new) in enumerate(((self.keys, keys), (self.values, prefix.values))):
             if self.scales is not None:
                 new, self.scales[number, :, row, :, : prefix.length] = round_to_fp8(new)
-            elif self._fp8_values:
-                new = _as_fp8(new)
-            kept[:, row, :, : new.shape[2]] = new
+            kept[:, row, :, : new.shape[2]] = self._round(new)
 
     def prefix(self, row: int, length: int, logits: Tensor) -> Prefix:
         """Copy the first tokens of a row; of floats that are no 8-bit ones."""
@@ -107,19 +105,20 @@ class KVCache:
     def write(self, layer: int, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store floats of T tokens, keys and values [T, kv_heads, head_dim], at their rows and positions, each int64 [T]."""
         for kept, new in ((self.keys, keys), (self.values, values)):
-            kept[layer][index, :, positions] = _as_fp8(new) if self._fp8_values else new
+            kept[layer][index, :, positions] = self._round(new)
+
+    def _round(self, numbers: Tensor) -> Tensor:
+        """Numbers [..., head_dim] as they are stored."""
+        if self._rounded == FP8:
+            values, scales = round_to_fp8(numbers)
+            return (values.float() * scales[..., None]).to(numbers.dtype)
+        return numbers if self._rounded is None else numbers.to(self._rounded).to(numbers.dtype)
 
 
 def _blocks(keys: Tensor) -> Tensor:
     """Keys [layers, kv_heads, T, head_dim] as [layers, kv_heads, blocks, head_dim, BLOCK]; zeros fill the last block."""
     layers, heads, length, width = keys.shape
     return F.pad(keys, (0, 0, 0, -length % BLOCK)).reshape(layers, heads, -1, BLOCK, width).transpose(3, 4)
-
-
-def _as_fp8(numbers: Tensor) -> Tensor:
-    """The floats that 8-bit floats and their scales stand for."""
-    values, scales = round_to_fp8(numbers)
-    return (values.float() * scales[..., None]).to(numbers.dtype)
 
 
 def round_to_fp8(numbers: Tensor) -> tuple[Tensor, Tensor]:

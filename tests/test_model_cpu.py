@@ -20,6 +20,7 @@ from model.decoder import Decoder
 from model.decoder_weights import PackedMatrix
 from model.errors import CheckpointError
 from model.janus import Janus
+from model.kv_cache import KVCache
 from model.params import SamplingParams
 from model.quantization import Quantization
 from serve.engine.engine import Engine
@@ -32,8 +33,9 @@ CPU = torch.device("cpu")
 
 def assert_close(actual: Tensor, expected: Tensor, quantization: Quantization | None) -> None:
     """Compare logits of the C functions with PyTorch's."""
-    # The two sum in different orders: differences of 1.1e-5 were seen. With int8, C also rounds inputs: 1.3e-3.
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=5e-3 if quantization else 5e-5)
+    # The two sum in different orders: differences of 1.1e-5 were seen. With int8, C also rounds inputs, and a key that lies
+    # between two bfloat16 numbers may become either: 8.4e-3.
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-2 if quantization else 5e-5)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,35 @@ def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, quantizati
     fed = codes(6, count, vocabulary=golden_janus.codebook_size)
     expected = draw(plain, fed, prompts(count))
     assert_close(draw(native, fed, prompts(count)), expected, quantization)
+
+
+@needs_compiler
+def test_int8_weights_keep_keys_and_values_as_the_nearest_bfloat16(small: Janus) -> None:
+    """Those of the first layer do not depend on what was kept before; expected ones are rounded by PyTorch."""
+    decoder = Decoder(small, quantization="int8")
+    narrow = decoder.cache(3, 40)
+    layers, rows, kv_heads, length, head_dim = narrow.values.shape
+    floats = KVCache(
+        layers=layers,
+        rows=rows,
+        kv_heads=kv_heads,
+        length=length,
+        head_dim=head_dim,
+        device=CPU,
+        dtype=torch.float32,
+        in_blocks=True,
+    )
+    fed = codes(20, 3, vocabulary=small.codebook_size)
+    for cache in (narrow, floats):
+        for row, prefix in enumerate(decoder.prefill(prompts(3))):
+            cache.begin(row, prefix)
+        at = Rows.of(range(3), [len(prompt) for prompt in prompts(3)], CPU)
+        for step in fed:
+            decoder.step(torch.tensor(step), at, cache)
+    assert narrow.nbytes == floats.nbytes // 2
+    assert floats.keys[0].count_nonzero() > 1000
+    assert torch.equal(narrow.keys[0], floats.keys[0].bfloat16())
+    assert torch.equal(narrow.values[0], floats.values[0].bfloat16())
 
 
 @needs_compiler
@@ -239,7 +270,7 @@ def test_heads_of_any_number_and_width_and_rows_of_any_length(
     fed = codes(4, len(long), vocabulary=janus.codebook_size)
     expected = draw(plain, fed, long)
     assert expected.std() > 0.1
-    error = 1e-3 if quantization else 1e-4
+    error = 5e-3 if quantization else 1e-4
     torch.testing.assert_close(draw(native, fed, long), expected, rtol=1e-4, atol=error)
 
 

@@ -2,7 +2,8 @@
 
    Keys of BLOCK positions are stored dimension by dimension, so that each lane of a vector is a position of its own: scores
    need no sums over lanes. Tokens of one cache row are computed together, up to MOST_TOKENS, and read each key and value
-   once. A token's result does not depend on how many others are computed with it. */
+   once. A token's result does not depend on how many others are computed with it. Of many rows, keys and values take longer
+   to read than weights: beside rounded weights they are bfloat16. */
 
 #ifndef ATTENTION_H
 #define ATTENTION_H
@@ -30,10 +31,11 @@
 #define BLOCKS 1
 #endif
 
+/* Keys and values are floats, or bfloat16 if it is `narrow`. */
 typedef struct {
-    float *keys;   /* [layers, rows, kv_heads, blocks, head_dim, BLOCK] */
-    float *values; /* [layers, rows, kv_heads, length, head_dim] */
-    int64_t rows, length;
+    void *keys;   /* [layers, rows, kv_heads, blocks, head_dim, BLOCK] */
+    void *values; /* [layers, rows, kv_heads, length, head_dim] */
+    int64_t rows, length, narrow;
 } Cache;
 
 /* rotations: [2, positions, head_dim], cosines and signed sines. */
@@ -63,6 +65,23 @@ INLINE int64_t head_number(const Attention *attention, int64_t layer, int64_t ca
     return (layer * attention->cache->rows + cache_row) * attention->kv_heads + head;
 }
 
+/* Numbers of keys or values from number `at` on. `narrow` is known to the compiler. */
+INLINE vector load_kept(const int narrow, const void *kept, int64_t at) {
+    return narrow ? load_bfloat16((const bfloat16 *)kept + at) : load((const float *)kept + at);
+}
+
+INLINE float kept_number(const int narrow, const void *kept, int64_t at) {
+    return narrow ? from_bfloat16(((const bfloat16 *)kept)[at]) : ((const float *)kept)[at];
+}
+
+/* Write `count` numbers, `step` apart from number `at` on. */
+INLINE void keep(const Cache *cache, void *kept, int64_t at, int64_t step, const float *from, int64_t count) {
+    if (cache->narrow)
+        for (int64_t i = 0; i < count; i++) ((bfloat16 *)kept)[at + i * step] = to_bfloat16(from[i]);
+    else
+        for (int64_t i = 0; i < count; i++) ((float *)kept)[at + i * step] = from[i];
+}
+
 /* Rotate a token's key for one key-value head, and write it and the value into the cache.
    qkv is the token's [queries, keys, values]. */
 static void store_key_value(
@@ -70,19 +89,25 @@ static void store_key_value(
     const Cache *cache = attention->cache;
     int64_t width = attention->head_dim, number = head_number(attention, layer, cache_row, head);
     int64_t block = number * blocks_of(cache->length) + position / BLOCK;
-    float rotated[width], *keys = cache->keys + block * BLOCK * width + position % BLOCK;
+    float rotated[width];
     const float *key = qkv + (attention->heads + head) * width;
     rotate(attention, position, key, rotated);
-    for (int64_t i = 0; i < width; i++) keys[i * BLOCK] = rotated[i];
-    memcpy(cache->values + (number * cache->length + position) * width, key + attention->kv_heads * width,
-           width * sizeof(float));
+    keep(cache, cache->keys, block * BLOCK * width + position % BLOCK, BLOCK, rotated, width);
+    keep(cache, cache->values, (number * cache->length + position) * width, 1, key + attention->kv_heads * width, width);
 }
 
-/* scores [tokens, stride] = queries [tokens, width] · keys of `blocks` blocks · scale. `tokens` and `blocks` are known to the
-   compiler. */
+/* A row's keys and values of one head. */
+typedef struct {
+    const void *keys, *values;
+    int64_t width; /* head_dim */
+} Head;
+
+/* scores [tokens, stride] of `blocks` blocks of keys, from `block` on = queries [tokens, width] · keys · scale. `narrow`, `tokens`
+   and `blocks` are known to the compiler. */
 INLINE void score_blocks(
-    const int tokens, const int blocks, const float *queries, const float *keys, int64_t width, float scale,
-    float *scores, int64_t stride) {
+    const int narrow, const int tokens, const int blocks, const float *queries, const Head *head, int64_t block,
+    float scale, float *scores, int64_t stride) {
+    int64_t width = head->width, first = block * BLOCK * width;
     vector sums[MOST_TOKENS][BLOCKS * PARTS][CHAINS];
     for (int t = 0; t < tokens; t++)
         for (int v = 0; v < blocks * PARTS; v++)
@@ -90,13 +115,14 @@ INLINE void score_blocks(
     for (int64_t i = 0; i + CHAINS <= width; i += CHAINS)
         for (int c = 0; c < CHAINS; c++)
             for (int v = 0; v < blocks * PARTS; v++) {
-                vector key = load(keys + v / PARTS * BLOCK * width + (i + c) * BLOCK + v % PARTS * WIDTH);
+                int64_t at = first + v / PARTS * BLOCK * width + (i + c) * BLOCK + v % PARTS * WIDTH;
+                vector key = load_kept(narrow, head->keys, at);
                 if (tokens > 1) IN_REGISTER(key);
                 for (int t = 0; t < tokens; t++) sums[t][v][c] += queries[t * width + i + c] * key;
             }
     for (int t = 0; t < tokens; t++)
         for (int v = 0; v < blocks * PARTS; v++)
-            store(scores + t * stride + v * WIDTH, (sums[t][v][0] + sums[t][v][1]) * scale);
+            store(scores + t * stride + block * BLOCK + v * WIDTH, (sums[t][v][0] + sums[t][v][1]) * scale);
 }
 
 /* Turn scores [stride], of which `count` count, into weights; the others become zero. Returns the weights' sum. */
@@ -118,48 +144,50 @@ static float weigh(float *scores, int64_t count, int64_t stride) {
     return horizontal_sum(totals);
 }
 
-/* outputs [tokens][vectors · WIDTH] = weights [tokens, stride] · values / totals. Rows of values are `width` floats apart;
-   token t attends to `count` + t of them. `tokens` and `vectors` are known to the compiler. */
+/* outputs [tokens][vectors · WIDTH] = weights [tokens, stride] · values / totals. Token t attends to `count` + t positions.
+   `narrow`, `tokens` and `vectors` are known to the compiler. */
 INLINE void weighted_means(
-    const int tokens, const int vectors, const float *weights, int64_t stride, const float *values, int64_t count,
-    int64_t width, const float *totals, float *const *outputs, int64_t at) {
+    const int narrow, const int tokens, const int vectors, const float *weights, int64_t stride, const Head *head,
+    int64_t count, const float *totals, float *const *outputs, int64_t at) {
+    int64_t width = head->width;
     vector sums[MOST_TOKENS][MEANS];
     for (int t = 0; t < tokens; t++)
         for (int i = 0; i < vectors; i++) sums[t][i] = (vector){0};
     for (int64_t p = 0; p < count; p++)
         for (int i = 0; i < vectors; i++) {
-            vector value = load(values + p * width + at + i * WIDTH);
+            vector value = load_kept(narrow, head->values, p * width + at + i * WIDTH);
             if (tokens > 1) IN_REGISTER(value);
             for (int t = 0; t < tokens; t++) sums[t][i] += weights[t * stride + p] * value;
         }
     for (int t = 0; t < tokens; t++) {
         for (int64_t p = count; p < count + t; p++)
             for (int i = 0; i < vectors; i++)
-                sums[t][i] += weights[t * stride + p] * load(values + p * width + at + i * WIDTH);
+                sums[t][i] += weights[t * stride + p] * load_kept(narrow, head->values, p * width + at + i * WIDTH);
         for (int i = 0; i < vectors; i++) store(outputs[t] + at + i * WIDTH, sums[t][i] / totals[t]);
     }
 }
 
 /* Attention of one query head of `tokens` ≤ MOST_TOKENS tokens of a cache row, whose positions follow each other from `position`
-   on, to keys and values. `queries` [tokens, head_dim] are rotated. `tokens` is known to the compiler. */
+   on, to keys and values. `queries` [tokens, head_dim] are rotated. `narrow` and `tokens` are known to the compiler. */
 INLINE void attend_together(
-    const int tokens, const float *queries, const float *keys, const float *values, int64_t position, int64_t width,
-    float *scores, float *const *outputs) {
+    const int narrow, const int tokens, const float *queries, const Head *head, int64_t position, float *scores,
+    float *const *outputs) {
     int64_t count = position + 1, blocks = blocks_of(count + tokens - 1), stride = blocks * BLOCK, block = 0, i = 0;
+    int64_t width = head->width;
     float scale = 1 / sqrtf((float)width), totals[MOST_TOKENS];
     for (; block + BLOCKS <= blocks; block += BLOCKS)
-        score_blocks(tokens, BLOCKS, queries, keys + block * BLOCK * width, width, scale, scores + block * BLOCK, stride);
-    for (; block < blocks; block++)
-        score_blocks(tokens, 1, queries, keys + block * BLOCK * width, width, scale, scores + block * BLOCK, stride);
+        score_blocks(narrow, tokens, BLOCKS, queries, head, block, scale, scores, stride);
+    for (; block < blocks; block++) score_blocks(narrow, tokens, 1, queries, head, block, scale, scores, stride);
     for (int t = 0; t < tokens; t++) totals[t] = weigh(scores + t * stride, count + t, stride);
     for (; i + MEANS * WIDTH <= width; i += MEANS * WIDTH)
-        weighted_means(tokens, MEANS, scores, stride, values, count, width, totals, outputs, i);
+        weighted_means(narrow, tokens, MEANS, scores, stride, head, count, totals, outputs, i);
     for (; i + WIDTH <= width; i += WIDTH)
-        weighted_means(tokens, 1, scores, stride, values, count, width, totals, outputs, i);
+        weighted_means(narrow, tokens, 1, scores, stride, head, count, totals, outputs, i);
     for (; i < width; i++)
         for (int t = 0; t < tokens; t++) {
             float sum = 0;
-            for (int64_t p = 0; p < count + t; p++) sum += scores[t * stride + p] * values[p * width + i];
+            for (int64_t p = 0; p < count + t; p++)
+                sum += scores[t * stride + p] * kept_number(narrow, head->values, p * width + i);
             outputs[t][i] = sum / totals[t];
         }
 }
@@ -174,8 +202,9 @@ static void attend(
     const Cache *cache = attention->cache;
     int64_t width = attention->head_dim, group = attention->heads / attention->kv_heads;
     int64_t number = head_number(attention, layer, cache_row, head);
-    const float *keys = cache->keys + number * blocks_of(cache->length) * BLOCK * width;
-    const float *values = cache->values + number * cache->length * width;
+    int64_t size = cache->narrow ? sizeof(bfloat16) : sizeof(float);
+    Head kept = {(const char *)cache->keys + number * blocks_of(cache->length) * BLOCK * width * size,
+                 (const char *)cache->values + number * cache->length * width * size, width};
     float *queries = scratch, *scores = scratch + MOST_TOKENS * width, *outputs[MOST_TOKENS];
     for (int64_t q = head * group; q < (head + 1) * group; q++) {
         for (int64_t t = 0; t < tokens; t++) {
@@ -183,9 +212,12 @@ static void attend(
             outputs[t] = output + (t * attention->heads + q) * width;
         }
         switch (tokens) {
-#define CASE(n)                                                                                          \
-    case n:                                                                                              \
-        attend_together(n <= MOST_TOKENS ? n : 1, queries, keys, values, position, width, scores, outputs); \
+#define CASE(n)                                                                                   \
+    case n:                                                                                       \
+        if (cache->narrow)                                                                        \
+            attend_together(1, n <= MOST_TOKENS ? n : 1, queries, &kept, position, scores, outputs); \
+        else                                                                                      \
+            attend_together(0, n <= MOST_TOKENS ? n : 1, queries, &kept, position, scores, outputs); \
         break;
             CASE(1) CASE(2) CASE(3) CASE(4)
 #undef CASE

@@ -52,11 +52,12 @@ class _Model(ctypes.Structure):
 
 
 class _Cache(ctypes.Structure):
-    _fields_ = [*pointers("keys values"), *numbers("rows length")]
+    _fields_ = [*pointers("keys values"), *numbers("rows length narrow")]
 
     @classmethod
     def of(cls, cache: KVCache) -> "_Cache":
-        return cls(*addresses([cache.keys, cache.values]), cache.rows, cache.length)
+        narrow = cache.values.dtype == torch.bfloat16
+        return cls(*addresses([cache.keys, cache.values]), cache.rows, cache.length, narrow)
 
 
 def _int64s(values: Sequence[int] | range) -> ctypes.Array[ctypes.c_int64]:

@@ -25,6 +25,28 @@ INLINE vector load(const float *from) { return *(const vector *)from; }
 
 INLINE void store(float *to, vector value) { *(vector *)to = value; }
 
+/* bfloat16: the upper half of a float's bits. */
+typedef uint16_t bfloat16;
+typedef uint16_t bfloat16s __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
+
+INLINE vector load_bfloat16(const bfloat16 *from) {
+    return (vector)(__builtin_convertvector(*(const bfloat16s *)from, int32s) << 16);
+}
+
+/* The nearest bfloat16; of two the even one. NaN stays NaN. */
+INLINE bfloat16 to_bfloat16(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    return (number != number ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+INLINE float from_bfloat16(bfloat16 number) {
+    uint32_t bits = (uint32_t)number << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 /* Have a vector in a register: compilers may else read it from memory for each of its uses. */
 #ifdef __aarch64__
 #define IN_REGISTER(vector) __asm__("" : "+w"(vector))
