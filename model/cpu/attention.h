@@ -17,7 +17,8 @@
 #define BLOCK 16              /* positions */
 #define PARTS (BLOCK / WIDTH) /* vectors of a block's width */
 #define CHAINS 2              /* sums over dimensions, added at the end: one would wait for itself */
-#define MEANS 4               /* vectors of values averaged together */
+#define MEANS 4               /* vectors of values averaged together; of few tokens twice as many */
+#define AHEAD 2048            /* bytes: how far ahead of what is read is fetched, since alone a processor stops at a page's end */
 
 /* Sums fill the registers: CHAINS of as many tokens and blocks of keys, or a token's MEANS. */
 #if defined(__AVX512F__)
@@ -67,7 +68,9 @@ INLINE int64_t head_number(const Attention *attention, int64_t layer, int64_t ca
 
 /* Numbers of keys or values from number `at` on. `narrow` is known to the compiler. */
 INLINE vector load_kept(const int narrow, const void *kept, int64_t at) {
-    return narrow ? load_bfloat16((const bfloat16 *)kept + at) : load((const float *)kept + at);
+    const char *from = (const char *)kept + at * (narrow ? sizeof(bfloat16) : sizeof(float));
+    __builtin_prefetch(from + AHEAD);
+    return narrow ? load_bfloat16((const bfloat16 *)from) : load((const float *)from);
 }
 
 INLINE float kept_number(const int narrow, const void *kept, int64_t at) {
@@ -150,7 +153,7 @@ INLINE void weighted_means(
     const int narrow, const int tokens, const int vectors, const float *weights, int64_t stride, const Head *head,
     int64_t count, const float *totals, float *const *outputs, int64_t at) {
     int64_t width = head->width;
-    vector sums[MOST_TOKENS][MEANS];
+    vector sums[MOST_TOKENS][2 * MEANS];
     for (int t = 0; t < tokens; t++)
         for (int i = 0; i < vectors; i++) sums[t][i] = (vector){0};
     for (int64_t p = 0; p < count; p++)
@@ -179,6 +182,9 @@ INLINE void attend_together(
         score_blocks(narrow, tokens, BLOCKS, queries, head, block, scale, scores, stride);
     for (; block < blocks; block++) score_blocks(narrow, tokens, 1, queries, head, block, scale, scores, stride);
     for (int t = 0; t < tokens; t++) totals[t] = weigh(scores + t * stride, count + t, stride);
+    if (tokens <= MOST_TOKENS / 2)
+        for (; i + 2 * MEANS * WIDTH <= width; i += 2 * MEANS * WIDTH)
+            weighted_means(narrow, tokens, 2 * MEANS, scores, stride, head, count, totals, outputs, i);
     for (; i + MEANS * WIDTH <= width; i += MEANS * WIDTH)
         weighted_means(narrow, tokens, MEANS, scores, stride, head, count, totals, outputs, i);
     for (; i + WIDTH <= width; i += WIDTH)

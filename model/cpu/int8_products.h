@@ -6,9 +6,6 @@
 #ifndef INT8_PRODUCTS_H
 #define INT8_PRODUCTS_H
 
-#ifdef __SSE4_1__
-#include <immintrin.h>
-#endif
 #include <stdint.h>
 #include <string.h>
 
