@@ -2,11 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import nn
-from transformers import JanusForConditionalGeneration
-
-from model.decoder_weights import PackedMatrix
 from model.generate import generate
 from model.janus import Janus
 from model.params import SamplingParams
@@ -69,12 +64,3 @@ def reference_codes(janus: Janus, one: Job) -> list[tuple[int, ...]]:
         **one.params.as_dict(),  # type: ignore[arg-type]
     )
     return [tuple(row) for row in codes.tolist()]
-
-
-@torch.no_grad()
-def round_to_int8(network: JanusForConditionalGeneration) -> None:
-    """Round a network's matrices to the values that an int8 decoder computes with, stored as floats."""
-    for part in (network.model.language_model.layers, network.model.generation_head):
-        for module in part.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.copy_(PackedMatrix.of(module.weight, int8=True).floats())

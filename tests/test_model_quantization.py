@@ -1,5 +1,6 @@
 """Rounded weights: their values, products with them on a GPU or else in Triton's interpreter, and what a decoder makes of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,31 +120,41 @@ def test_steps_and_prefill_use_the_rounded_weights(quantization: Quantization) -
 class RoundingCache(DynamicCache):  # type: ignore[misc]
     """transformers' cache; what it holds is rounded when a prompt was read, and what comes later as it comes."""
 
-    rounds = False
+    rounding: Callable[[Tensor], Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *rest: Any, **names: Any) -> tuple[Tensor, Tensor]:
-        if self.rounds:
-            key_states, value_states = rounded(key_states), rounded(value_states)
+        if self.rounding:
+            key_states, value_states = self.rounding(key_states), self.rounding(value_states)
         found: tuple[Tensor, Tensor] = super().update(key_states, value_states, *rest, **names)
         return found
 
-    def begin_rounding(self) -> None:
-        self.rounds = True
+    def begin_rounding(self, rounding: Callable[[Tensor], Tensor]) -> None:
+        self.rounding = rounding
         for layer in self.layers:
-            layer.keys, layer.values = rounded(layer.keys), rounded(layer.values)
+            layer.keys, layer.values = rounding(layer.keys), rounding(layer.values)
 
 
-def rounded(numbers: Tensor) -> Tensor:
+def as_fp8(numbers: Tensor) -> Tensor:
     values, scales = round_to_fp8(numbers)
     return values.float() * scales[..., None]
 
 
+def as_bfloat16(numbers: Tensor) -> Tensor:
+    return numbers.bfloat16().float()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("quantization", "rounding"), [("fp8", as_fp8), ("int8", as_bfloat16)])
 @torch.inference_mode()
-def test_keys_and_values_are_rounded_beside_fp8_weights() -> None:
-    """The logits are those of transformers with rounded weights and a rounding cache, not those with a cache of floats."""
+def test_keys_and_values_are_rounded_beside_rounded_weights(
+    quantization: Quantization, rounding: Callable[[Tensor], Tensor]
+) -> None:
+    """The logits are those of transformers with rounded weights and a rounding cache, not those with a cache of floats.
+
+    8-bit floats are computed by PyTorch, integers by the C functions."""
     janus, codes = load("tiny", device="cpu"), torch.randint(512, (1, 64), generator=torch.Generator().manual_seed(0))
     prompt = janus.encode("two red circles and one green square")
-    decoder = Decoder(load("tiny", device="cpu"), native=False, quantization="fp8")
+    decoder = Decoder(load("tiny", device="cpu"), native=quantization == "int8", quantization=quantization)
     cache = decoder.cache(3, len(prompt) + 64)
     (prefix,) = decoder.prefill([prompt])
     cache.begin(1, prefix)
@@ -151,22 +162,27 @@ def test_keys_and_values_are_rounded_beside_fp8_weights() -> None:
     logits = decoder.step(codes[0, :-1], rows, cache)
 
     language_model, head = janus.network.model.language_model, janus.network.model.generation_head
-    for module in (*language_model.modules(), *head.modules()):
+    for module in (*language_model.layers.modules(), *head.modules()):
         if isinstance(module, torch.nn.Linear):
-            module.weight.copy_(QuantizedMatrix.of(module.weight, "fp8").floats())
+            matrix = (
+                PackedMatrix.of(module.weight, int8=True)
+                if quantization == "int8"
+                else QuantizedMatrix.of(module.weight, quantization)
+            )
+            module.weight.copy_(matrix.floats())
     inputs = (torch.tensor([prompt]), janus.network.prepare_embeddings_for_image_generation(codes[:, :-1]))
     found = {}
     for rounds in (True, False):
         kept = RoundingCache(config=language_model.config)
         language_model(inputs[0], past_key_values=kept, use_cache=True)
         if rounds:
-            kept.begin_rounding()
+            kept.begin_rounding(rounding)
         hidden = language_model(inputs_embeds=inputs[1], past_key_values=kept, use_cache=True).last_hidden_state
         found[rounds] = head(hidden)[0]
-    spread = found[True].std()
-    # where a number lies between two 8-bit ones, the order of a sum decides
-    assert (logits - found[True]).std() < 2e-3 * spread
-    assert (logits - found[False]).std() > 2e-2 * spread
+    right, wrong = ((logits - found[rounds]).std() for rounds in (True, False))
+    # where a number lies between two that are kept, the order of a sum decides
+    assert right < 2e-3 * found[True].std()
+    assert wrong > 3 * right
 
 
 @needs_kernels
