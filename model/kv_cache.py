@@ -98,8 +98,8 @@ class KVCache:
             kept[:, row, :, : new.shape[2]] = self._round(new)
 
     def prefix(self, row: int, length: int, logits: Tensor) -> Prefix:
-        """Copy the first tokens of a row; of floats that are no 8-bit ones."""
-        keys = self.keys[:, row].transpose(3, 4).flatten(2, 3) if self._in_blocks else self.keys[:, row]
+        """Copy the first tokens of a row of a cache whose keys are in blocks."""
+        keys = self.keys[:, row].transpose(3, 4).flatten(2, 3)
         return Prefix(keys[:, :, :length].clone(), self.values[:, row, :, :length].clone(), logits.clone())
 
     def write(self, layer: int, index: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
