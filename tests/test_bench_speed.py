@@ -85,10 +85,12 @@ def test_the_report_names_its_conditions(small_folder: object) -> None:
     )  # fmt: skip
     torch.set_num_threads(before)
     numbers = {number.name for number in found.numbers}
-    own = {"engine", "no compiler"} if native_library() is None else {"engine", "int8", "no compiler"}
+    compiled = {"int8", "single places"} if native_library() else set()
+    own = {"engine", "no compiler"} | compiled
     assert {f"{name}, 2 together" for name in own} <= numbers
     assert {f"{name}, 1 together" for name in own | {"transformers", "growing cache"}} <= numbers
     assert "transformers, 2 together" not in numbers
+    assert ("single places ÷ engine, 2 together" in numbers) == bool(compiled)
     assert {"commit", "command", "device", "dtype", "threads", "processor"} <= set(found.provenance)
     assert "3 of   3" in lines[-2]  # previews
 

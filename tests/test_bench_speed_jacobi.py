@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.speed.engine import single_places
 from bench.speed.geometry import GEOMETRIES
 from bench.speed.jacobi.divergence import compare, measure_divergence
-from bench.speed.jacobi.loads import shipped_loads, side_by_side, single_places
+from bench.speed.jacobi.loads import shipped_loads, side_by_side
 from bench.speed.jacobi.plot import draw_confirmation, fitted_gain
 from bench.speed.jacobi.prediction import predict
 from bench.speed.jacobi.recording import WIDTHS, Additions, ForcedWidths, Recording, Window, codes_of, pair_of, record

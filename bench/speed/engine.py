@@ -6,6 +6,7 @@ All take turns in every round, so that other load on the machine affects all equ
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,7 @@ from serve.engine.engine import Engine
 from serve.engine.events import Finished, Preview
 from serve.engine.job import Job
 from serve.engine.previews import preview_rows
+from serve.engine.twins import Twins
 
 _PROMPT = "three red circles and a blue star"
 _PROMPT_IDS = list(range(100, 126))  # for models without a tokenizer
@@ -91,6 +93,26 @@ def time_engine(engine: Engine, work: Workload, seeds: Sequence[int]) -> Timing:
     return Timing(whole - stopwatch.seconds["pixels"], stopwatch.seconds["pixels"])
 
 
+def time_single_places(engine: Engine, work: Workload, seeds: Sequence[int]) -> Timing:
+    """`time_engine` without Jacobi decoding."""
+    with single_places(engine):
+        return time_engine(engine, work, seeds)
+
+
+@contextmanager
+def single_places(engine: Engine) -> Iterator[None]:
+    """Let an engine draw with one place a step inside the context: the same weights in the same memory.
+
+    Its pictures are not remembered: windows would take their codes as guesses.
+    """
+    kept = engine._windows, engine._twins
+    engine._windows, engine._twins = None, Twins()
+    try:
+        yield
+    finally:
+        engine._windows, engine._twins = kept
+
+
 def _settle(janus: Janus) -> None:
     if janus.device.type == "cuda":
         torch.cuda.synchronize()
@@ -99,10 +121,13 @@ def _settle(janus: Janus) -> None:
 def side_by_side(work: Workload, images: int, *, rounds: int, alone: bool = False) -> dict[str, Timing]:
     """Median times of the engine and, unless `alone`, of the other loops, for images that arrive together.
 
-    "no compiler" is the engine with PyTorch's operations only, as on machines without a C compiler.
+    "single places" is the engine without Jacobi decoding; "no compiler" with PyTorch's operations only, as on machines
+    without a C compiler.
     """
     engine, plain = (Engine(work.janus, slots=images, native=native) for native in (True, False))
     ways: dict[str, Callable[[range], Timing]] = {"engine": partial(time_engine, engine, work)}
+    if engine.decoder.is_native or engine.decoder.kernels:
+        ways["single places"] = partial(time_single_places, engine, work)
     if engine.decoder.is_native:
         small = Engine(work.janus, slots=images, quantization="int8")
         ways["int8"] = partial(time_engine, small, work)

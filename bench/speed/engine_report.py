@@ -105,7 +105,7 @@ def _together_lines(images: int, timed: Mapping[str, Timing]) -> Iterator[str]:
 def _together_numbers(images: int, timed: Mapping[str, Timing]) -> Iterator[Number]:
     for name, seconds in timed.items():
         yield Number(f"{name}, {images} together", images / seconds.whole, "images/s", "higher")
-    for name in ("transformers", "growing cache"):
+    for name in ("single places", "transformers", "growing cache"):
         if name in timed:
             ratio = timed[name].whole / timed["engine"].whole
             yield Number(f"{name} ÷ engine, {images} together", ratio, "ratio", "higher")

@@ -3,10 +3,9 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from bench.speed.engine import Workload
+from bench.speed.engine import Workload, single_places
 from bench.speed.jacobi.recording import Recording, codes_of, pair_of
 from bench.speed.jacobi.replay import replaying
 from bench.speed.jacobi.step_cost import StepSeconds, StepTimer
@@ -17,7 +16,6 @@ from serve.engine.draw import draw
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
-from serve.engine.twins import Twins
 
 Codes = dict[tuple[int, ...], tuple[int, ...]]  # seed and prompt → codes of the picture
 
@@ -109,20 +107,6 @@ class Both:
     def choosing(self) -> float:
         """Share of the time for codes that choosing widths takes."""
         return statistics.median(drawn.choosing / drawn.codes for drawn in self.jacobi)
-
-
-@contextmanager
-def single_places(engine: Engine) -> Iterator[None]:
-    """Let an engine draw with one place a step inside the context: the same weights in the same memory.
-
-    Its pictures are not remembered: windows would take their codes as guesses.
-    """
-    kept = engine._windows, engine._twins
-    engine._windows, engine._twins = None, Twins()
-    try:
-        yield
-    finally:
-        engine._windows, engine._twins = kept
 
 
 def side_by_side(engine: Engine, load: Load, timer: StepTimer, *, rounds: int) -> Both:
