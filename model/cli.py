@@ -41,8 +41,8 @@ def add_quantization_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantization",
         choices=QUANTIZATIONS,
-        help="round the decoder's weights, as focusdiff-serve --quantization: int8 on a CPU; any on an NVIDIA GPU, where "
-        "fp8 also rounds keys and values",
+        help="round the decoder's weights, as focusdiff-serve --quantization: int8 on a CPU, where "
+        "keys and values become bfloat16; any on an NVIDIA GPU, where fp8 also rounds keys and values",
     )
 
 

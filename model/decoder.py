@@ -150,10 +150,10 @@ class Decoder:
         self.weights.code_embedding.copy_(code_embeddings(self._network))
 
     def cache(self, rows: int, length: int) -> KVCache:
-        """Allocate a KV cache of `rows` × `length` tokens, whose numbers are rounded like the weights.
+        """Allocate a KV cache of `rows` × `length` tokens.
 
-        They are 8-bit floats with fp8 weights, and bfloat16 with a CPU's int8 weights. Kernels and C functions read them as
-        such, PyTorch as floats of the same values.
+        Its numbers are 8-bit floats beside fp8 weights, bfloat16 beside a CPU's int8 weights, else of the model's dtype.
+        Kernels and C functions read them as such, PyTorch as floats of the same values.
         """
         rounded, read = None, False
         if self._quantization == "fp8":

@@ -99,6 +99,7 @@ class KVCache:
 
     def prefix(self, row: int, length: int, logits: Tensor) -> Prefix:
         """Copy the first tokens of a row of a cache whose keys are in blocks."""
+        assert self._in_blocks
         keys = self.keys[:, row].transpose(3, 4).flatten(2, 3)
         return Prefix(keys[:, :, :length].clone(), self.values[:, row, :, :length].clone(), logits.clone())
 

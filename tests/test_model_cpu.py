@@ -26,16 +26,20 @@ from model.quantization import Quantization
 from serve.engine.engine import Engine
 from serve.engine.events import Finished
 from serve.engine.job import Job
+from tests.other_geometry import LONG, WIDE, with_geometry
 from tests.tools import needs_compiler
 
 CPU = torch.device("cpu")
 
 
-def assert_close(actual: Tensor, expected: Tensor, quantization: Quantization | None) -> None:
-    """Compare logits of the C functions with PyTorch's."""
-    # The two sum in different orders: differences of 1.1e-5 were seen. With int8, C also rounds inputs, and a key that lies
-    # between two bfloat16 numbers may become either: 8.4e-3.
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-2 if quantization else 5e-5)
+def assert_close(
+    actual: Tensor, expected: Tensor, quantization: Quantization | None, *, with_floats: bool = False
+) -> None:
+    """Compare logits of the C functions with PyTorch's; `with_floats`: all keys and values were floats."""
+    # The two sum in different orders: differences of 1.1e-5 were seen. With int8, C also rounds inputs: 1.3e-3; and a key that
+    # lies between two bfloat16 numbers may become either: 8.4e-3.
+    rounding = 5e-3 if with_floats else 2e-2
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=rounding if quantization else 5e-5)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def test_native_prefill_equals_pytorchs(golden_janus: Janus, quantization: Quant
     for mine, expected in zip(native.prefill(rows), plain.prefill(rows), strict=True):
         assert mine.length == expected.length
         for part in ("keys", "values", "logits"):
-            assert_close(getattr(mine, part), getattr(expected, part), quantization)
+            assert_close(getattr(mine, part), getattr(expected, part), quantization, with_floats=True)
 
 
 @needs_compiler
@@ -241,7 +245,7 @@ def test_load_weights_takes_over_weights_changed_in_place(
             parameter.mul_(1.01)
     decoder.load_weights(network)
     after = draw(decoder, fed, prompts(2))
-    assert not torch.allclose(before, after)
+    assert (after - before).abs().max() > 0.1
     plain = Decoder(janus, native=False, quantization=quantization)
     assert_close(after, draw(plain, fed, prompts(2)), quantization)
 
@@ -249,24 +253,19 @@ def test_load_weights_takes_over_weights_changed_in_place(
 @needs_compiler
 @pytest.mark.parametrize("quantization", [None, "int8"])
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim"), [(2, 2, 10), (4, 1, 24), (2, 2, 64), (4, 2, 80), (4, 2, 10)]
+    ("heads", "kv_heads", "head_dim"), [(2, 2, 10), (4, 1, 24), (2, 2, 64), (4, 2, 80), (4, 2, 10), (2, 1, WIDE)]
 )
 def test_heads_of_any_number_and_width_and_rows_of_any_length(
     small: Janus, heads: int, kv_heads: int, head_dim: int, quantization: Quantization | None
 ) -> None:
-    """The C code scores 16 keys, mixes several vectors of values and rounds 128 inputs at a time, then the remainder."""
-    config = copy.deepcopy(small.network.config)
-    config.text_config.intermediate_size = 401
-    config.text_config.num_attention_heads = heads
-    config.text_config.num_key_value_heads = kv_heads
-    config.text_config.head_dim = head_dim
-    torch.manual_seed(0)
-    janus = replace(small, network=JanusForConditionalGeneration(config).eval())
-    for part in (janus.network.model.language_model, janus.network.model.generation_head):
-        for parameter in part.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+    """The C code scores 16 keys, mixes several vectors of values and rounds 512 inputs at a time, then the remainder."""
+    janus = with_geometry(
+        small, intermediate_size=LONG, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim
+    )
     plain, native = Decoder(janus, native=False, quantization=quantization), Decoder(janus, quantization=quantization)
     long = [[1, *([7] * length)] for length in (13, 14, 15, 16, 30, 31)]
+    for mine, other in zip(native.prefill(long), plain.prefill(long), strict=True):  # keeps keys and values as floats
+        torch.testing.assert_close(mine.logits, other.logits, rtol=1e-4, atol=1e-3 if quantization else 1e-4)
     fed = codes(4, len(long), vocabulary=janus.codebook_size)
     expected = draw(plain, fed, long)
     assert expected.std() > 0.1

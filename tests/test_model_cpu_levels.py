@@ -24,6 +24,7 @@ from model.quantization import Quantization
 from model.sampler.sampler import Sampler
 from model.sampler.state import SampledImage
 from model.sampling import guide
+from tests.other_geometry import LONG, WIDE, with_geometry
 from tests.tools import needs_compiler
 
 HERE = [level.name for level in levels_of(platform.machine(), Path("/proc/cpuinfo").read_text())]
@@ -125,7 +126,13 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CDLL]:
 
 @pytest.fixture
 def janus(small_folder: Path) -> Janus:
-    return load(small_folder, device="cpu")
+    return with_geometry(
+        load(small_folder, device="cpu"),
+        intermediate_size=LONG,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=WIDE,
+    )
 
 
 def logits_of(decoder: Decoder, prompts: list[list[int]]) -> Tensor:
@@ -158,8 +165,8 @@ def test_logits_of_each_level_equal_pytorchs(
     if quantization:  # against the same integers, by the library compiled for this processor
         monkeypatch.setattr("model.decoder.native_library", library.native_library)
         plain = logits_of(Decoder(janus, quantization="int8"), prompts)
-    # where sums of floats differ in their last bits, a few inputs are rounded to another integer
-    error = 5e-4 if quantization else 5e-5
+    # where sums of floats differ in their last bits, a few inputs are rounded to another integer, and keys to another bfloat16
+    error = 5e-3 if quantization else 5e-5
     torch.testing.assert_close(logits_of(decoder, prompts), plain, rtol=1e-5, atol=error)
 
 

@@ -143,8 +143,9 @@ def as_bfloat16(numbers: Tensor) -> Tensor:
     return numbers.bfloat16().float()
 
 
-@needs_compiler
-@pytest.mark.parametrize(("quantization", "rounding"), [("fp8", as_fp8), ("int8", as_bfloat16)])
+@pytest.mark.parametrize(
+    ("quantization", "rounding"), [("fp8", as_fp8), pytest.param("int8", as_bfloat16, marks=needs_compiler)]
+)
 @torch.inference_mode()
 def test_keys_and_values_are_rounded_beside_rounded_weights(
     quantization: Quantization, rounding: Callable[[Tensor], Tensor]

@@ -1,7 +1,7 @@
 """Steps of several places: the logits of one code after the other, and the same codes."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from model.sampler.sampler import Sampler
 from model.sampler.state import SampledImage
 from model.sampling import filtered, guide, sample
 from tests.drawing import SETTINGS
+from tests.other_geometry import WIDE, with_geometry
 from tests.tools import needs_compiler, needs_kernels
 
 CPU = torch.device("cpu")
@@ -39,12 +40,14 @@ def small(small_folder: Path) -> Janus:
 @pytest.mark.parametrize(("native", "quantization"), [(True, None), (True, "int8"), (False, None)])
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("before", [5, 8, 13])
+@pytest.mark.parametrize("geometry", [{}, {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": WIDE}])
 def test_codes_fed_together_give_the_logits_of_codes_fed_one_by_one(
     small: Janus,
     native: bool,
     quantization: Quantization | None,
     threads: int,
     before: int,
+    geometry: Mapping[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Three rows gain 2, 7 and 1 codes. To the last bit in C; what the cache holds behind the codes is NaN.
@@ -52,7 +55,8 @@ def test_codes_fed_together_give_the_logits_of_codes_fed_one_by_one(
     C stores keys by 16: codes end before that place, or begin before it and end behind it.
     """
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # asked for by the C function
-    decoder = Decoder(small, native=native, quantization=quantization)
+    janus = with_geometry(small, **geometry) if geometry else small
+    decoder = Decoder(janus, native=native, quantization=quantization)
     fed = [[3, 7], [1, 4, 1, 5, 9, 2, 6], [2]]
     prefixes = decoder.prefill([[1, *range(5, before + 4 + 2 * row)] for row in range(3)])
 

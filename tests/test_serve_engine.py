@@ -175,7 +175,7 @@ def test_an_unguided_image_takes_the_free_row_of_a_used_pair() -> None:
 
 @needs_compiler
 def test_int8_draws_the_same_codes_alone_and_together(deepseek_folder: Path, prompts: list[list[int]]) -> None:
-    """Other ones than floats draw; how far logits are from those of rounded weights, tests of the decoder say."""
+    """Not those of float weights. Tests of the decoder compare logits with those of rounded weights."""
     jobs = [job(prompts[0], GREEDY, 1), job(prompts[1], SETTINGS[2], 7, 8), job(prompts[2], SETTINGS[4], 9)]
     janus = load(deepseek_folder, device="cpu")
     floats = [reference_codes(janus, one) for one in jobs]

@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.checkpoints.footprint import measure
+from model.checkpoints.footprint import footprint, measure
 from model.checkpoints.load import load
 from model.errors import CheckpointError, NoRoom
 from model.janus import Janus
@@ -190,8 +190,8 @@ def test_memory_is_estimated_exactly_and_checked_before_loading(small_folder: Pa
 
 @needs_compiler
 def test_held_bytes_equal_the_estimate_and_are_less_with_int8(small_folder: Path) -> None:
-    footprint = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
-    needs = footprint.total(2)
+    planned = measure(str(small_folder), dtype="float32", device=torch.device("cpu"))
+    needs = planned.total(2)
     backend = ThreadBackend(load(small_folder, device="cpu"), slots=2, release=True)
     assert backend.held_bytes == needs
     backend.close()
@@ -202,11 +202,14 @@ def test_held_bytes_equal_the_estimate_and_are_less_with_int8(small_folder: Path
     freed = sum(4 * outputs * inputs for outputs, inputs in shapes)
     # int8 values, filled up to a multiple of 64 inputs, and a float32 scale per output
     held = sum(outputs * -(-inputs // 64) * 64 + 4 * outputs for outputs, inputs in shapes)
-    kept = 2 * footprint.per_image // 2  # keys and values are bfloat16
-    assert backend.held_bytes == needs - freed + held - kept
+    narrow = footprint(
+        backend.engine.janus.network.config, torch.float32, torch.device("cpu"), cache_dtype=torch.bfloat16
+    )
+    assert 2 * narrow.per_image == planned.per_image
+    assert backend.held_bytes == narrow.total(2) - freed + held
     backend.close()
     # once the first model is loaded, the second one can use the memory of its floats
-    both = backend.held_bytes + needs
+    both = backend.held_bytes + narrow.total(2)
     loader = ProcessLoader(
         Settings(slots=2, memory_gib=both / 2**30, device="cpu", quantization="int8"), on_death=print
     )

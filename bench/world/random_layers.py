@@ -63,7 +63,7 @@ def deep_decoder(geometry: str, quantization: Quantization | None = None, *, lay
 
     Args:
         geometry: name.
-        quantization: rounds the matrices, and with fp8 keys and values.
+        quantization: rounds the matrices, and with fp8 and int8 keys and values.
         layers: as many as the geometry has if not given.
 
     Raises:

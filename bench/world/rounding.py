@@ -1,4 +1,4 @@
-"""Change of a model's logits and codes when the decoder's matrices are rounded; with fp8, keys and values, too."""
+"""Change of a model's logits and codes when the decoder's matrices are rounded; with fp8 and int8, keys and values, too."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

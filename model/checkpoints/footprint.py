@@ -44,7 +44,12 @@ def measure(path_or_name: str, *, dtype: str, device: torch.device, revision: st
 
 
 def footprint(
-    config: JanusConfig, dtype: torch.dtype, device: torch.device, *, quantization: Quantization | None = None
+    config: JanusConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    quantization: Quantization | None = None,
+    cache_dtype: torch.dtype | None = None,
 ) -> Footprint:
     """Compute the footprint of a configuration in a dtype on a device, which need not be there.
 
@@ -52,7 +57,8 @@ def footprint(
         config: of the checkpoint.
         dtype: of what is not rounded.
         device: holds the model.
-        quantization: of the decoder's matrices and cache, where these are never held as floats.
+        quantization: of the decoder's matrices, where these are never held as floats, and of its cache.
+        cache_dtype: of keys and values if it is another one: bfloat16 beside a CPU's int8 weights.
     """
     size = dtype.itemsize
     numbers = sum(shape.numel() for shape in parameter_shapes(config).values())
@@ -72,7 +78,7 @@ def footprint(
             outputs * inputs * size - quantized_bytes(outputs, inputs, quantization) for outputs, inputs in matrices
         )
     # 8-bit floats have a scale for each head
-    of_row = row + row // head * 4 if quantization == "fp8" else row * size
+    of_row = row + row // head * 4 if quantization == "fp8" else row * (cache_dtype or dtype).itemsize
     return Footprint(numbers * size + tables - saved, 2 * of_row)
 
 

@@ -2,8 +2,8 @@
 
    Keys of BLOCK positions are stored dimension by dimension, so that each lane of a vector is a position of its own: scores
    need no sums over lanes. Tokens of one cache row are computed together, up to MOST_TOKENS, and read each key and value
-   once. A token's result does not depend on how many others are computed with it. Of many rows, keys and values take longer
-   to read than weights: beside rounded weights they are bfloat16. */
+   once. A token's result does not depend on how many others are computed with it. With many rows, reading keys and values takes
+   longer than reading weights: beside int8 weights they are bfloat16. */
 
 #ifndef ATTENTION_H
 #define ATTENTION_H
@@ -17,8 +17,8 @@
 #define BLOCK 16              /* positions */
 #define PARTS (BLOCK / WIDTH) /* vectors of a block's width */
 #define CHAINS 2              /* sums over dimensions, added at the end: one would wait for itself */
-#define MEANS 4               /* vectors of values averaged together; of few tokens twice as many */
-#define AHEAD 2048            /* bytes: how far ahead of what is read is fetched, since alone a processor stops at a page's end */
+#define MEANS 4               /* vectors of values averaged together; twice as many for up to MOST_TOKENS / 2 tokens */
+#define AHEAD 2048            /* bytes to fetch ahead of what is read: processors by themselves stop at the end of a page */
 
 /* Sums fill the registers: CHAINS of as many tokens and blocks of keys, or a token's MEANS. */
 #if defined(__AVX512F__)
@@ -32,7 +32,7 @@
 #define BLOCKS 1
 #endif
 
-/* Keys and values are floats, or bfloat16 if it is `narrow`. */
+/* `narrow`: whether keys and values are bfloat16, else floats. */
 typedef struct {
     void *keys;   /* [layers, rows, kv_heads, blocks, head_dim, BLOCK] */
     void *values; /* [layers, rows, kv_heads, length, head_dim] */

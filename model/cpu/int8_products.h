@@ -123,7 +123,7 @@ static void two_panels_of_int8(
 }
 #undef CASE
 
-/* `block_of_int8` for `rows` of one or two blocks, by tiles. */
+/* `block_of_int8` for up to `tile_rows` rows, or with two blocks twice as many, by tiles. */
 INLINE void blocks_of_tiles(
     const int blocks, const int panels, int64_t rows, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin,
     float *totals) {
@@ -144,7 +144,7 @@ INLINE void blocks_of_tiles(
                 }
 }
 
-/* `blocks_of_tiles` for one or two blocks and panels, known at run time. */
+/* Choose the case of `blocks_of_tiles`. */
 static void tiles_of_int8(
     int64_t rows, int64_t panels, const ChunkOfInt8 *chunk, const Rounded *rounded, int64_t begin, float *totals) {
     if (rows > rounded->tile_rows)
@@ -156,7 +156,7 @@ static void tiles_of_int8(
 }
 
 /* totals [panels, MOST_TOGETHER, PANEL] = rounded rows, `rows` ≤ MOST_TOGETHER from `begin` on, · `panels` ≤ GROUP
-   panels from `first` on. Those multiplied afterwards begin with panel `then`. */
+   panels from `first` on. Those multiplied afterwards begin with panel `then`. For tiles, `rows` ≤ 2 · `tile_rows`. */
 static void int8_products(
     const Matrix *matrix, int64_t first, int64_t panels, int64_t then, const Rounded *rounded, int64_t begin,
     int64_t rows, float *totals) {

@@ -33,6 +33,9 @@
 #define MOST_TOGETHER 32 /* rows whose totals are kept from chunk to chunk */
 #define TOTALS (MOST_TOGETHER * PANEL)
 
+/* Fetch a line of integers into the L2 cache: what is fetched ahead would fill the L1 cache, where the inputs are. */
+#define FETCH(from) __builtin_prefetch(from, 0, 2)
+
 /* Matrix [panels, length, PANEL] of floats or, if `bytes` is not null, [panels, groups of inputs, PANEL, 2 or 4] of
    integers with one scale per column. */
 typedef struct {

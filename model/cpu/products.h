@@ -28,7 +28,8 @@ static Inputs begin_products(
     if (matrix->bytes) inputs.rounded = round_rows(floats, length, rows, scratch);
     int64_t block = inputs.rounded.tile_rows;
     if (block) {
-        inputs.together = 2 * block; /* as many as tiles multiply at once: up to MOST_TOGETHER */
+        _Static_assert(2 * TILE_ROWS <= MOST_TOGETHER, "totals of two blocks of tiles");
+        inputs.together = 2 * block; /* as many as tiles multiply at once */
         inputs.side = GROUP;
         begin_tiles(block);
     }

@@ -56,6 +56,7 @@ class _Cache(ctypes.Structure):
 
     @classmethod
     def of(cls, cache: KVCache) -> "_Cache":
+        assert cache.values.dtype in (torch.float32, torch.bfloat16)
         narrow = cache.values.dtype == torch.bfloat16
         return cls(*addresses([cache.keys, cache.values]), cache.rows, cache.length, narrow)
 

@@ -13,8 +13,6 @@
 #define TILE_INPUTS 64
 #define TILE_COLUMNS 16
 
-/* Fetch a line of integers into the second cache: those fetched ahead would fill the first, where the inputs are. */
-#define FETCH(from) __builtin_prefetch(from, 0, 2)
 
 /* Rows as tiles, [inputs / TILE_INPUTS, rows, TILE_INPUTS] of upper bytes, and of lower ones. */
 typedef struct {
@@ -65,7 +63,7 @@ static void write_halves(const int16_t *integers, int64_t count, Halves halves, 
 }
 
 /* sums [blocks · panels, 2, TILE_ROWS, TILE_COLUMNS] = upper and lower halves of one or two blocks of `block` rows from `row` and
-   input `at` on, `count` inputs, · one or two panels of weights, `apart` bytes from each other; of two blocks only one.
+   input `at` on, `count` inputs, · one or two panels of weights, `apart` bytes from each other; with two blocks, one panel.
    Fetches as many bytes from `fetch` on. */
 static inline __attribute__((always_inline)) void multiply_tiles(
     const int blocks, const int panels, Halves halves, int64_t row, int64_t block, int64_t at, int64_t count,

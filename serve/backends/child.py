@@ -112,9 +112,11 @@ def _check_room(order: LoadModel) -> None:
     device = choose_device(order.device)
     config = read_config(find_folder(order.source.source, order.source.revision)[1])
     dtype = choose_dtype(order.dtype, device, torch.bfloat16)
-    needs = footprint(config, dtype, device, quantization=order.quantization if device.type == "cuda" else None)
     working = 0
-    if device.type == "cuda":
+    if device.type != "cuda":  # matrices are floats until they are packed
+        needs = footprint(config, dtype, device, cache_dtype=torch.bfloat16 if order.quantization else None)
+    else:
+        needs = footprint(config, dtype, device, quantization=order.quantization)
         working = working_memory(config, dtype, device, quantization=order.quantization).total
     room = available_bytes(device)
     if order.room is not None:
