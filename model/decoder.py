@@ -155,11 +155,12 @@ class Decoder:
         Its numbers are 8-bit floats beside fp8 weights, bfloat16 beside a CPU's int8 weights, else of the model's dtype.
         Kernels and C functions read them as such, PyTorch as floats of the same values.
         """
-        rounded, read = None, False
+        narrow = None
         if self._quantization == "fp8":
-            rounded, read = FP8, self.kernels is not None
+            narrow = FP8
         elif self._quantization == "int8" and self.device.type == "cpu" and not self.kernels:
-            rounded, read = torch.bfloat16, self.is_native
+            narrow = torch.bfloat16
+        stored = self.is_native or self.kernels is not None
         return KVCache(
             layers=len(self.weights.layers),
             rows=rows,
@@ -167,8 +168,8 @@ class Decoder:
             length=length,
             head_dim=self._head_dim,
             device=self.device,
-            dtype=rounded if rounded and read else self.dtype,
-            rounded=None if read else rounded,
+            dtype=narrow if narrow and stored else self.dtype,
+            rounded=None if stored else narrow,
             in_blocks=self.is_native,
         )
 

@@ -86,7 +86,7 @@ def test_native_steps_equal_pytorchs(golden_janus: Janus, count: int, quantizati
 
 @needs_compiler
 def test_int8_weights_keep_keys_and_values_as_the_nearest_bfloat16(small: Janus) -> None:
-    """Those of the first layer do not depend on what was kept before; expected ones are rounded by PyTorch."""
+    """Compares the first layer, whose keys and values depend on the fed codes only, with floats that PyTorch rounded."""
     decoder = Decoder(small, quantization="int8")
     narrow = decoder.cache(3, 40)
     layers, rows, kv_heads, length, head_dim = narrow.values.shape

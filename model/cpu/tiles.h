@@ -13,7 +13,6 @@
 #define TILE_INPUTS 64
 #define TILE_COLUMNS 16
 
-
 /* Rows as tiles, [inputs / TILE_INPUTS, rows, TILE_INPUTS] of upper bytes, and of lower ones. */
 typedef struct {
     int8_t *upper;
